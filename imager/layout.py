@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The model of a disk: survey makes it, the image carries it, restore plans from it.
+
+Frozen dataclasses that go to JSON and back. Unknown JSON fields are ignored, so that a newer image still shows
+its layout here; wrong types and impossible values are refused, because an image is untrusted input.
+
+All offsets and sizes are bytes; all ranges are half-open.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+import msgspec
+
+from imager.errors import ImageDamaged
+from imager.extents import MAX_BYTES
+
+Bytes = Annotated[int, msgspec.Meta(ge=0, le=MAX_BYTES)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
+SectorBytes = Annotated[int, msgspec.Meta(ge=1, le=2**20)]
+Text = Annotated[str, msgspec.Meta(max_length=65536)]
+
+TableKind = Literal["gpt", "mbr", "hybrid", "none", "unreadable"]
+PartitionKind = Literal["primary", "extended", "logical"]
+ContentKind = Literal[
+    "filesystem", "swap", "volume-manager", "raid", "encrypted", "unknown", "blank", "ambiguous"
+]
+
+
+@dataclass(frozen=True)
+class Identity:
+    """How a person tells this disk from another; empty where the system does not say."""
+
+    path: Text = ""
+    """The name that the disk had when it was looked at, such as /dev/sda: not stable, for people only."""
+    model: Text = ""
+    serial: Text = ""
+    wwn: Text = ""
+    transport: Text = ""
+    """sata, nvme, usb, virtio, loop, file, ... ."""
+
+    def short_name(self) -> str:
+        """Model and serial, or whatever else is known, for one line."""
+        return (
+            " ".join(part for part in (self.model, self.serial or self.wwn) if part)
+            or self.path
+            or "unnamed disk"
+        )
+
+
+@dataclass(frozen=True)
+class Content:
+    """What lies in a partition, or on a disk that has no table."""
+
+    kind: ContentKind
+    type: Text
+    """blkid's name where it has one (ext4, vfat, swap, crypto_LUKS, LVM2_member), else unknown or blank."""
+    label: Text = ""
+    uuid: Text = ""
+    block_size_bytes: Bytes | None = None
+    size_bytes: Bytes | None = None
+    """How far the content itself says that it reaches."""
+    used_bytes: Bytes | None = None
+    """What it counts as used by its own books."""
+    mapped_bytes: Bytes = 0
+    """What a capture copies of it, edges included."""
+    whole_reason: Text = ""
+    """Why every block is copied; empty when the used map is trusted."""
+    warnings: tuple[Text, ...] = ()
+    """What lowers trust in it: errors flagged, a dirty journal, a hibernated system."""
+    claims: tuple[Text, ...] = ()
+    """Every name that any probe, blkid or the partition type gave it."""
+    facts: dict[Text, Text] = field(default_factory=dict)
+    """Further facts for people: version, features, state."""
+
+
+@dataclass(frozen=True)
+class Partition:
+    """An entry of the partition table; an extended partition is listed beside the logical ones in it."""
+
+    number: Count
+    start: Bytes
+    end: Bytes
+    kind: PartitionKind = "primary"
+    type: Text = ""
+    """GPT: the type GUID in lower case; MBR: two hexadecimal digits."""
+    type_name: Text = ""
+    uuid: Text = ""
+    name: Text = ""
+    attributes: Text = ""
+    """GPT: the attribute bits as 16 hexadecimal digits; MBR: 80 when active."""
+    captured: bool = True
+    """False when the user left it out: its blocks count as unused."""
+    content: Content | None = None
+    """None for an extended partition."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Length of the partition."""
+        return self.end - self.start
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A range that belongs to no partition."""
+
+    start: Bytes
+    end: Bytes
+    captured_bytes: Bytes
+    """What a capture copies of it; the rest was not looked at."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """The partition table as a whole."""
+
+    kind: TableKind
+    id: Text = ""
+    """GPT: the disk GUID; MBR: the disk signature, 8 hexadecimal digits."""
+    problems: tuple[Text, ...] = ()
+    """What is wrong with it, such as a damaged primary header that the backup stood in for."""
+    entry_count: Count = 0
+    entry_size_bytes: Count = 0
+    first_usable: Bytes = 0
+    """GPT: the first byte that a partition may occupy."""
+    last_usable_end: Bytes = 0
+    """GPT: the byte after the last one that a partition may occupy."""
+    table_ranges: tuple[tuple[Bytes, Bytes], ...] = ()
+    """Where the table's own structures lie: protective MBR, headers, arrays, EBRs."""
+    boot_ranges: tuple[tuple[Bytes, Bytes], ...] = ()
+    """Where boot code may lie outside of partitions: LBA 0's code area, the gap after the table."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A disk, from its identity down to what lies in its partitions."""
+
+    identity: Identity
+    size_bytes: Bytes
+    logical_sector_bytes: SectorBytes
+    physical_sector_bytes: SectorBytes
+    table: Table
+    partitions: tuple[Partition, ...] = ()
+    gaps: tuple[Gap, ...] = ()
+    content: Content | None = None
+    """What lies directly on the disk, when it has no table or cannot be trusted to have one."""
+    whole_reason: Text = ""
+    """Why the whole disk is copied; empty in the normal case."""
+    warnings: tuple[Text, ...] = ()
+
+    def partition(self, number: int) -> Partition | None:
+        """The partition of that number."""
+        return next((entry for entry in self.partitions if entry.number == number), None)
+
+    def all_warnings(self) -> tuple[str, ...]:
+        """Every warning, with the partition that it is about."""
+        about_table = tuple(f"partition table: {problem}" for problem in self.table.problems)
+        volumes = [("whole disk", self.content)] + [
+            (f"partition {entry.number}", entry.content) for entry in self.partitions
+        ]
+        about_volumes = tuple(
+            f"{name}: {text}" for name, content in volumes if content for text in content.warnings
+        )
+        return self.warnings + about_table + about_volumes
+
+    def to_json(self) -> bytes:
+        """The layout as JSON, the same bytes for the same layout."""
+        return msgspec.json.encode(self, order="deterministic")
+
+    @classmethod
+    def from_json(cls, text: bytes) -> Layout:
+        """A layout from untrusted JSON.
+
+        Raises:
+            ImageDamaged: It is not JSON, lacks a field, or holds a value that cannot be.
+        """
+        try:
+            layout = msgspec.json.decode(text, type=cls)
+        except (msgspec.MsgspecError, RecursionError) as error:
+            raise ImageDamaged(f"the image's layout cannot be read: {error}") from error
+        for entry in layout.partitions:
+            if not entry.start <= entry.end <= layout.size_bytes:
+                raise ImageDamaged(
+                    f"partition {entry.number} of the image's layout ends at byte {entry.end} "
+                    f"of a disk of {layout.size_bytes} bytes"
+                )
+        return layout

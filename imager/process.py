@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Runs other programs; no other module does.
+
+Programs are found on PATH and in the administrator's folders, which are missing from the PATH of ordinary users
+on Debian. Messages are wanted in English, because some are parsed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from imager.errors import ImagerError
+
+_PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"))
+
+
+class ProgramFailed(ImagerError):
+    """A helper program is missing, failed or did not end in time."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a program left behind."""
+
+    exit_code: int
+    output: bytes
+    errors: bytes
+
+
+def find_program(name: str) -> str | None:
+    """The full path of a program, or None when it is not installed."""
+    return shutil.which(name, path=_PATH)
+
+
+def run(
+    command: Sequence[str],
+    *,
+    input_bytes: bytes = b"",
+    timeout_seconds: float = 60,
+    allowed: Sequence[int] = (0,),
+    environment: Mapping[str, str] | None = None,
+    pass_fds: Sequence[int] = (),
+) -> Finished:
+    """Run a program to its end and return what it printed.
+
+    Args:
+        command: Name and arguments; no shell is involved.
+        input_bytes: What it gets on standard input.
+        timeout_seconds: It is killed when it takes longer.
+        allowed: Exit statuses that are no failure.
+        environment: Variables to add to the present ones.
+        pass_fds: File descriptors that it inherits.
+
+    Raises:
+        ProgramFailed: It is not installed, took too long, or ended with a status that is not allowed.
+    """
+    program = find_program(command[0])
+    if program is None:
+        raise ProgramFailed(f"the program {command[0]} is not installed", program=command[0])
+    try:
+        done = subprocess.run(
+            [program, *command[1:]],
+            input=input_bytes,
+            capture_output=True,
+            check=False,
+            timeout=timeout_seconds,
+            pass_fds=tuple(pass_fds),
+            env={**os.environ, "PATH": _PATH, "LC_ALL": "C.UTF-8", **(environment or {})},
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ProgramFailed(
+            f"{command[0]} did not end within {timeout_seconds:g} seconds", program=command[0]
+        ) from error
+    except OSError as error:
+        raise ProgramFailed(
+            f"{command[0]} could not be started: {error.strerror}", program=command[0]
+        ) from error
+    if done.returncode not in allowed:
+        said = done.stderr.decode(errors="replace").strip() or done.stdout.decode(errors="replace").strip()
+        raise ProgramFailed(
+            f"{' '.join(command)} ended with status {done.returncode}: {said[-500:] or 'no message'}",
+            program=command[0],
+            exit_code=done.returncode,
+        )
+    return Finished(done.returncode, done.stdout, done.stderr)
