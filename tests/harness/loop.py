@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Loop devices, their partitions and mounts for tests, each gone when its `with` block ends.
+
+Everything needs root; mark tests with `needs_root`. Devices are detached by name, never all at once: other
+tests run at the same time.
+
+    with loop_device(file) as disk, partitions(disk) as parts, mounted(parts[0], tmp_path / "mnt") as top:
+        (top / "file").write_text("...")
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+def _why_no_loop_devices() -> str:
+    if os.geteuid() != 0:
+        return "needs root"
+    return "" if Path("/dev/loop-control").exists() else "needs loop devices: /dev/loop-control is missing"
+
+
+needs_root = pytest.mark.skipif(bool(_why_no_loop_devices()), reason=_why_no_loop_devices() or "needs root")
+
+
+def call(*command: str | Path, input_text: str | None = None) -> str:
+    """Run a program and give back what it printed; its messages are shown when it fails."""
+    done = subprocess.run(
+        [os.fspath(word) for word in command], input=input_text, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(
+            f"{' '.join(map(str, command))}: status {done.returncode}: {done.stderr or done.stdout}"
+        )
+    return done.stdout
+
+
+def sparse_file(path: Path, size_bytes: int) -> Path:
+    """A new file of holes."""
+    with path.open("wb") as file:
+        file.truncate(size_bytes)
+    return path
+
+
+@contextlib.contextmanager
+def loop_device(
+    file: Path, *, sector_size: int = 512, read_only: bool = False, offset: int = 0, size_limit: int = 0
+) -> Iterator[Path]:
+    """A file as a block device."""
+    # The kernel takes partitions (BLKPG) only from loop devices that were made with partition scanning.
+    options = ["--partscan", "--sector-size", str(sector_size), "--offset", str(offset)]
+    options += ["--sizelimit", str(size_limit)] if size_limit else []
+    options += ["--read-only"] if read_only else []
+    device = Path(call("losetup", "--find", "--show", *options, file).strip())
+    try:
+        yield device
+    finally:
+        detach(device)
+
+
+def detach(device: Path) -> None:
+    """Give the loop device back, and wait until it is free."""
+    backing = Path("/sys/block", device.name, "loop/backing_file")
+    before = backing.read_text() if backing.exists() else None
+    subprocess.run(["losetup", "--detach", device], check=False, capture_output=True)
+    for _ in range(100):
+        if not backing.exists() or backing.read_text() != before:
+            return
+        time.sleep(0.05)
+    raise RuntimeError(f"{device} is still attached: something holds it open")
+
+
+@contextlib.contextmanager
+def partitions(device: Path) -> Iterator[list[Path]]:
+    """The device nodes of the partitions, in ascending number; the kernel here reads no tables itself."""
+    call("partx", "--add", device)
+    try:
+        yield partition_nodes(device)
+    finally:
+        subprocess.run(["partx", "--delete", device], check=False, capture_output=True)
+
+
+def partition_nodes(device: Path) -> list[Path]:
+    """The partitions that the kernel knows now, in ascending number."""
+    found = {
+        int(entry.read_text()): Path("/dev", entry.parent.name)
+        for entry in Path("/sys/block", device.name).glob(f"{device.name}*/partition")
+    }
+    return [found[number] for number in sorted(found)]
+
+
+@contextlib.contextmanager
+def mounted(device: Path, folder: Path, *, options: str = "", kind: str = "") -> Iterator[Path]:
+    """The file system of a block device (or of a file, through mount's own loop device) at a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    words = ["-o", options] if options else []
+    words += ["-t", kind] if kind else []
+    call("mount", *words, device, folder)
+    try:
+        yield folder
+    finally:
+        unmount(folder)
+
+
+def unmount(folder: Path) -> None:
+    """Take the file system away, again and again while something still looks at it."""
+    for attempt in range(40):
+        done = subprocess.run(["umount", folder], check=False, capture_output=True, text=True)
+        if done.returncode == 0 or "not mounted" in done.stderr:
+            return
+        time.sleep(0.05 * min(attempt + 1, 5))
+    raise RuntimeError(f"umount {folder}: {done.stderr}")
+
+
+def can_mount(kind: str) -> bool:
+    """Whether the running kernel has the file system built in or loaded."""
+    known = Path("/proc/filesystems").read_text()
+    return re.search(rf"\b{re.escape(kind)}$", known, re.MULTILINE) is not None
