@@ -115,9 +115,7 @@ class Extents:
         parts = list(sets)
         if not parts:
             return Extents()
-        return Extents(
-            np.concatenate([part.starts for part in parts]), np.concatenate([part.ends for part in parts])
-        )
+        return Extents(np.concatenate([part.starts for part in parts]), np.concatenate([part.ends for part in parts]))
 
     def __len__(self) -> int:
         return int(self.starts.size)
@@ -133,9 +131,7 @@ class Extents:
     __hash__ = None  # type: ignore[assignment]  # arrays have no cheap hash, and no set of sets is needed
 
     def __repr__(self) -> str:
-        shown = ", ".join(
-            f"{start}-{end}" for start, end in zip(self.starts[:8], self.ends[:8], strict=True)
-        )
+        shown = ", ".join(f"{start}-{end}" for start, end in zip(self.starts[:8], self.ends[:8], strict=True))
         more = ", ..." if len(self) > 8 else ""
         return f"Extents({shown}{more}; n={len(self)}, total_bytes={self.total_bytes})"
 
@@ -209,6 +205,15 @@ class Extents:
     def touches(self, start: int, end: int) -> bool:
         """Whether any byte of start up to end is in the set."""
         return len(self.clip(start, end)) > 0
+
+    def bytes_before(self, offsets: npt.ArrayLike) -> Int64Array:
+        """For each offset, how many bytes of the set lie before it; int64, shape as offsets."""
+        at = _as_int64(offsets)
+        totals = np.append(0, np.cumsum(self.ends - self.starts))
+        index = np.searchsorted(self.starts, at, side="right")
+        beyond = np.where(index > 0, np.append(0, self.ends)[index] - at, 0)
+        before: Int64Array = totals[index] - np.maximum(beyond, 0)
+        return before
 
     def grid_cells(self, cell_bytes: int) -> Int64Array:
         """Numbers of the grid cells that hold any byte of the set; ascending, int64, shape (n,)."""

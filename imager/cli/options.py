@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Options that several commands share, so that their help is written once, and how their values are read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from imager.cli.problems import EXIT_STATUSES
+from imager.errors import UsageError
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object, for scripts.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No messages and no progress.")]
+DebugOption = Annotated[bool, typer.Option("--debug", help="On an error, show where in the program it arose.")]
+ImageArgument = Annotated[str, typer.Argument(metavar="IMAGE", help="An image, or - for standard input.")]
+SectorSizeOption = Annotated[
+    int | None,
+    typer.Option(
+        "--sector-size", metavar="BYTES", help="Sector size of a disk in a file, 512 or 4096 (else found out)."
+    ),
+]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option("--threads", min=1, max=256, metavar="N", help="Worker threads; by default one a core."),
+]
+YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask: the plan is agreed to.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print the plan and write nothing.")]
+AcceptDamageOption = Annotated[
+    bool,
+    typer.Option("--accept-damage", help="Restore an image with missing or unreadable ranges as far as it goes."),
+]
+PartitionsOption = Annotated[
+    list[str] | None,
+    typer.Option("--partition", metavar="N", help="Copy only these partitions: a number, or several with commas."),
+]
+ExcludeOption = Annotated[
+    list[str] | None,
+    typer.Option("--exclude", metavar="N", help="Leave these partitions out: a number, or several with commas."),
+]
+AllBlocksOption = Annotated[bool, typer.Option("--all-blocks", help="Copy every block, used or not.")]
+GapsOption = Annotated[bool, typer.Option("--gaps", help="Copy all of the space between partitions.")]
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?b)?", re.IGNORECASE)
+_FACTORS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+
+
+def parse_size(text: str, what: str) -> int:
+    """A size such as 1MiB, 4G or 650M in bytes; units are powers of 1024.
+
+    Raises:
+        UsageError: It is no size.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise UsageError(f"{what}: {text!r} is not a size", hint="Write it like 512KiB, 1MiB or 4GiB.")
+    return int(float(match[1]) * _FACTORS[match[2].lower()])
+
+
+def parse_numbers(texts: Sequence[str] | None, option: str) -> frozenset[int]:
+    """Partition numbers, given as numbers with commas between them.
+
+    Raises:
+        UsageError: One of them is no number.
+    """
+    words = [word.strip() for text in texts or () for word in text.split(",")]
+    for word in words:
+        if not word.isdecimal():
+            raise UsageError(f"{option}: {word!r} is not a partition number")
+    return frozenset(map(int, words))
+
+
+def epilog(*examples: tuple[str, str], statuses: Sequence[int]) -> str:
+    """The end of a command's help: examples with comments, and the exit statuses that it uses."""
+    shown = "\n".join(f"  # {comment}\n  {line}" for line, comment in examples)
+    meanings = dict(EXIT_STATUSES)
+    listed = "\n".join(f"  {code:<4} {meanings[code]}" for code in (0, *statuses))
+    return f"\b\nExamples:\n{shown}\n\n\b\nExit status:\n{listed}"

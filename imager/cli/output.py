@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The only place that prints: results for people or as JSON, messages, and progress.
+
+Results go to standard output; messages, questions and progress to standard error, because standard output may be a
+pipe that carries an image.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import IO, Any
+
+import msgspec
+
+from imager.progress import NullProgress, Progress
+
+
+@dataclass
+class Console:
+    """Where a command's words go.
+
+    Attributes:
+        json: Results are one JSON object instead of text.
+        quiet: No messages and no progress; results, warnings and errors stay.
+        results: Standard output, or standard error when standard output carries an image.
+    """
+
+    json: bool = False
+    quiet: bool = False
+    results: IO[str] = field(default_factory=lambda: sys.stdout)
+    warnings: list[str] = field(default_factory=list)
+
+    def result(self, facts: dict[str, Any], lines: Iterable[str]) -> None:
+        """The command's result: the facts as JSON, or the lines for people."""
+        if self.json:
+            warned = {"warnings": self.warnings} if self.warnings else {}
+            text = msgspec.json.format(msgspec.json.encode({**facts, **warned}, enc_hook=_encode), indent=2)
+            print(text.decode(), file=self.results)
+        else:
+            for line in lines:
+                print(line, file=self.results)
+        self.results.flush()
+
+    def say(self, text: str = "") -> None:
+        """A message that matters less than the result."""
+        if not self.quiet and not self.json:
+            print(text, file=sys.stderr, flush=True)
+
+    def warn(self, text: str) -> None:
+        """A message that must not be missed; it is also part of a JSON result."""
+        self.warnings.append(text)
+        if not self.json:
+            print(f"warning: {text}", file=sys.stderr, flush=True)
+
+    def progress(self) -> Progress:
+        """What long work reports to: a bar on a terminal, nothing elsewhere."""
+        if self.quiet or not sys.stderr.isatty():
+            return NullProgress()
+        from imager.cli.bar import Bar
+
+        return Bar()
+
+
+def _encode(value: object) -> object:
+    """What JSON has no word for: digests and ids as hexadecimal digits, extents as pairs."""
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return bytes(value).hex()
+    if isinstance(value, Iterable):
+        return list(value)
+    return str(value)

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Turns errors into a message, a hint and an exit status; nobody sees a traceback who did not ask for it."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from types import FrameType
+from typing import ParamSpec
+
+import msgspec
+import typer
+
+from imager.errors import ImagerError, Interrupted
+
+P = ParamSpec("P")
+
+EXIT_STATUSES = (
+    (0, "all that was asked for is done"),
+    (1, "a defect of imager itself"),
+    (2, "the command line is wrong"),
+    (3, "the source: busy, unreadable, missing, or it changed"),
+    (4, "the image: damaged, incomplete, or of a newer version"),
+    (5, "the place of the image: missing, full, or not permitted"),
+    (6, "the target: refused, too small, or a write failed"),
+    (7, "done, but content is missing: unreadable sectors, or damage that was accepted"),
+    (8, "the comparison found differences"),
+    (9, "nobody agreed to the plan: nothing was written"),
+    (130, "interrupted; 143 by SIGTERM"),
+)
+"""What each exit status means; the manual is made from this table."""
+
+
+class Terminated(Interrupted):
+    """SIGTERM."""
+
+    exit_code = 143
+
+
+def _on_sigterm(_signal: int, _frame: FrameType | None) -> None:
+    raise Terminated("ended by SIGTERM")
+
+
+def reports_problems(command: Callable[P, int | None]) -> Callable[P, None]:
+    """Wrap a command so that every way it can end is a documented exit status.
+
+    The wrapped function may return an exit status; None stands for 0.
+    """
+
+    @functools.wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
+        as_json, debug = bool(kwargs.get("as_json")), bool(kwargs.get("debug"))
+        signal.signal(signal.SIGTERM, _on_sigterm)
+        try:
+            code = command(*args, **kwargs) or 0
+        except ImagerError as error:
+            code = _tell(error, as_json=as_json, debug=debug)
+        except KeyboardInterrupt:
+            code = _tell(Interrupted("interrupted"), as_json=as_json, debug=debug)
+        except BrokenPipeError:
+            # The reader of our output is gone, as with `imager survey ... | head`: nothing is left to say to it.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = 141
+        except (typer.Exit, typer.Abort):
+            raise
+        except Exception as error:  # the one place for what nobody foresaw: a sentence instead of a traceback
+            code = _tell_defect(error, debug=debug)
+        raise typer.Exit(code)
+
+    return wrapped
+
+
+def _tell(error: ImagerError, *, as_json: bool, debug: bool) -> int:
+    if debug:
+        traceback.print_exception(error)
+    if as_json:
+        facts = {key: _plain(value) for key, value in error.facts.items()}
+        told = {"error": type(error).__name__, "message": error.message, "hint": error.hint, "facts": facts}
+        told["exit_status"] = error.exit_code
+        print(msgspec.json.encode(told).decode(), file=sys.stderr)
+    else:
+        print(f"imager: {error.message}", file=sys.stderr)
+        if error.hint:
+            print(f"        {error.hint}", file=sys.stderr)
+    return error.exit_code
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, (str, int, float, bool)) or value is None:
+        return value
+    if isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value]
+    return value.hex() if isinstance(value, bytes) else str(value)
+
+
+def _tell_defect(error: Exception, *, debug: bool) -> int:
+    if debug:
+        traceback.print_exception(error)
+    else:
+        print(f"imager: unexpected {type(error).__name__}: {error}", file=sys.stderr)
+        print(
+            "        This is a defect of imager. Run the command again with --debug to see where.",
+            file=sys.stderr,
+        )
+    return 1

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Finds out who owns a volume and which of its bytes are in use; in doubt, all of them.
+
+Every probe always runs: our parsers, the table of signatures, and blkid where it is installed. A used map is trusted
+only when all of them name one owner and the partition's type does not contradict it. A file system that still looks
+clean under a newer RAID, ZFS or DRBD label would otherwise decide what is copied of somebody else's data.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+from imager.blocks import BlockReader, OutOfRange, Slice
+from imager.errors import SourceUnreadable
+from imager.extents import Extents
+from imager.filesystems import registry, signatures
+from imager.filesystems.base import NotTrusted, Parser
+from imager.filesystems.expectations import contradiction
+from imager.layout import Content, ContentKind
+
+EDGE_BYTES: Final = 1024 * 1024
+"""The first and last MiB of every volume is always used: boot sectors, labels and superblocks lie there."""
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A range of bytes that may hold a file system or something that holds one.
+
+    Attributes:
+        reader: Its bytes.
+        path: The device or file in which blkid can look for it; empty when there is none, as inside an image.
+        offset: First byte of the volume inside of path.
+        partition_type: GPT type GUID or MBR type of the partition that it is; empty when it is none.
+    """
+
+    reader: BlockReader
+    path: str = ""
+    offset: int = 0
+    partition_type: str = ""
+
+    def part(self, start: int, end: int, partition_type: str = "") -> Volume:
+        """The volume that lies at start up to end of this one."""
+        return Volume(Slice(self.reader, start, end - start), self.path, self.offset + start, partition_type)
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What a volume holds, and its used bytes relative to its start."""
+
+    content: Content
+    used: Extents
+
+
+@dataclass(frozen=True)
+class _Claims:
+    """Who says that the volume is theirs."""
+
+    recognised: tuple[tuple[Parser, Content], ...]
+    signatures: tuple[signatures.Signature, ...]
+    blkid: tuple[str, ...]
+
+    def names(self) -> tuple[str, ...]:
+        named = [content.type for _, content in self.recognised]
+        named += [signature.name for signature in self.signatures]
+        return tuple(sorted({*named, *self.blkid}))
+
+
+def examine(volume: Volume, *, all_blocks: bool = False) -> Examined:
+    """Say what a volume holds and which of its bytes a capture must copy.
+
+    Args:
+        volume: Where to look.
+        all_blocks: Copy every block even where the used map could be trusted.
+    """
+    try:
+        claims = _Claims(
+            registry.probe_all(volume.reader),
+            signatures.find_signatures(volume.reader),
+            signatures.blkid_says(volume.path, volume.offset, volume.reader.size) if volume.path else (),
+        )
+    except SourceUnreadable as error:
+        return _whole(volume, Content("unknown", "unknown"), f"it could not be examined: {error}")
+    content = _best_description(claims)
+    reason = _reason_for_doubt(claims, content, volume)
+    if reason:
+        return _whole(volume, content, reason)
+    parser = claims.recognised[0][0]
+    try:
+        found = parser.used_map(volume.reader)
+    except NotTrusted as error:
+        return _whole(volume, replace(content, warnings=content.warnings + error.warnings), str(error))
+    except (OutOfRange, SourceUnreadable) as error:
+        return _whole(volume, content, f"its structures could not be read: {error}")
+    content = replace(found.content, claims=claims.names())
+    if all_blocks:
+        return _whole(volume, content, "every block was asked for")
+    used = found.used.clip(0, volume.reader.size) | _edges(volume, content)
+    return Examined(replace(content, mapped_bytes=used.total_bytes), used)
+
+
+def _best_description(claims: _Claims) -> Content:
+    """The content as far as it is known, whether or not its map will be trusted."""
+    names = claims.names()
+    if not names:
+        return Content("unknown", "unknown")
+    if len(names) > 1:
+        kind: ContentKind = "ambiguous"
+        return Content(kind, " + ".join(names), claims=names)
+    if claims.recognised:
+        return replace(claims.recognised[0][1], claims=names)
+    signature = next(iter(claims.signatures), None)
+    return Content(signature.kind if signature else "unknown", names[0], claims=names)
+
+
+def _reason_for_doubt(claims: _Claims, content: Content, volume: Volume) -> str:
+    """Why no used map can be trusted; empty when one owner is undisputed and there is a parser for it."""
+    if not claims.names():
+        return "nothing known was recognised in it"
+    if content.kind == "ambiguous":
+        return f"more than one owner claims it: {', '.join(content.claims)}"
+    if not claims.recognised:
+        return f"used blocks of {content.type} are not known here"
+    return contradiction(volume.partition_type, content) if volume.partition_type else ""
+
+
+def _whole(volume: Volume, content: Content, reason: str) -> Examined:
+    size = volume.reader.size
+    return Examined(replace(content, mapped_bytes=size, whole_reason=reason), Extents.single(0, size))
+
+
+def _edges(volume: Volume, content: Content) -> Extents:
+    """The first and last MiB, and everything past the end that the content claims for itself."""
+    size = volume.reader.size
+    ends_at = min(size if content.size_bytes is None else content.size_bytes, size)
+    return Extents.of(((0, min(EDGE_BYTES, size)), (max(0, size - EDGE_BYTES), size), (ends_at, size)))

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Walks disks from the table down to file systems, and answers with a Layout and the used Extents of each.
+
+Everything is used until it is proven free: the map starts from the whole disk and only what a trusted file system
+calls free, the inner part of gaps, and what the user leaves out, is taken away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from imager.blocks import BlockReader
+from imager.errors import UsageError
+from imager.examine import EDGE_BYTES, Examined, Volume, examine
+from imager.extents import Extents
+from imager.filesystems.base import HIBERNATED
+from imager.layout import Content, Gap, Identity, Layout, Partition
+from imager.partitions.read import FoundTable, read_table
+
+GAP_EDGE_BYTES: Final = 16 * 1024 * 1024
+"""Of an unpartitioned gap so much is used at both ends: boot loaders and RAID metadata live there."""
+
+
+@dataclass(frozen=True)
+class SurveyOptions:
+    """What to copy beyond, or short of, the used blocks.
+
+    Attributes:
+        all_blocks: Copy every block of every partition.
+        gaps: Copy all of the space between partitions.
+        only: Numbers of the partitions to copy; None for all of them.
+        exclude: Numbers of partitions to leave out.
+    """
+
+    all_blocks: bool = False
+    gaps: bool = False
+    only: frozenset[int] | None = None
+    exclude: frozenset[int] = frozenset()
+
+    def takes(self, number: int) -> bool:
+        """Whether the partition of that number is copied."""
+        return number not in self.exclude and (self.only is None or number in self.only)
+
+
+@dataclass(frozen=True)
+class Disk:
+    """A disk to survey.
+
+    Attributes:
+        reader: Its bytes.
+        path: The device or file, for the programs that cross-check us; empty when there is none.
+        identity: How a person tells it from another.
+        physical_sector_bytes: What the disk writes at once.
+        warnings: What is known beforehand and lowers trust, such as a hidden area.
+    """
+
+    reader: BlockReader
+    path: str = ""
+    identity: Identity = field(default_factory=Identity)
+    physical_sector_bytes: int = 512
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a disk holds, and which of its bytes a capture must copy."""
+
+    layout: Layout
+    used: Extents
+
+
+def survey(disks: Sequence[Disk], options: SurveyOptions | None = None) -> tuple[Survey, ...]:
+    """Survey disks that belong together.
+
+    Raises:
+        UsageError: A partition that the options name does not exist.
+    """
+    chosen = options or SurveyOptions()
+    return _tell_of_hibernation(tuple(_survey_disk(disk, chosen) for disk in disks))
+
+
+def _survey_disk(disk: Disk, options: SurveyOptions) -> Survey:
+    found = read_table(disk.reader, disk.path or None)
+    _check_numbers(found, options)
+    if found.whole_reason or found.table.kind in ("none", "unreadable"):
+        return _without_partitions(disk, found, options)
+    return _with_partitions(disk, found, options)
+
+
+def _check_numbers(found: FoundTable, options: SurveyOptions) -> None:
+    known = {entry.number: entry.kind for entry in found.partitions}
+    for number in sorted((options.only or frozenset()) | options.exclude):
+        if number not in known:
+            listed = ", ".join(map(str, sorted(known))) or "none"
+            raise UsageError(f"there is no partition {number} on the disk; it has {listed}")
+        if known[number] == "extended":
+            raise UsageError(
+                f"partition {number} is the extended one, which only holds others",
+                hint="Name the logical partitions in it; their numbers begin with 5.",
+            )
+
+
+def _layout(disk: Disk, found: FoundTable) -> Layout:
+    return Layout(
+        identity=disk.identity,
+        size_bytes=disk.reader.size,
+        logical_sector_bytes=disk.reader.sector_size,
+        physical_sector_bytes=disk.physical_sector_bytes,
+        table=found.table,
+        warnings=disk.warnings,
+    )
+
+
+def _without_partitions(disk: Disk, found: FoundTable, options: SurveyOptions) -> Survey:
+    """A disk with a file system directly on it, or one whose table cannot be relied on."""
+    size = disk.reader.size
+    reason = found.whole_reason
+    if found.table.kind == "unreadable" and not reason:
+        reason = "; ".join(found.table.problems) or "its partition table could not be read"
+    volume = Volume(disk.reader, disk.path)
+    if reason:
+        held = Examined(Content("unknown", "unknown", mapped_bytes=size, whole_reason=reason), Extents.single(0, size))
+    else:
+        held = examine(volume, all_blocks=options.all_blocks)
+    entries = tuple(replace(entry, content=None) for entry in found.partitions)
+    layout = replace(_layout(disk, found), content=held.content, whole_reason=reason, partitions=entries)
+    return Survey(layout, held.used)
+
+
+def _with_partitions(disk: Disk, found: FoundTable, options: SurveyOptions) -> Survey:
+    size = disk.reader.size
+    volume = Volume(disk.reader, disk.path)
+    kept: list[Extents] = [_ranges(found.table.table_ranges), _ranges(found.table.boot_ranges)]
+    kept.append(Extents.of(((0, min(EDGE_BYTES, size)), (max(0, size - EDGE_BYTES), size))))
+    left_out: list[Extents] = []
+    entries: list[Partition] = []
+    for entry in found.partitions:
+        if entry.kind == "extended":
+            entries.append(entry)
+            continue
+        taken = options.takes(entry.number)
+        held = examine(volume.part(entry.start, entry.end, entry.type), all_blocks=options.all_blocks)
+        (kept if taken else left_out).append(
+            held.used.shift(entry.start) if taken else Extents.single(entry.start, entry.end)
+        )
+        entries.append(replace(entry, captured=taken, content=held.content))
+    gaps, gap_extents = _gaps(found, size, take_all=options.gaps)
+    used = Extents.union_of([*kept, gap_extents])
+    if left_out:
+        # A table's own structures may lie inside of what is left out only by mistake, but losing them is worse.
+        used = (used - Extents.union_of(left_out)) | _ranges(found.table.table_ranges)
+    layout = replace(_layout(disk, found), partitions=tuple(entries), gaps=gaps)
+    return Survey(layout, used)
+
+
+def _gaps(found: FoundTable, size: int, *, take_all: bool) -> tuple[tuple[Gap, ...], Extents]:
+    """The ranges that belong to no partition, and what is copied of them."""
+    owned = Extents.of((entry.start, entry.end) for entry in found.partitions if entry.kind != "extended")
+    gaps: list[Gap] = []
+    parts: list[Extents] = []
+    for start, end in owned.complement(size):
+        near_start = min(start + GAP_EDGE_BYTES, end)
+        near_end = max(end - GAP_EDGE_BYTES, start)
+        part = Extents.single(start, end) if take_all else Extents.of(((start, near_start), (near_end, end)))
+        gaps.append(Gap(start, end, part.total_bytes))
+        parts.append(part)
+    return tuple(gaps), Extents.union_of(parts)
+
+
+def _ranges(pairs: Sequence[tuple[int, int]]) -> Extents:
+    return Extents.of(pairs)
+
+
+def _contents(layout: Layout) -> list[Content]:
+    held = [entry.content for entry in layout.partitions] + [layout.content]
+    return [content for content in held if content is not None]
+
+
+def _tell_of_hibernation(surveys: tuple[Survey, ...]) -> tuple[Survey, ...]:
+    """A hibernated system holds file systems open: every volume of the set gets a warning."""
+    if not any(HIBERNATED in content.facts for each in surveys for content in _contents(each.layout)):
+        return surveys
+    text = "a system is hibernated on these disks: file systems may not be up to date on disk"
+    return tuple(replace(each, layout=_with_warning(each.layout, text)) for each in surveys)
+
+
+def _with_warning(layout: Layout, text: str) -> Layout:
+    def warned(content: Content | None) -> Content | None:
+        return content and replace(content, warnings=(*content.warnings, text))
+
+    entries = tuple(replace(entry, content=warned(entry.content)) for entry in layout.partitions)
+    return replace(layout, partitions=entries, content=warned(layout.content))
