@@ -20,7 +20,7 @@ from imager.extents import Extents
 from imager.layout import Content
 
 HIBERNATED: Final = "hibernated"
-"""Key of `Content.facts`: the volume holds a sleeping system, so file systems beside it may be stale on disk."""
+"""Key of `Content.facts`: the volume holds a sleeping system, so file systems beside it may be stale."""
 
 
 class NotTrusted(Exception):
@@ -46,8 +46,8 @@ class UsedMap:
     """Which bytes of a volume are in use, and by what.
 
     Attributes:
-        used: Inside of [0, reader.size). The parser's own metadata and superblock copies are in it; the edges of
-            the volume and what lies past the file system's end are added by survey.
+        used: Inside of [0, reader.size). The parser's own metadata and superblock copies are in it; the edges
+            of the volume and what lies past the file system's end are added by survey.
         content: What the volume holds, with the file system's own count of used bytes.
     """
 
