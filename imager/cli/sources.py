@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Opening the disks that a command names, and surveying them together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+from imager.cli.options import parse_numbers
+from imager.devices.inventory import identify
+from imager.devices.opening import DiskReader, open_source
+from imager.errors import UsageError
+from imager.survey import Disk, Survey, SurveyOptions, survey
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A source that is open, and what was found on it."""
+
+    path: str
+    reader: DiskReader
+    survey: Survey
+
+
+def survey_options(
+    *, all_blocks: bool, gaps: bool, partitions: Sequence[str] | None, exclude: Sequence[str] | None
+) -> SurveyOptions:
+    """What the options of a command ask survey to take.
+
+    Raises:
+        UsageError: They contradict each other.
+    """
+    if partitions and exclude:
+        raise UsageError("--partition and --exclude contradict each other", hint="Give only one of them.")
+    only = parse_numbers(partitions, "--partition") if partitions else None
+    return SurveyOptions(all_blocks=all_blocks, gaps=gaps, only=only, exclude=parse_numbers(exclude, "--exclude"))
+
+
+@contextmanager
+def opened_and_surveyed(
+    paths: Sequence[str], options: SurveyOptions, *, sector_size: int | None, exclusive: bool
+) -> Iterator[list[Opened]]:
+    """Open disks, survey them together, and close them at the end.
+
+    Args:
+        paths: Block devices or raw image files.
+        options: What survey takes.
+        sector_size: Sector size of disks in files; None to find out.
+        exclusive: Refuse a disk that is in use for writing.
+    """
+    if len(set(paths)) < len(paths):
+        raise UsageError(f"the same source is named twice: {', '.join(paths)}")
+    with ExitStack() as stack:
+        readers = [
+            stack.enter_context(open_source(path, exclusive_check=exclusive, sector_size=sector_size)) for path in paths
+        ]
+        disks = [
+            Disk(reader, path, identify(path), reader.physical_sector_size)
+            for path, reader in zip(paths, readers, strict=True)
+        ]
+        found = survey(disks, options)
+        yield [Opened(*each) for each in zip(paths, readers, found, strict=True)]

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""imager survey: what a capture would copy, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from imager.cli.options import (
+    AllBlocksOption,
+    DebugOption,
+    ExcludeOption,
+    GapsOption,
+    JsonOption,
+    PartitionsOption,
+    QuietOption,
+    SectorSizeOption,
+    epilog,
+)
+from imager.cli.output import Console
+from imager.cli.problems import reports_problems
+from imager.errors import StoreError, UsageError
+
+if TYPE_CHECKING:
+    from imager.cli.sources import Opened  # imported late at run time, so that --help is fast
+
+NAME = "survey"
+EPILOG = epilog(
+    ("imager survey /dev/sda", "what is on the first disk, and how much a capture would copy"),
+    ("imager survey --svg sda.svg /dev/sda", "a map of its used blocks to look at"),
+    ("imager survey --extents disk.img | awk '{n += $2} END {print n}'", "bytes to copy, for a script"),
+    statuses=(2, 3),
+)
+
+
+@reports_problems
+def command(
+    sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Block devices or raw image files.")],
+    svg: Annotated[Path | None, typer.Option("--svg", metavar="FILE", help="Write a map of the used blocks.")] = None,
+    extents: Annotated[
+        bool, typer.Option("--extents", help="Print the used ranges, start and length in bytes, and nothing else.")
+    ] = False,
+    partitions: PartitionsOption = None,
+    exclude: ExcludeOption = None,
+    all_blocks: AllBlocksOption = False,
+    gaps: GapsOption = False,
+    sector_size: SectorSizeOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Show what a capture would copy, and why.
+
+    The source is only read. It may be in use: then what is shown is a state that changes while it is looked at.
+    """
+    from imager.cli.sources import opened_and_surveyed, survey_options
+
+    if (svg or extents) and len(sources) > 1:
+        raise UsageError("--svg and --extents take one source at a time")
+    if extents and as_json:
+        raise UsageError("--extents and --json contradict each other")
+    console = Console(json=as_json, quiet=quiet)
+    options = survey_options(all_blocks=all_blocks, gaps=gaps, partitions=partitions, exclude=exclude)
+    with opened_and_surveyed(sources, options, sector_size=sector_size, exclusive=False) as opened:
+        if svg:
+            _write_svg(svg, opened[0])
+        if extents:
+            console.result({}, (f"{start}\t{end - start}" for start, end in opened[0].survey.used))
+        else:
+            console.result({"disks": [_facts(each) for each in opened]}, _lines(opened))
+
+
+def _facts(each: Opened) -> dict[str, Any]:
+    used = each.survey.used
+    return {
+        "source": each.path,
+        "used_bytes": used.total_bytes,
+        "extent_count": len(used),
+        "layout": each.survey.layout,
+    }
+
+
+def _lines(opened: list[Opened]) -> Iterator[str]:
+    from imager.cli.show import layout_lines, terminal_style
+    from imager.pictures.sizes import size_text
+
+    style = terminal_style()
+    for each in opened:
+        yield from layout_lines(each.survey.layout, style)
+        used, size = each.survey.used, each.survey.layout.size_bytes
+        share = 100 * used.total_bytes / size if size else 0
+        yield f"a capture copies {size_text(used.total_bytes)} ({share:.1f} %) in {len(used)} ranges"
+        yield ""
+
+
+def _write_svg(path: Path, each: Opened) -> None:
+    from imager.pictures.svg import disk_map
+
+    title = f"{each.path}  {each.survey.layout.identity.short_name()}"
+    try:
+        path.write_text(disk_map(each.survey.layout, each.survey.used, title), encoding="utf-8")
+    except OSError as error:
+        raise StoreError(f"the picture {path} cannot be written: {error.strerror}") from error
