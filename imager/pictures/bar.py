@@ -35,8 +35,11 @@ class Style:
 
 
 def disk_bar(layout: Layout, style: Style) -> str:
-    """The disk as one line: numbers of partitions, # for what is copied, . for what is free, - for gaps."""
-    pieces = pieces_of(layout)
+    """The disk as one line: numbers of partitions, # for what is copied, . for what is free, - for gaps.
+
+    Gaps under a hundredth of the disk are not drawn: alignment leaves one on nearly every disk.
+    """
+    pieces = [piece for piece in pieces_of(layout) if piece.kind != "gap" or 100 * piece.size_bytes > layout.size_bytes]
     used, free, gap, border = style.marks
     cells = _share_out([piece.size_bytes for piece in pieces], style.columns - len(pieces) - 1)
     parts = []

@@ -91,7 +91,7 @@ def _caption(piece: Piece) -> str:
     name = "gap" if piece.kind == "gap" else f"{piece.number or 'disk'}"
     words = [name, piece.type, piece.label and f"“{piece.label}”"]
     words += [size_text(piece.size_bytes), f"{size_text(piece.copied_bytes)} to copy", piece.note]
-    return "  ".join(word for word in words if word)
+    return " · ".join(word for word in words if word)
 
 
 def _bar(layout: Layout, pieces: list[Piece], top: int) -> list[str]:
