@@ -45,9 +45,11 @@ missing_entries() {
 
 # Prints the first of the names that apt could install; nothing when it knows none of them.
 installable() {
-    local name
+    local name policy
     for name in "$@"; do
-        if LC_ALL=C apt-cache policy "$name" 2>/dev/null | grep -q '^  Candidate: [^(]'; then
+        # Not through a pipe to `grep -q`, which ends early: the writer would fail of SIGPIPE, and with it the pipe.
+        policy=$(LC_ALL=C apt-cache policy "$name" 2>/dev/null)
+        if [[ $policy == *"Candidate: "[!\(]* ]]; then
             printf '%s\n' "$name"
             return
         fi
@@ -77,7 +79,13 @@ as_root() {
     fi
 }
 
-apt() { as_root apt-get --quiet=2 -o DPkg::Lock::Timeout=600 -o Dpkg::Use-Pty=0 "$@"; }
+# Quiet when all is well; when it is not, everything it said is shown.
+apt() {
+    local said
+    said=$(as_root apt-get --quiet=2 -o DPkg::Lock::Timeout=600 -o Dpkg::Use-Pty=0 "$@" 2>&1) && return
+    printf '%s\n' "$said" >&2
+    return 1
+}
 
 install_debian_packages() {
     local missing wanted unknown
@@ -88,13 +96,13 @@ install_debian_packages() {
         missing_without_root "$@"
         return
     fi
-    say "installing Debian packages$( ((EUID == 0)) || printf ' through sudo'): ${wanted[*]} ${unknown[*]}"
-    if ((${#unknown[@]})) || ! apt install --no-install-recommends --yes "${wanted[@]}" >&2; then
+    say "installing Debian packages$( ((EUID == 0)) || printf ' through sudo'), this can take a minute: ${wanted[*]} ${unknown[*]}"
+    if ((${#unknown[@]})) || ! apt install --no-install-recommends --yes "${wanted[@]}"; then
         # The package lists are missing or older than what the mirror has.
-        apt update >&2 || { missing_without_root "$@"; return; }
+        apt update || { missing_without_root "$@"; return; }
         choose_names
         if ((${#unknown[@]})); then say "this system has no package: ${unknown[*]}"; fi
-        apt install --no-install-recommends --yes "${wanted[@]}" >&2 || missing_without_root "$@"
+        apt install --no-install-recommends --yes "${wanted[@]}" || missing_without_root "$@"
     fi
 }
 
