@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What an image says about the capture that made it: its header, and the words about what was lost."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import uuid
+from typing import Final
+
+from imager import __version__
+from imager.capture.options import CaptureOptions
+from imager.capture.work import compressor_version
+from imager.devices.opening import DiskReader
+from imager.errors import UsageError
+from imager.extents import Extents
+from imager.image.columns import fitting_chunk_size
+from imager.image.description import Description
+from imager.layout import Layout
+from imager.survey import Survey
+
+_NO_ID: Final = uuid.UUID(int=0)
+_SHOWN_RANGES: Final = 8
+
+
+def describe(source: DiskReader, survey: Survey, options: CaptureOptions) -> Description:
+    """The header of the image that is going to be made.
+
+    Raises:
+        UsageError: The disk is too large for the format, or SOURCE_DATE_EPOCH is no time.
+    """
+    return Description(
+        image_id=options.image_id or uuid.uuid4(),
+        set_id=options.set_id or _NO_ID,
+        disk_size=source.size,
+        sector_size=source.sector_size,
+        chunk_size=fitting_chunk_size(survey.used, source.size, options.chunk_size),
+        layout=survey.layout,
+        used=survey.used,
+        created=options.created if options.created is not None else _now(),
+        tool=f"imager {__version__}",
+        compressor=compressor_version(),
+        level=str(options.level),
+        comment=options.comment,
+        options=dict(options.recorded),
+    )
+
+
+def _now() -> str:
+    """Now in UTC, or the time of SOURCE_DATE_EPOCH (reproducible-builds.org/specs/source-date-epoch)."""
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    if epoch is None:
+        moment = datetime.datetime.now(datetime.UTC)
+    else:
+        try:
+            moment = datetime.datetime.fromtimestamp(int(epoch), datetime.UTC)
+        except (ValueError, OverflowError, OSError) as error:
+            raise UsageError(
+                f"SOURCE_DATE_EPOCH is {epoch!r}; expected seconds since 1970",
+                hint="Unset the variable, or give it a whole number.",
+            ) from error
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def sentences_about_lost(lost: Extents, layout: Layout) -> tuple[str, ...]:
+    """Which partitions unreadable ranges hit, and where; a sentence each, none when nothing was lost."""
+    found: list[str] = []
+    outside = lost
+    for entry in layout.partitions:
+        if entry.kind == "extended":
+            continue
+        hit = lost.clip(entry.start, entry.end)
+        if len(hit):
+            content = f" ({entry.content.type})" if entry.content and entry.content.type else ""
+            found.append(_sentence(f"partition {entry.number}{content}", hit))
+            outside -= hit
+    if len(outside):
+        found.append(_sentence("outside of partitions" if layout.partitions else "the disk", outside))
+    return tuple(found)
+
+
+def _sentence(what: str, lost: Extents) -> str:
+    shown = ", ".join(
+        f"{start}-{end}"
+        for start, end in zip(lost.starts[:_SHOWN_RANGES].tolist(), lost.ends[:_SHOWN_RANGES].tolist(), strict=True)
+    )
+    more = f" and {len(lost) - _SHOWN_RANGES} more ranges" if len(lost) > _SHOWN_RANGES else ""
+    return f"{what}: {lost.total_bytes} bytes could not be read and are zeros here (disk bytes {shown}{more})"
