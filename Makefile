@@ -59,7 +59,7 @@ lint: ## Check style, types and shell scripts
 .PHONY: generated
 generated: ## Write the pages that are made from the program: commands, exit statuses
 	@scripts/setup.sh base
-	@$(BIN)/python scripts/make-reference
+	@$(BIN)/python scripts/make_reference.py
 
 .PHONY: docs
 docs: ## Build the documentation into build/docs, warnings are errors

@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Writes the reference pages that the program itself knows best: commands, exit statuses, file systems.
+
+The command pages become manual pages too, so they have a manual page's sections. Run with --check, nothing is
+written, and the exit status says whether the pages in docs/reference are the program's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
+from typer.main import get_command
+
+from imager import errors
+from imager.cli.app import app
+from imager.cli.problems import EXIT_STATUSES
+from imager.filesystems.base import ParserDoc
+from imager.filesystems.registry import PARSERS
+
+REFERENCE = Path(__file__).parent.parent / "docs" / "reference"
+MADE = "<!-- Made by scripts/make_reference.py from the program; change it there. -->\n"
+
+
+def pages() -> dict[Path, str]:
+    """Every generated page, by its path."""
+    root = get_command(app)
+    made = {REFERENCE / "commands" / "imager.md": root_page(root)}
+    for name, command in root.commands.items():
+        made[REFERENCE / "commands" / f"imager-{name}.md"] = command_page(name, command)
+    made[REFERENCE / "exit-status.md"] = exit_status_page()
+    made[REFERENCE / "file-systems.md"] = file_systems_page()
+    return {path: MADE + "\n" + text.rstrip("\n") + "\n" for path, text in made.items()}
+
+
+# --- Commands ---------------------------------------------------------------------------------------------------
+
+
+def root_page(root: TyperGroup) -> str:
+    """The page of `imager` itself: what its commands are, and what holds for all of them."""
+    commands = "\n".join(
+        f"[{name}](imager-{name}.md)\n: {first_sentence(command.help)}\n" for name, command in root.commands.items()
+    )
+    completion = "\n".join(option_entry(option) for option in root.params)
+    return f"""# imager
+
+## Synopsis
+
+    imager COMMAND [OPTIONS] ...
+
+## Description
+
+{root.help}
+
+SOURCE and TARGET are block devices (`/dev/sda`) or raw image files, with a partition table or with a file system
+directly on the disk. An IMAGE is a file that `imager capture` made, or `-` for a stream. Results go to standard output;
+messages, questions and progress go to standard error. Progress is shown only on a terminal.
+
+## Commands
+
+{commands}
+## Options
+
+{completion}
+## Exit status
+
+{status_table()}
+## Environment
+
+`SOURCE_DATE_EPOCH`
+: The time that a new image carries, in seconds since 1970, for images that are the same byte by byte.
+
+`NO_COLOR`
+: When set, no colours.
+"""
+
+
+def command_page(name: str, command: TyperCommand) -> str:
+    """A command's page: synopsis, description, arguments, options, and the end of its help."""
+    about = inspect.cleandoc(command.help)
+    arguments = [entry for entry in command.params if entry.param_type_name == "argument"]
+    options = [entry for entry in command.params if entry.param_type_name == "option" and not entry.hidden]
+    words = " ".join(entry.metavar or entry.name.upper() for entry in arguments)
+    parts = [f"# imager-{name}\n", f"## Synopsis\n\n    imager {name} [OPTIONS] {words}\n"]
+    parts.append(f"## Description\n\n{about}\n")
+    if arguments:
+        parts.append("## Arguments\n\n" + "\n".join(map(argument_entry, arguments)))
+    parts.append("## Options\n\n" + "\n".join(map(option_entry, options)))
+    parts += epilog_sections(command.epilog or "")
+    return "\n".join(parts)
+
+
+def argument_entry(argument: TyperArgument) -> str:
+    """An argument as an entry of a definition list."""
+    return f"`{argument.metavar or argument.name.upper()}`\n: {escaped(argument.help or '')}\n"
+
+
+def option_entry(option: TyperOption) -> str:
+    """An option with its value and its default as an entry of a definition list."""
+    value = "" if option.is_flag else f" {option.metavar or 'VALUE'}"
+    names = ", ".join(f"`{name}{value}`" for name in (*option.opts, *option.secondary_opts))
+    shown = option.default if not option.is_flag and option.default not in (None, "", ()) else None
+    default = "" if shown is None else f" Default: `{shown}`."
+    return f"{names}\n: {escaped(option.help or '')}{default}\n"
+
+
+def epilog_sections(epilog: str) -> Iterator[str]:
+    """The paragraphs of a help's end, each `Title:` and indented lines, as sections of literal lines."""
+    for paragraph in epilog.replace("\b\n", "").split("\n\n"):
+        title, _, lines = paragraph.strip("\n").partition("\n")
+        if title.rstrip(":") == "Exit status":
+            yield "## Exit status\n\n" + statuses_of(lines)
+        elif lines:
+            body = "\n".join(f"    {line.removeprefix('  ')}" for line in lines.split("\n"))
+            yield f"## {title.rstrip(':')}\n\n{body}\n"
+
+
+def statuses_of(lines: str) -> str:
+    """Lines of `number  meaning` as a definition list."""
+    pairs = (line.split(None, 1) for line in lines.split("\n"))
+    return "\n".join(f"{number}\n: {escaped(meaning)}\n" for number, meaning in pairs)
+
+
+def first_sentence(text: str) -> str:
+    """The first paragraph of a help text, on one line."""
+    return escaped(" ".join(inspect.cleandoc(text).split("\n\n")[0].split()))
+
+
+def escaped(text: str) -> str:
+    """Text without what Markdown would take for markup."""
+    return text.replace("<", "\\<").replace("*", "\\*").replace("_", "\\_")
+
+
+# --- Exit statuses ----------------------------------------------------------------------------------------------
+
+
+def status_table() -> str:
+    """Every exit status and what it means, as a definition list."""
+    return "\n".join(f"{code}\n: {escaped(meaning)}\n" for code, meaning in EXIT_STATUSES)
+
+
+def exit_status_page() -> str:
+    """Exit statuses, and the errors behind each."""
+    rows = "\n".join(
+        f"| {kind.exit_code} | `{kind.__name__}` | {first_sentence(kind.__doc__ or '')} |"
+        for kind in sorted(error_kinds(errors.ImagerError), key=lambda kind: kind.exit_code)
+        if kind.__module__ == errors.__name__
+    )
+    return f"""# Exit status
+
+Every command ends with one of these. They are stable: scripts may rely on them.
+
+{status_table()}
+## Errors
+
+With `--json`, an error is one JSON object on standard error: `error` is a name from this table, `message` says what,
+where, found and expected, `hint` what to do next, `facts` holds the same facts as values, and `exit_status` is the
+number.
+
+| exit status | error | meaning |
+|---|---|---|
+{rows}
+"""
+
+
+def error_kinds(kind: type[errors.ImagerError]) -> Iterator[type[errors.ImagerError]]:
+    """All classes below an error class, parents first."""
+    for each in kind.__subclasses__():
+        yield each
+        yield from error_kinds(each)
+
+
+# --- File systems -----------------------------------------------------------------------------------------------
+
+
+def file_systems_page() -> str:
+    """What each parser says of itself."""
+    return (
+        "# File systems\n\n"
+        "For these, only used blocks are copied, under the conditions named here. Everything else is copied whole,\n"
+        "and the image says why.\n\n" + "\n".join(parser_section(parser.DOC) for parser in PARSERS)
+    )
+
+
+def parser_section(doc: ParserDoc) -> str:
+    """One parser: what it handles, when it gives up its map, and where the format is described."""
+    handled = "\n".join(f"* {escaped(text)}" for text in doc.handled)
+    whole = "\n".join(f"| {escaped(condition)} | {escaped(why)} |" for condition, why in doc.whole_when)
+    references = "\n".join(f"* {text}" for text in doc.references)
+    return f"""## {doc.name}
+
+Names that blkid gives it: {", ".join(f"`{name}`" for name in doc.types)}.
+
+Handled:
+
+{handled}
+
+Copied whole when:
+
+| condition | why |
+|---|---|
+{whole}
+
+References:
+
+{references}
+"""
+
+
+def main() -> int:
+    """Write the pages, or check them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing, say what is stale")
+    check = parser.parse_args().check
+    wanted = pages()
+    there = set((REFERENCE / "commands").glob("*.md"))
+    stale = [path for path, text in wanted.items() if not path.is_file() or path.read_text() != text]
+    stale += sorted(there - set(wanted))
+    for path in stale:
+        sys.stderr.write(f"{'stale' if check else 'written'}: {path.relative_to(REFERENCE.parent.parent)}\n")
+        if not check:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(wanted[path]) if path in wanted else path.unlink()
+    return int(check and bool(stale))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
