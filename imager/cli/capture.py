@@ -31,7 +31,7 @@ from imager.cli.problems import reports_problems
 from imager.errors import ContentIncomplete, StoreError, UsageError
 
 if TYPE_CHECKING:  # imported late at run time, so that --help is fast
-    from imager.capture.job import CaptureOptions, CaptureResult
+    from imager.capture.options import CaptureOptions, CaptureResult
     from imager.cli.sources import Opened
 
 NAME = "capture"
@@ -101,6 +101,8 @@ def command(
     )
     wanted = survey_options(all_blocks=all_blocks, gaps=gaps, partitions=partitions, exclude=exclude)
     split_size = parse_size(split, "--split") if split else None
+    recorded = {"partitions": partitions, "exclude": exclude, "all blocks": all_blocks, "gaps": gaps}
+    options = replace(options, recorded={name: _recorded(value) for name, value in recorded.items() if value})
     if len(sources) > 1:
         options = replace(options, set_id=uuid.uuid4())
     with opened_and_surveyed(sources, wanted, sector_size=sector_size, exclusive=True) as opened:
@@ -146,7 +148,7 @@ def _capture_options(
     resume: bool,
     rescue: bool,
 ) -> CaptureOptions:
-    from imager.capture.job import CaptureOptions
+    from imager.capture.options import CaptureOptions
 
     size = parse_size(chunk_size, "--chunk-size")
     if not _CHUNK_SIZES[0] <= size <= _CHUNK_SIZES[1] or size & (size - 1):
@@ -168,6 +170,10 @@ def _capture_options(
         image_id=given_id,
         resume=resume,
     )
+
+
+def _recorded(value: list[str] | bool) -> str:
+    return ",".join(value) if isinstance(value, list) else "yes"
 
 
 def _parse_level(text: str) -> int | Literal["fast"]:
@@ -223,5 +229,5 @@ def _lines(opened: Sequence[Opened], names: Sequence[str], results: Sequence[Cap
             f"{each.path} -> {name}: {size_text(result.bytes_read)} of {size_text(each.reader.size)} copied into "
             f"{size_text(result.bytes_written)} in {duration_text(result.seconds)} ({rate}/s)"
         )
-        for sentence in result.damage_sentences():
+        for sentence in result.unreadable_where:
             yield f"  {sentence}"

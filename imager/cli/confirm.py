@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Asks a person to agree to a plan, by typing the target's name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from imager.errors import NotConfirmed
+
+
+def confirm(targets: Sequence[str], *, yes: bool) -> None:
+    """Return when the plan is agreed to.
+
+    The question goes to the terminal itself, because standard input may carry the image.
+
+    Raises:
+        NotConfirmed: There is no terminal to ask on, or something else was typed.
+    """
+    if yes:
+        return
+    expected = " ".join(targets)
+    try:
+        with Path("/dev/tty").open("r+b", buffering=0) as terminal:
+            terminal.write(f"\nType the name of the target, {expected}, to go on: ".encode())
+            typed = terminal.readline().decode(errors="replace").strip()
+    except OSError as error:
+        raise NotConfirmed(
+            "nobody can be asked: there is no terminal; nothing was written",
+            hint="Look at the plan with --dry-run, then agree to it with --yes.",
+        ) from error
+    if typed != expected:
+        raise NotConfirmed(f"{typed!r} is not {expected!r}; nothing was written")

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Looks at a target before a restore: what it is, what is on it now, and what speaks against writing to it.
+
+Reads and changes nothing; `imager.restore.plan` judges what is found here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from imager.devices import ioctls
+from imager.devices.beneath import is_on_disk, running_system_disks
+from imager.devices.inventory import identify, list_disks
+from imager.devices.opening import open_source
+from imager.devices.target import capabilities
+from imager.devices.usage import uses_of
+from imager.errors import ImagerError
+from imager.layout import Identity, Layout
+from imager.partitions.read import read_table
+from imager.restore.guards import TargetState
+from imager.survey import Disk, survey
+
+
+def look_at_target(
+    path: str, *, image_files: Sequence[str], sector_size: int, new_file_bytes: int, twins_of: Layout | None = None
+) -> TargetState:
+    """Everything that a plan must know of a target.
+
+    Args:
+        path: A block device, a raw image file, or a file that does not exist yet.
+        image_files: The image, or the source of a clone: what must not lie on the target.
+        sector_size: Logical sector size of the image; files are read with it.
+        new_file_bytes: The size that a new file will get.
+        twins_of: Look for other connected disks that carry this layout's identifiers; None when nothing would clash.
+
+    Raises:
+        TargetError: It is neither a disk nor a file, or must not be opened.
+    """
+    target = Path(path)
+    if not target.exists():
+        identity = Identity(path=path, transport="file")
+        free = _free_bytes(target.absolute().parent)
+        return TargetState(identity, new_file_bytes, sector_size, is_block_device=False, exists=False, free_bytes=free)
+    is_device = target.is_block_device()
+    layout, size_bytes, sector_bytes = _present_layout(path, sector_size, is_device=is_device)
+    return TargetState(
+        identity=identify(path),
+        size_bytes=size_bytes,
+        logical_sector_bytes=sector_bytes,
+        is_block_device=is_device,
+        layout=layout,
+        uses=uses_of(path),
+        clearing=capabilities(path),
+        holds_image=any(is_on_disk(name, path) for name in image_files if Path(name).exists()),
+        holds_running_system=str(target.resolve()) in running_system_disks(),
+        read_only=_is_read_only(target, is_device=is_device),
+        twin_disks=tuple(_twins(path, image_files, twins_of)) if twins_of else (),
+        free_bytes=None if is_device else _free_bytes(target.absolute().parent),
+    )
+
+
+def _present_layout(path: str, sector_size: int, *, is_device: bool) -> tuple[Layout | None, int, int]:
+    """What is on the target now, its size and its sector size; no layout when that cannot be told."""
+    if not is_device and Path(path).stat().st_size == 0:
+        return None, 0, sector_size
+    with open_source(path, exclusive_check=False, sector_size=None if is_device else sector_size) as reader:
+        try:
+            found = survey([Disk(reader, path)])[0].layout
+        except ImagerError:
+            found = None
+        return found, reader.size, reader.sector_size
+
+
+def _is_read_only(target: Path, *, is_device: bool) -> bool:
+    if not os.access(target, os.W_OK):
+        return True
+    if not is_device:
+        return False
+    fd = os.open(target, os.O_RDONLY)
+    try:
+        return ioctls.is_read_only(fd)
+    finally:
+        os.close(fd)
+
+
+def _free_bytes(folder: Path) -> int | None:
+    try:
+        state = os.statvfs(folder)
+    except OSError:
+        return None
+    return state.f_bavail * state.f_frsize
+
+
+def _twins(path: str, image_files: Sequence[str], layout: Layout) -> Iterator[str]:
+    """Connected disks that will have the same identifiers as the restored one."""
+    if not layout.table.id:
+        return
+    for disk in list_disks():
+        if Path(disk.identity.path).resolve() == Path(path).resolve():
+            continue
+        try:
+            with open_source(disk.identity.path, exclusive_check=False) as reader:
+                same = read_table(reader).table.id == layout.table.id
+        except ImagerError:
+            continue
+        if same:
+            yield f"{disk.identity.path} ({disk.identity.short_name()}) carries the same disk identifier"
