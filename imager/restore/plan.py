@@ -1,0 +1,320 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a restore will do, before it does it: a plan that can be printed, tested, and sent as JSON.
+
+Pure: it is made from the image's description and from what is known of the target, and touches neither. Everything
+that can be refused is refused here. `imager.restore.job` carries a plan out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from imager.errors import ContentIncomplete, TargetTooSmall, UsageError
+from imager.extents import Extents
+from imager.image.description import Description, FinalFacts
+from imager.layout import Layout
+from imager.partitions.adapt import missing_bytes
+from imager.pictures.sizes import size_text
+from imager.restore.clearing import Clearing, layout_marks, plan_clearing, volume_marks
+from imager.restore.damage import DamagedPart, damaged_parts
+from imager.restore.guards import TargetState, check_boot_code_place, check_sector_size, check_target
+from imager.restore.scope import HEAD_BYTES, MIB, Placement, RestoreScope, place, wanted_partition
+from imager.restore.words import lost_sentences, plan_lines, warning_sentences, written_rows
+
+__all__ = ["Plan", "RestoreOptions", "RestoreScope", "Step", "TargetState", "WrittenRow", "make_plan"]
+
+
+@dataclass(frozen=True)
+class RestoreOptions:
+    """What the user asked for beyond the scope.
+
+    Attributes:
+        accept_damage: Restore an image that lacks some of its content.
+        verify: Read everything back when it is written.
+    """
+
+    accept_damage: bool = False
+    verify: bool = False
+
+
+StepKind = Literal["create", "invalidate", "clear", "write", "relocate", "write-last", "verify", "reread-table"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of the work, in the order in which it is done.
+
+    Attributes:
+        kind: What is done, for programs.
+        text: The same, for people.
+        count_bytes: How many bytes of the target it is about.
+    """
+
+    kind: StepKind
+    text: str
+    count_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class WrittenRow:
+    """A line of the table that says what is written where.
+
+    Attributes:
+        what: The partition and its content, or another part of the disk.
+        count_bytes: Bytes that are written.
+        image_start: Where it starts in the image.
+        target_start: Where it starts on the target.
+        size_bytes: How long it is, with what is not in use.
+    """
+
+    what: str
+    count_bytes: int
+    image_start: int
+    target_start: int
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that a restore will do.
+
+    Attributes:
+        target: The target, as it was when the plan was made.
+        scope: What of the image is restored.
+        options: What the user asked for.
+        layout: The image's layout.
+        disk_size: Size of the disk that the image is of.
+        chunk_size: The image's grid.
+        placement: Which bytes go where.
+        invalidate: Ranges of the target that are zeroed first, so that nothing half done looks whole.
+        clearing: What happens to ranges that nothing is written to.
+        steps: The stages, in order.
+        will_be_lost: What is on the target now and will be gone.
+        written: What is written where.
+        warnings: What the user should know before agreeing.
+        damage: Parts of the image whose content is missing or was unreadable.
+    """
+
+    target: TargetState
+    scope: RestoreScope
+    options: RestoreOptions
+    layout: Layout
+    disk_size: int
+    chunk_size: int
+    placement: Placement
+    invalidate: Extents
+    clearing: Clearing
+    steps: tuple[Step, ...]
+    will_be_lost: tuple[str, ...]
+    written: tuple[WrittenRow, ...]
+    warnings: tuple[str, ...]
+    damage: tuple[DamagedPart, ...]
+
+    @property
+    def write_ranges(self) -> Extents:
+        """Ranges of the target that get content of the image."""
+        return self.placement.written
+
+    @property
+    def clear_ranges(self) -> Extents:
+        """Ranges of the target that are cleared."""
+        return self.clearing.discard | self.clearing.zero
+
+    def has_step(self, kind: StepKind) -> bool:
+        """Whether a stage is part of the plan."""
+        return any(step.kind == kind for step in self.steps)
+
+    def lines(self) -> list[str]:
+        """The plan for people."""
+        return plan_lines(self)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The plan as facts, for JSON."""
+        return {
+            "target": self.target.name,
+            "identity": self.target.identity,
+            "target_size_bytes": self.target.size_bytes,
+            "creates_file": not self.target.exists,
+            "scope": self.scope,
+            "written_bytes": self.write_ranges.total_bytes,
+            "cleared_bytes": self.clear_ranges.total_bytes,
+            "clearing": self.clearing.method,
+            "steps": self.steps,
+            "will_be_lost": self.will_be_lost,
+            "written": self.written,
+            "damage": self.damage,
+            "plan_warnings": self.warnings,
+        }
+
+
+def make_plan(
+    description: Description,
+    final: FinalFacts | None,
+    target: TargetState,
+    scope: RestoreScope = RestoreScope(),  # noqa: B008  frozen
+    options: RestoreOptions = RestoreOptions(),
+) -> Plan:
+    """Decide everything that a restore will do.
+
+    Args:
+        description: The image's header.
+        final: The image's final facts; None for a stream, where they come at its end.
+        target: What is known of the target.
+        scope: What of the image is restored.
+        options: What the user asked for.
+
+    Raises:
+        TargetRefused: The target must not be written.
+        TargetTooSmall: What is restored does not fit.
+        ContentIncomplete: The image lacks content that is wanted, and nobody accepted that.
+        UsageError: The scope names what the image does not have.
+    """
+    layout = description.layout
+    check_target(target)
+    check_sector_size(target, description.sector_size)
+    _check_fits(layout, scope, target)
+    missing = final.missing if final else Extents()
+    placed = place(layout, description.used, description.chunk_size, scope, target.size_bytes, missing)
+    check_boot_code_place(target, placed, scope)
+    damage = _check_complete(description, final, placed, options)
+    invalidate = _invalidated(target, scope, placed)
+    clearing = _clearing(layout, target, scope, placed)
+    return Plan(
+        target=target,
+        scope=scope,
+        options=options,
+        layout=layout,
+        disk_size=description.disk_size,
+        chunk_size=description.chunk_size,
+        placement=placed,
+        invalidate=invalidate,
+        clearing=clearing,
+        steps=_steps(target, scope, options, placed, invalidate, clearing),
+        will_be_lost=lost_sentences(target, scope),
+        written=tuple(WrittenRow(*row) for row in written_rows(layout, scope, placed)),
+        warnings=warning_sentences(description, target, scope, placed),
+        damage=damage,
+    )
+
+
+def _check_fits(layout: Layout, scope: RestoreScope, target: TargetState) -> None:
+    if scope.kind == "partition":
+        _check_partition_fits(layout, scope, target)
+        return
+    short = missing_bytes(layout, target.size_bytes) if scope.kind != "boot" else 0
+    if short:
+        raise TargetTooSmall(
+            f"{target.name} is too small: it has {target.size_bytes} bytes, and {short} bytes are missing "
+            "to hold every partition of the image",
+            hint="choose a larger target, or restore single partitions with --partition",
+            path=target.name,
+            size_bytes=target.size_bytes,
+            missing_bytes=short,
+        )
+
+
+def _check_partition_fits(layout: Layout, scope: RestoreScope, target: TargetState) -> None:
+    entry = wanted_partition(layout, scope.number)
+    if not 0 <= scope.onto_start <= scope.onto_end <= target.size_bytes:
+        raise UsageError(
+            f"bytes {scope.onto_start} to {scope.onto_end} are not inside of {target.name}, "
+            f"which has {target.size_bytes}"
+        )
+    short = entry.size_bytes - (scope.onto_end - scope.onto_start)
+    if short > 0:
+        raise TargetTooSmall(
+            f"partition {entry.number} of the image has {entry.size_bytes} bytes, its place on "
+            f"{target.name} is {short} bytes smaller",
+            hint="choose a partition that is at least as large",
+            path=target.name,
+            number=entry.number,
+            missing_bytes=short,
+        )
+
+
+def _check_complete(
+    description: Description, final: FinalFacts | None, placed: Placement, options: RestoreOptions
+) -> tuple[DamagedPart, ...]:
+    unreadable = final.unreadable & placed.take if final else Extents()
+    damage = damaged_parts(description.layout, placed.missing, unreadable)
+    is_salvaged = final is None and description.lacks_chunks
+    if (damage or is_salvaged) and not options.accept_damage:
+        named = "; ".join(part.sentence() for part in damage) or "it was salvaged from a damaged one"
+        raise ContentIncomplete(
+            f"the image lacks content: {named}",
+            hint="--accept-damage restores what is there",
+            damage=damage,
+        )
+    return damage
+
+
+def _invalidated(target: TargetState, scope: RestoreScope, placed: Placement) -> Extents:
+    """What is zeroed first, so that neither the old disk nor a half restored one is taken for whole."""
+    if not target.exists or scope.kind in ("table", "boot"):
+        return Extents()
+    start, end = placed.window
+    zeroed = placed.last.shift(placed.distance)
+    zeroed |= Extents.of([(start, min(start + HEAD_BYTES, end)), (max(end - MIB, start), end)])
+    if scope.kind == "whole" and target.layout:
+        zeroed |= Extents.of(target.layout.table.table_ranges)
+    return zeroed.clip(start, end) - placed.untouched
+
+
+def _clearing(layout: Layout, target: TargetState, scope: RestoreScope, placed: Placement) -> Clearing:
+    if not target.exists or scope.kind == "boot":
+        return plan_clearing("nothing", Extents(), Extents())
+    if scope.kind == "table":
+        stale = _stale_tables(layout, target, placed)
+        return plan_clearing("zero-edges" if len(stale) else "nothing", stale, stale)
+    start, end = placed.window
+    rest = placed.written.complement(end, start) - placed.untouched
+    marks = volume_marks(start, end)
+    if scope.kind == "whole":
+        marks |= layout_marks(layout)
+    if target.layout:
+        marks |= layout_marks(target.layout)
+    return plan_clearing(target.clearing, rest, marks)
+
+
+def _stale_tables(layout: Layout, target: TargetState, placed: Placement) -> Extents:
+    """Old table structures that the new table does not cover and that lie in no partition, old or new."""
+    if target.layout is None:
+        return Extents()
+    old = Extents.of(target.layout.table.table_ranges).clip(*placed.window) - placed.written
+    kept = [(entry.start, entry.end) for entry in layout.partitions]
+    kept += [(entry.start, entry.end) for entry in target.layout.partitions if entry.kind != "extended"]
+    return old - Extents.of(kept) - Extents.single(0, target.logical_sector_bytes)
+
+
+def _steps(
+    target: TargetState,
+    scope: RestoreScope,
+    options: RestoreOptions,
+    placed: Placement,
+    invalidate: Extents,
+    clearing: Clearing,
+) -> tuple[Step, ...]:
+    steps: list[Step] = []
+    if not target.exists:
+        text = f"make the file {target.name} of {size_text(target.size_bytes)}, with nothing in it"
+        steps.append(Step("create", text, target.size_bytes))
+    if len(invalidate):
+        text = "zero what makes the target recognisable, so that a restore cut short is not taken for a disk"
+        steps.append(Step("invalidate", text, invalidate.total_bytes))
+    cleared = clearing.discard | clearing.zero
+    if len(cleared):
+        steps.append(Step("clear", clearing.sentence(), cleared.total_bytes))
+    first = placed.take - placed.last
+    if len(first):
+        steps.append(Step("write", "write the content, each chunk checked before", first.total_bytes))
+    if placed.moves_table:
+        steps.append(Step("relocate", "move the backup GPT to the end of the target"))
+    what = {"whole": "the table and the first MiB", "partition": "the partition's first MiB"}
+    text = f"write {what.get(scope.kind, 'it')} at the very end"
+    steps.append(Step("write-last", text, placed.last.total_bytes))
+    if options.verify:
+        steps.append(Step("verify", "read everything back past the cache", placed.take.total_bytes))
+    if target.is_block_device and scope.kind in ("whole", "table"):
+        steps.append(Step("reread-table", "let the kernel read the new table"))
+    return tuple(steps)

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which bytes of an image go where on the target: the geometry that every kind of restore shares.
+
+A restore takes some bytes of the image, moves them by one distance, and may touch nothing of the target outside of
+one window::
+
+    image    |--table--|--p1--|····p2····|--p3--|        whole: take what is used, distance 0
+    target   |--table--|--p1--|····p2····|--p3--|......|  (the window is the whole target)
+
+    image    |--table--|--p1--|····p2····|--p3--|        partition 2 onto another: take what is used in it
+    target   |--table--|------other------|··p2······|    (the window is that other partition)
+
+Knows the layout and its byte ranges; knows nothing of devices, frames or threads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from imager.errors import UsageError
+from imager.extents import Extents
+from imager.layout import Layout, Partition
+
+MIB: Final = 1024 * 1024
+HEAD_BYTES: Final = MIB
+"""What makes a disk or partition recognisable lies in its first so many bytes; they are written last."""
+_LAST_LIMIT_BYTES: Final = 64 * MIB
+"""The bytes that are written last wait in memory: a table that claims more than this gets only its head."""
+
+
+@dataclass(frozen=True)
+class RestoreScope:
+    """What of the image is restored, and for a partition, where on the target its place begins and ends."""
+
+    kind: Literal["whole", "table", "boot", "partition"] = "whole"
+    number: int = 0
+    onto_start: int = 0
+    onto_end: int = 0
+
+    @classmethod
+    def whole(cls) -> RestoreScope:
+        """The whole disk."""
+        return cls()
+
+    @classmethod
+    def table_only(cls) -> RestoreScope:
+        """The partition table and nothing else."""
+        return cls("table")
+
+    @classmethod
+    def boot_only(cls) -> RestoreScope:
+        """The boot code outside of partitions, and nothing else."""
+        return cls("boot")
+
+    @classmethod
+    def partition(cls, number: int, onto_start: int, onto_end: int) -> RestoreScope:
+        """One partition of the image into the range onto_start up to onto_end of the target."""
+        return cls("partition", number, onto_start, onto_end)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where bytes of the image go.
+
+    Attributes:
+        take: Bytes of the image that are written; image offsets.
+        last: The part of take that is written after all else; image offsets.
+        missing: Bytes that are wanted but that the image does not have; image offsets.
+        distance: Target offset minus image offset.
+        window: The only range of the target that may be touched.
+        moves_table: The table's backup goes to another place than it had.
+    """
+
+    take: Extents
+    last: Extents
+    missing: Extents
+    distance: int
+    window: tuple[int, int]
+    moves_table: bool = False
+
+    @property
+    def written(self) -> Extents:
+        """The bytes of the target that are written from the image."""
+        return self.take.shift(self.distance)
+
+    @property
+    def untouched(self) -> Extents:
+        """The bytes of the target that stay as they are because the image does not have them."""
+        return self.missing.shift(self.distance)
+
+
+def wanted_partition(layout: Layout, number: int) -> Partition:
+    """The partition of the image that is to be restored.
+
+    Raises:
+        UsageError: The image has no such partition, or nothing of it.
+    """
+    found = layout.partition(number)
+    if found is None:
+        known = ", ".join(str(entry.number) for entry in layout.partitions) or "none"
+        raise UsageError(
+            f"the image has no partition {number}; it has {known}", number=number, hint="imager info shows them"
+        )
+    if found.kind == "extended":
+        raise UsageError(
+            f"partition {number} is an extended partition: it holds only other partitions",
+            hint="restore the logical partitions in it one by one",
+            number=number,
+        )
+    if not found.captured:
+        raise UsageError(
+            f"partition {number} was left out when the image was made: the image holds nothing of it",
+            number=number,
+        )
+    return found
+
+
+def backup_ranges(layout: Layout) -> Extents:
+    """Where the image's backup GPT lies; empty for other tables."""
+    if layout.table.kind not in ("gpt", "hybrid"):
+        return Extents()
+    ranges = Extents.of(layout.table.table_ranges)
+    occupied = max((entry.end for entry in layout.partitions), default=HEAD_BYTES)
+    return ranges.clip(max(layout.table.last_usable_end, occupied), layout.size_bytes)
+
+
+def _old_and_new_backup(layout: Layout, target_size: int) -> Extents:
+    """Where the backup GPT was and where it will be: the image's bytes go to neither place."""
+    old = backup_ranges(layout)
+    return old | Extents.single(max(0, target_size - old.total_bytes), target_size)
+
+
+def _written_last(layout: Layout) -> Extents:
+    """What makes the disk recognisable: without it, nobody takes the target for a finished disk."""
+    head = Extents.single(0, min(HEAD_BYTES, layout.size_bytes))
+    if layout.table.kind not in ("gpt", "hybrid"):
+        return head
+    whole = head | Extents.of(layout.table.table_ranges)
+    return whole if whole.total_bytes <= _LAST_LIMIT_BYTES else head
+
+
+def place(
+    layout: Layout,
+    used: Extents,
+    chunk_size: int,
+    scope: RestoreScope,
+    target_size: int,
+    missing: Extents,
+) -> Placement:
+    """Decide which bytes of the image go where.
+
+    Args:
+        layout: The image's layout.
+        used: The image's used bytes.
+        chunk_size: Its grid: the unused bytes of a used chunk are zeros that are written with it.
+        scope: What is restored.
+        target_size: Size of the target.
+        missing: Bytes that are used but that the image does not have.
+
+    Raises:
+        UsageError: The scope names a partition that is not in the image.
+    """
+    moves = layout.table.kind in ("gpt", "hybrid") and target_size != layout.size_bytes
+    gone = _old_and_new_backup(layout, target_size) if moves else Extents()
+    distance, window = 0, (0, target_size)
+    if scope.kind == "whole":
+        wanted = used.align_outward(chunk_size, layout.size_bytes).clip(0, target_size) - gone
+        last = _written_last(layout)
+    elif scope.kind == "table":
+        wanted = last = Extents.of(layout.table.table_ranges).clip(0, target_size) - gone
+    elif scope.kind == "boot":
+        wanted = last = Extents.of(layout.table.boot_ranges).clip(0, target_size) & used
+        moves = False
+    else:
+        entry = wanted_partition(layout, scope.number)
+        wanted = used.align_outward(chunk_size, layout.size_bytes).clip(entry.start, entry.end)
+        last = Extents.single(entry.start, min(entry.start + HEAD_BYTES, entry.end))
+        distance, window = scope.onto_start - entry.start, (scope.onto_start, scope.onto_end)
+        moves = False
+    take = wanted - missing
+    return Placement(take, take & last, wanted & missing, distance, window, moves)

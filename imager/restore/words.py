@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The plan's sentences for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from imager.extents import Extents
+from imager.image.description import Description
+from imager.layout import Content, Layout, Partition
+from imager.pictures.sizes import size_text
+from imager.restore.guards import TargetState
+from imager.restore.scope import Placement, RestoreScope, backup_ranges, wanted_partition
+
+if TYPE_CHECKING:
+    from imager.restore.plan import Plan
+
+Row = tuple[str, int, int, int, int]
+
+
+def content_text(content: Content | None) -> str:
+    """What lies in a partition, in a few words."""
+    if content is None:
+        return ""
+    label = f'"{content.label}"' if content.label else ""
+    return " ".join(part for part in (content.type, label) if part)
+
+
+def partition_text(entry: Partition) -> str:
+    """A partition in one line."""
+    about = ", ".join(part for part in (entry.name, content_text(entry.content)) if part)
+    return f"partition {entry.number}" + (f" ({about})" if about else "")
+
+
+def lost_sentences(target: TargetState, scope: RestoreScope) -> tuple[str, ...]:
+    """What is on the target now and will be gone."""
+    if not target.exists:
+        return ()
+    if scope.kind == "boot":
+        return (f"the boot code of {target.name}",)
+    if scope.kind == "table":
+        return tuple(_lost_table(target))
+    if scope.kind == "partition":
+        return tuple(_lost_in_place(target, scope))
+    return tuple(_lost_disk(target))
+
+
+def _lost_table(target: TargetState) -> Iterator[str]:
+    kind = target.layout.table.kind if target.layout else "unknown"
+    yield f"the partition table of {target.name} ({kind}); what its partitions hold stays, but may not be found again"
+
+
+def _lost_in_place(target: TargetState, scope: RestoreScope) -> Iterator[str]:
+    size = scope.onto_end - scope.onto_start
+    now = target.layout.content if target.layout else None
+    for entry in target.layout.partitions if target.layout else ():
+        if entry.kind != "extended" and entry.start < scope.onto_end and scope.onto_start < entry.end:
+            yield f"{partition_text(entry)} of {target.name}, {size_text(entry.size_bytes)}"
+            return
+    about = content_text(now) or "whatever it holds"
+    yield f"{about} in bytes {scope.onto_start} to {scope.onto_end} of {target.name}, {size_text(size)}"
+
+
+def _lost_disk(target: TargetState) -> Iterator[str]:
+    layout = target.layout
+    if layout is None:
+        yield f"everything on {target.name}, {size_text(target.size_bytes)}: what it holds could not be told"
+        return
+    if layout.content and layout.content.kind != "blank":
+        yield f"{content_text(layout.content)} directly on {target.name}, {size_text(target.size_bytes)}"
+    for entry in layout.partitions:
+        if entry.kind != "extended":
+            yield f"{partition_text(entry)}, {size_text(entry.size_bytes)}"
+
+
+def written_rows(layout: Layout, scope: RestoreScope, placed: Placement) -> list[Row]:
+    """What is written where: partitions, and the rest of the disk as one row."""
+
+    def row(what: str, start: int, end: int, taken: Extents) -> Row:
+        return what, taken.total_bytes, start, start + placed.distance, end - start
+
+    if scope.kind == "partition":
+        entry = wanted_partition(layout, scope.number)
+        return [row(partition_text(entry), entry.start, entry.end, placed.take)]
+    if scope.kind != "whole":
+        what = "partition table" if scope.kind == "table" else "boot code"
+        return [row(what, start, end, placed.take.clip(start, end)) for start, end in placed.take]
+    rows, rest = [], placed.take
+    for entry in layout.partitions:
+        if entry.kind != "extended":
+            rows.append(row(partition_text(entry), entry.start, entry.end, placed.take.clip(entry.start, entry.end)))
+            rest -= Extents.single(entry.start, entry.end)
+    whole = content_text(layout.content) or "the disk"
+    what = "partition table, boot code and gaps" if layout.partitions else whole
+    return [row(what, 0, min(layout.size_bytes, placed.window[1]), rest), *rows]
+
+
+def warning_sentences(
+    description: Description, target: TargetState, scope: RestoreScope, placed: Placement
+) -> tuple[str, ...]:
+    """What the user should know before agreeing."""
+    found = [f"{twin}: both may not be used at the same time" for twin in target.twin_disks]
+    if scope.kind in ("whole", "table"):
+        found += _size_sentences(description.layout, target, placed)
+    if scope.kind == "whole":
+        found += [
+            f"{partition_text(entry)} was left out of the image: it will be empty"
+            for entry in description.layout.partitions
+            if not entry.captured
+        ]
+    needed = placed.take.total_bytes
+    if target.free_bytes is not None and target.free_bytes < needed:
+        found.append(
+            f"the file system of {target.name} has {size_text(target.free_bytes)} free, "
+            f"up to {size_text(needed)} are needed"
+        )
+    return tuple(found) + description.layout.all_warnings()
+
+
+def _size_sentences(layout: Layout, target: TargetState, placed: Placement) -> Iterator[str]:
+    more = target.size_bytes - layout.size_bytes
+    if more > 0:
+        yield f"the target is {size_text(more)} larger than the image's disk: the rest stays unpartitioned"
+    if more < 0:
+        yield f"the target is {size_text(-more)} smaller than the image's disk: every partition fits"
+        inside = backup_ranges(layout) if placed.moves_table else Extents()
+        lost = Extents.single(target.size_bytes, layout.size_bytes) - inside
+        if len(lost):
+            yield f"what lay behind byte {target.size_bytes} of the image's disk, outside of partitions, is not written"
+    if placed.moves_table:
+        yield "the backup GPT moves to the end of the target, and the primary one points there"
+
+
+def plan_lines(plan: Plan) -> list[str]:
+    """The whole plan as lines."""
+    target = plan.target
+    lines = [f"target   {target.name}: {target.identity.short_name()}, {size_text(target.size_bytes)}"]
+    lines += _section("now on it, and lost", plan.will_be_lost or ("nothing",))
+    lines += _section(
+        "written",
+        [
+            f"{row.what}: {size_text(row.count_bytes)} of {size_text(row.size_bytes)}, "
+            f"from byte {row.image_start} to byte {row.target_start}"
+            for row in plan.written
+        ],
+    )
+    lines += _section("steps", [f"{number}. {step.text}" for number, step in enumerate(plan.steps, 1)])
+    lines += _section("damaged", [part.sentence() for part in plan.damage])
+    lines += _section("warnings", plan.warnings)
+    return lines
+
+
+def _section(title: str, sentences: list[str] | tuple[str, ...]) -> list[str]:
+    return [title, *(f"  {sentence}" for sentence in sentences)] if sentences else []

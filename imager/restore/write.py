@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The only writer of targets: carries out what a plan says, in an order that survives being cut short.
+
+1. What makes the target recognisable is zeroed, old and new, and unused ranges are cleared; flushed.
+2. Content is written in any order, by several threads. What the plan writes last is kept in memory.
+3. The backup GPT is written where it belongs on this disk; flushed.
+4. What was kept is written, the bytes at the lowest offset at the very end; flushed.
+
+A target that is left before step 4 has no table and no superblock at its start: nothing takes it for a finished disk.
+Content comes in with its digest checked; nothing here reads images.
+"""
+
+from __future__ import annotations
+
+import bisect
+import threading
+from collections.abc import Iterator
+from typing import Final, TypeVar
+
+from imager.blocks import BlockReader
+from imager.devices.target import TargetDisk
+from imager.errors import ContentIncomplete, ImageDamaged, ImagerError
+from imager.extents import Extents
+from imager.image.description import FinalFacts
+from imager.partitions.adapt import Patch, relocate
+from imager.progress import NullProgress, Progress
+from imager.restore.damage import DamagedPart, damaged_parts
+from imager.restore.plan import Plan
+from imager.restore.readback import Written
+
+_INCOMPLETE: Final = {
+    "whole": "{name} is incomplete and has no partition table: run the restore again",
+    "partition": "{name} is incomplete, and its start is blank: run the restore again",
+    "table": "the partition table of {name} was not written",
+    "boot": "the boot code of {name} was not written",
+}
+
+E = TypeVar("E", bound=ImagerError)
+
+
+class KeptBytes(BlockReader):
+    """The pieces of an image that are written last, readable at their offsets; other bytes cannot be read."""
+
+    def __init__(self, size: int, sector_size: int) -> None:
+        self.size = size
+        self.sector_size = sector_size
+        self._starts: list[int] = []
+        self._pieces: list[bytearray] = []
+
+    def keep(self, start: int, content: memoryview) -> None:
+        """Remember a piece; pieces that touch become one."""
+        index = bisect.bisect_left(self._starts, start)
+        self._starts.insert(index, start)
+        self._pieces.insert(index, bytearray(content))
+        self._join(index)
+        if index:
+            self._join(index - 1)
+
+    def _join(self, index: int) -> None:
+        """Join a piece with the one that follows it, if they touch."""
+        if index + 1 == len(self._starts):
+            return
+        if self._starts[index] + len(self._pieces[index]) == self._starts[index + 1]:
+            self._pieces[index] += self._pieces.pop(index + 1)
+            del self._starts[index + 1]
+
+    def _read(self, offset: int, length: int) -> bytes:
+        index = bisect.bisect_right(self._starts, offset) - 1
+        inside = offset - self._starts[index] if index >= 0 else 0
+        if index < 0 or inside + length > len(self._pieces[index]):
+            raise ImageDamaged(
+                f"the image lacks bytes {offset} to {offset + length}, which hold its partition table",
+                offset_bytes=offset,
+            )
+        return bytes(self._pieces[index][inside : inside + length])
+
+    def overlay(self, patch: Patch) -> None:
+        """Change the kept bytes that a patch covers."""
+        for start, piece in self:
+            first, last = max(start, patch.offset), min(start + len(piece), patch.offset + len(patch.content))
+            if first < last:
+                piece[first - start : last - start] = patch.content[first - patch.offset : last - patch.offset]
+
+    def __iter__(self) -> Iterator[tuple[int, bytearray]]:
+        """The pieces, highest offset first: the start of the disk is written last."""
+        return iter(list(zip(reversed(self._starts), reversed(self._pieces), strict=True)))
+
+    @property
+    def ranges(self) -> Extents:
+        """Which bytes are kept."""
+        return Extents.of((start, start + len(piece)) for start, piece in self)
+
+
+class TargetSink:
+    """Takes the checked chunks of an image or of a disk, in any order, and writes what the plan says.
+
+    Attributes:
+        written: What lies where on the target afterwards, for reading it back; empty unless asked for.
+        damage: After finish: what of the content is missing or was unreadable.
+        sentences: After finish: what was changed because the target has another size.
+    """
+
+    def __init__(
+        self, plan: Plan, target: TargetDisk, *, verify: bool = False, progress: Progress | None = None
+    ) -> None:
+        self.written = Written(plan, is_kept=verify)
+        self.damage: tuple[DamagedPart, ...] = ()
+        self.sentences: tuple[str, ...] = ()
+        self._plan = plan
+        self._target = target
+        self._progress = progress or NullProgress()
+        self._now = plan.placement.take - plan.placement.last
+        self._last = KeptBytes(plan.disk_size, plan.layout.logical_sector_bytes)
+        self._lock = threading.Lock()
+        self._received_bytes = 0
+        self._state = f"{plan.target.name} was not touched"
+
+    def begin(self) -> None:
+        """Make the target unrecognisable and clear what the image does not use."""
+        plan = self._plan
+        self._state = _INCOMPLETE[plan.scope.kind].format(name=plan.target.name)
+        self._zero(plan.invalidate)
+        self._target.flush()
+        clearing = plan.clearing
+        for start, end in clearing.discard:
+            self._target.discard(start, end - start)
+        self._zero(clearing.zero)
+
+    def _zero(self, ranges: Extents) -> None:
+        for start, end in ranges:
+            self._target.zero(start, end - start)
+
+    def write_chunk(self, number: int, content: memoryview, digest: bytes) -> None:
+        """Write what the plan takes of a chunk; several threads may do so at once.
+
+        Args:
+            number: Which cell of the grid it is.
+            content: Its bytes, checked; the unused ones zero. Not needed any more when the call returns.
+            digest: BLAKE3 of the content.
+
+        Raises:
+            TargetFailed: It could not be written.
+        """
+        start = number * self._plan.chunk_size
+        end = start + len(content)
+        distance = self._plan.placement.distance
+        if self._now.holds(start, end):
+            self._target.write(start + distance, content)
+            self.written.whole(number, digest)
+            self._count(len(content))
+            return
+        for first, last in self._now.clip(start, end):
+            piece = content[first - start : last - start]
+            self._target.write(first + distance, piece)
+            self.written.piece(first + distance, piece)
+            self._count(last - first)
+        for first, last in self._plan.placement.last.clip(start, end):
+            with self._lock:
+                self._last.keep(first, content[first - start : last - start])
+            self._count(last - first)
+
+    def _count(self, count_bytes: int) -> None:
+        with self._lock:
+            self._received_bytes += count_bytes
+            self._progress.advance(count_bytes)
+
+    def finish(self, final: FinalFacts) -> None:
+        """Write what makes the target whole, once all content is there.
+
+        Args:
+            final: What became known at the end of the image or of the capture.
+
+        Raises:
+            ContentIncomplete: The end says that content is missing, and nobody accepted that.
+            ImageDamaged: Chunks did not come that should have.
+            TargetFailed: A write failed.
+        """
+        self._check_complete(final)
+        patches, stale = self._relocation()
+        kept = self._last.ranges
+        for patch in patches:
+            self._write_patch(patch, kept)
+        self._zero(stale - self._plan.placement.written)
+        self._target.flush()
+        self._state = f"{self._plan.target.name} may lack its table or first MiB: run the restore again"
+        distance = self._plan.placement.distance
+        for start, piece in self._last:
+            self._target.write(start + distance, memoryview(piece))
+            self.written.piece(start + distance, memoryview(piece))
+        self._target.flush()
+        self._state = f"{self._plan.target.name} is completely written"
+
+    def _check_complete(self, final: FinalFacts) -> None:
+        placed = self._plan.placement
+        missing = final.missing & (placed.take | placed.missing)
+        self.damage = damaged_parts(self._plan.layout, missing, final.unreadable & placed.take)
+        if self.damage and not self._plan.options.accept_damage:
+            raise ContentIncomplete(
+                f"the image lacks content: {'; '.join(part.sentence() for part in self.damage)}",
+                hint="--accept-damage restores what is there",
+            )
+        expected = (placed.take - missing).total_bytes
+        # A trailer with very many missing ranges names some bytes between them that are there.
+        if self._received_bytes < expected:
+            raise ImageDamaged(
+                f"{self._received_bytes} bytes of content came from the image, {expected} were expected",
+                expected=expected,
+                found=self._received_bytes,
+            )
+
+    def _relocation(self) -> tuple[list[Patch], Extents]:
+        """How the table changes for a target of another size; nothing when the image lacks its table."""
+        plan = self._plan
+        if not plan.placement.moves_table:
+            return [], Extents()
+        try:
+            patches, stale, sentences = relocate(
+                plan.layout, self._last, self._target.size, plan.layout.logical_sector_bytes
+            )
+        except ImageDamaged as error:
+            if not self.damage:
+                raise
+            self.sentences = (f"the backup GPT was not moved: {error.message}",)
+            return [], Extents()
+        self.sentences = tuple(sentences)
+        return patches, stale
+
+    def _write_patch(self, patch: Patch, kept: Extents) -> None:
+        """Write a patch, but for the part of it that lies in what is written last: that is changed in memory."""
+        self._last.overlay(patch)
+        end = patch.offset + len(patch.content)
+        for first, last in Extents.single(patch.offset, end) - kept:
+            piece = memoryview(patch.content)[first - patch.offset : last - patch.offset]
+            self._target.write(first, piece)
+            self.written.piece(first, piece)
+
+    def with_state(self, error: E) -> E:
+        """The same error, with the state that it leaves the target in."""
+        told = type(error)(f"{error.message}; {self._state}", hint=error.hint, **error.facts)
+        told.exit_code = error.exit_code
+        return told
+
+    @property
+    def state(self) -> str:
+        """What state the target is in, as a sentence."""
+        return self._state
