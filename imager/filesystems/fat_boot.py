@@ -27,8 +27,8 @@ FAT32_CLUSTERS_MAX: Final = 0x0FFFFFF5
 _OTHERS_BY_OEM_NAME: Final = frozenset((b"NTFS    ", b"EXFAT   ", b"-FVE-FS-"))
 _OTHERS_BY_TYPE: Final = frozenset((b"JFS     ", b"HPFS    "))
 """OS/2 puts a boot sector that looks like FAT's in front of these."""
-_BITLOCKER_TO_GO_GUID: Final = bytes.fromhex("3bd66749292ed84a8399f6a339e3d001")
-_BITLOCKER_TO_GO_OFFSET: Final = 424
+BITLOCKER_TO_GO_GUID: Final = bytes.fromhex("3bd66749292ed84a8399f6a339e3d001")
+BITLOCKER_TO_GO_OFFSET: Final = 424
 _SIGNATURE: Final = b"\x55\xaa"
 _SIGNATURE_OFFSET: Final = 510
 _JUMPS: Final = frozenset((0xE9, 0xEB))
@@ -193,7 +193,7 @@ def _is_marked(sector: bytes, boot: BootSector) -> bool:
     """Whether the sector is somebody's boot sector, and not known to be another's than FAT's."""
     if boot.bpb.BS_OEMName in _OTHERS_BY_OEM_NAME or boot.tail.BS_FilSysType in _OTHERS_BY_TYPE:
         return False
-    if sector[_BITLOCKER_TO_GO_OFFSET:].startswith(_BITLOCKER_TO_GO_GUID):
+    if sector[BITLOCKER_TO_GO_OFFSET:].startswith(BITLOCKER_TO_GO_GUID):
         return False
     jumps = boot.bpb.BS_jmpBoot[0] in _JUMPS
     signed = sector[_SIGNATURE_OFFSET : _SIGNATURE_OFFSET + 2] == _SIGNATURE
