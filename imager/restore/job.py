@@ -7,10 +7,11 @@ its own that it uses again and again, and write them in place.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -26,7 +27,8 @@ from imager.restore.plan import Plan
 from imager.restore.readback import read_back
 from imager.restore.write import TargetSink
 
-DEFAULT_THREADS = 2
+_MOST_THREADS: Final = 8
+"""More than this the disk does not keep up with, and each takes a chunk's worth of memory."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def execute(
     source: Image | StreamedImage,
     target: TargetDisk,
     *,
-    threads: int = DEFAULT_THREADS,
+    threads: int | None = None,
     verify: bool = False,
     progress: Progress | None = None,
 ) -> RestoreResult:
@@ -91,7 +93,7 @@ def execute(
         plan: Made from the same image, for this target.
         source: The image.
         target: Open for writing; it stays open.
-        threads: How many chunks are decompressed and written at a time.
+        threads: How many chunks are decompressed and written at a time; by default one per processor.
         verify: Read everything back afterwards; also when the plan's options say so.
         progress: Told of every byte.
 
@@ -102,15 +104,16 @@ def execute(
     """
     shown = progress or NullProgress()
     must_verify = verify or plan.options.verify
+    crew = threads or min(_MOST_THREADS, len(os.sched_getaffinity(0)))
     sink = TargetSink(plan, target, verify=must_verify, progress=shown)
     try:
         shown.start(plan.placement.take.total_bytes, "restoring")
         sink.begin()
-        _pump(plan, source, sink, threads)
+        _pump(plan, source, sink, crew)
         sink.finish(source.final)
         shown.done()
         if must_verify:
-            read_back(sink.written, target, threads, shown, plan.placement.take.total_bytes)
+            read_back(sink.written, target, crew, shown, plan.placement.take.total_bytes)
     except KeyboardInterrupt as error:
         raise sink.with_state(Interrupted("interrupted")) from error
     except ImagerError as error:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
+from imager.errors import TargetFailed
 from imager.extents import Extents
 from imager.image.description import Description
 from imager.layout import Content, Identity, Layout, Partition, Table
@@ -90,3 +91,43 @@ def target_of(size_bytes: int, **changes: Any) -> TargetState:
     """A blank disk of that size."""
     identity = Identity(path="/dev/target", model="New Disk", serial="T1")
     return replace(TargetState(identity, size_bytes), **changes)
+
+
+class MemoryTarget:
+    """A disk in memory with what a restore calls of `TargetDisk`; it can be cut off after any operation."""
+
+    is_block_device = True
+    path = "/dev/target"
+
+    def __init__(self, size_bytes: int, *, fill: int = 0xEE, operations_left: int = 1 << 30) -> None:
+        self.content = bytearray([fill]) * size_bytes
+        self.size = size_bytes
+        self.sector_size = SECTOR
+        self.log: list[tuple[str, int, int]] = []
+        self._operations_left = operations_left
+
+    def _do(self, what: str, offset: int, content: bytes) -> None:
+        if self._operations_left == 0:
+            raise TargetFailed(f"{self.path} is gone at byte {offset}", offset_bytes=offset)
+        self._operations_left -= 1
+        self.log.append((what, offset, offset + len(content)))
+        self.content[offset : offset + len(content)] = content
+
+    def write(self, offset: int, content: bytes | memoryview) -> None:
+        self._do("write", offset, bytes(content))
+
+    def zero(self, offset: int, length: int) -> None:
+        self._do("zero", offset, bytes(length))
+
+    def discard(self, offset: int, length: int) -> bool:
+        self._do("discard", offset, bytes(self.content[offset : offset + length]))
+        return True
+
+    def flush(self) -> None:
+        self._do("flush", 0, b"")
+
+    def read_back_into(self, offset: int, buffer: memoryview) -> None:
+        buffer[:] = self.content[offset : offset + len(buffer)]
+
+    def reread_table(self) -> str:
+        return ""
