@@ -88,6 +88,15 @@ class Extents:
         return cls([start for start, _ in pairs], [end for _, end in pairs])
 
     @classmethod
+    def canonical(cls, starts: Int64Array, ends: Int64Array) -> Extents:
+        """Ranges that are known to be sorted, disjoint, apart and not empty: kept as they are, with no copy."""
+        extents = cls.__new__(cls)
+        extents.starts, extents.ends = starts, ends
+        starts.setflags(write=False)
+        ends.setflags(write=False)
+        return extents
+
+    @classmethod
     def from_bitmap(
         cls,
         bitmap: bytes | memoryview,

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Where the bytes of an image live: what every store can do, and how its failures are told.
+
+Stores know bytes and names only, nothing of what the bytes mean. An Output grows from its start and is under its final
+name only after commit(); an Input is read from its start or, when it is seekable, anywhere.
+"""
+
+from __future__ import annotations
+
+import errno
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from imager.errors import StoreError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+Buffer = bytes | bytearray | memoryview
+
+_HINTS: Final = {
+    errno.ENOSPC: "Make room, or choose another place; an interrupted capture goes on with --resume.",
+    errno.EDQUOT: "The disk quota is used up: make room, or choose another place.",
+    errno.EROFS: "The file system is mounted read-only: choose another place, or mount it for writing.",
+    errno.EACCES: "Run as a user who may use this folder, or choose another place.",
+    errno.EPERM: "Run as a user who may use this folder, or choose another place.",
+    errno.ENOENT: "Check the path; folders are not made.",
+    errno.ENOTDIR: "Check the path; folders are not made.",
+    errno.EFBIG: "This file system cannot hold so large a file (FAT32: 4 GiB): use --split 4000MiB.",
+    errno.EPIPE: "The program that reads the stream has ended: look at its messages.",
+    errno.EIO: "The medium or the connection to it is failing: look at the kernel's messages (dmesg).",
+    errno.EISDIR: "Give the name of a file in this folder.",
+}
+
+
+def store_error(error: OSError, name: str, doing: str, **facts: object) -> StoreError:
+    """What the system said, as an error that names place and next step; raise it from the original."""
+    return StoreError(
+        f"{doing} {name}: {error.strerror or error}",
+        hint=_HINTS.get(error.errno or 0, ""),
+        path=name,
+        errno=errno.errorcode.get(error.errno or 0, ""),
+        **facts,
+    )
+
+
+class Output(ABC):
+    """A place that takes the bytes of one image, from its start on.
+
+    Attributes:
+        name: What people call it.
+        resumable: Whether an interrupted image can be continued later.
+    """
+
+    name: str
+    resumable: bool = False
+
+    @abstractmethod
+    def tell(self) -> int:
+        """How many bytes there are."""
+
+    @abstractmethod
+    def write(self, pieces: Sequence[Buffer]) -> None:
+        """Append all pieces, in order; they may be changed afterwards.
+
+        Raises:
+            StoreError: There is no room, no permission, or the medium failed.
+        """
+
+    @abstractmethod
+    def commit(self) -> None:
+        """Bring everything to stable storage, and then to its final name."""
+
+    @abstractmethod
+    def abort(self, *, keep: bool) -> None:
+        """Give up: keep what can be continued later, or leave nothing behind; errors are not told."""
+
+    def truncate(self, size: int) -> None:
+        """Cut what is there to so many bytes, to go on from there."""
+        raise StoreError(f"{self.name} cannot be continued", hint="Start again without --resume.", size_bytes=size)
+
+    def read_back(self) -> Input:
+        """What is there so far."""
+        raise StoreError(f"{self.name} cannot be continued", hint="Start again without --resume.")
+
+
+class Input(ABC):
+    """A place that the bytes of one image come from.
+
+    Attributes:
+        name: What people call it.
+        size: How many bytes there are; None when only reading to the end tells.
+        seekable: Whether read_at_into works.
+    """
+
+    name: str
+    size: int | None
+    seekable: bool
+
+    @abstractmethod
+    def read_into(self, buffer: memoryview) -> int:
+        """Fill the buffer with the next bytes; how many there were, fewer only at the end."""
+
+    @abstractmethod
+    def read_at_into(self, offset: int, buffer: memoryview) -> int:
+        """Fill the buffer from an offset on; how many bytes there were. Threads may call it at once."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of it."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
