@@ -14,9 +14,10 @@ from typing import Final
 from imager.blocks import BlockReader, OutOfRange, Slice
 from imager.errors import SourceUnreadable
 from imager.extents import Extents
-from imager.filesystems import registry, signatures
+from imager.filesystems import registry
 from imager.filesystems.base import NotTrusted, Parser
 from imager.filesystems.expectations import contradiction
+from imager.filesystems.signatures import Signature, blkid_says, find_signatures
 from imager.layout import Content, ContentKind
 
 EDGE_BYTES: Final = 1024 * 1024
@@ -57,7 +58,7 @@ class _Claims:
     """Who says that the volume is theirs."""
 
     recognised: tuple[tuple[Parser, Content], ...]
-    signatures: tuple[signatures.Signature, ...]
+    signatures: tuple[Signature, ...]
     blkid: tuple[str, ...]
 
     def names(self) -> tuple[str, ...]:
@@ -76,8 +77,8 @@ def examine(volume: Volume, *, all_blocks: bool = False) -> Examined:
     try:
         claims = _Claims(
             registry.probe_all(volume.reader),
-            signatures.find_signatures(volume.reader),
-            signatures.blkid_says(volume.path, volume.offset, volume.reader.size) if volume.path else (),
+            find_signatures(volume.reader),
+            blkid_says(volume.path, volume.offset, volume.reader.size) if volume.path else (),
         )
     except SourceUnreadable as error:
         return _whole(volume, Content("unknown", "unknown"), f"it could not be examined: {error}")

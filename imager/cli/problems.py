@@ -79,8 +79,13 @@ def _tell(error: ImagerError, *, as_json: bool, debug: bool) -> int:
         traceback.print_exception(error)
     if as_json:
         facts = {key: _plain(value) for key, value in error.facts.items()}
-        told = {"error": type(error).__name__, "message": error.message, "hint": error.hint, "facts": facts}
-        told["exit_status"] = error.exit_code
+        told = {
+            "error": type(error).__name__,
+            "message": error.message,
+            "hint": error.hint,
+            "facts": facts,
+            "exit_status": error.exit_code,
+        }
         print(msgspec.json.encode(told).decode(), file=sys.stderr)
     else:
         print(f"imager: {error.message}", file=sys.stderr)
