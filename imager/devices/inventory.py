@@ -150,12 +150,13 @@ def _from_lsblk(system: System) -> dict[str, Properties]:
     from blkinfo.errors import NoLsblkFound
 
     try:
-        disks = BlkDiskInfo().get_disks({})
+        found = {disk["name"]: disk for disk in BlkDiskInfo().get_disks({})}
     except (NoLsblkFound, OSError, ValueError, TypeError, KeyError):
         return {}
-    return {disk["name"]: {key: _word(disk.get(key)) for key in ("model", "serial")} for disk in disks}
+    return {name: {key: _word(disk.get(key)) for key in ("model", "serial")} for name, disk in found.items()}
 
 
 def _word(value: object) -> str:
     """A column of lsblk; it may be missing, and virtio disks have the number of their vendor for a model."""
-    return value if isinstance(value, str) and not re.fullmatch("0x[0-9a-f]{4}", value) else ""
+    text = value.strip() if isinstance(value, str) else ""
+    return "" if re.fullmatch("0x[0-9a-f]{4}", text) else text

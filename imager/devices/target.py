@@ -147,19 +147,13 @@ def _set_size(fd: int, path: Path, size: int) -> None:
 
 
 def _open_device(path: Path) -> TargetDisk:
+    _refuse_read_only(path)
     fd = _open(path, os.O_EXCL)
     with _closed_on_error(fd):
         try:
             size, sector_size = ioctls.size_bytes(fd), ioctls.logical_sector_bytes(fd)
-            is_read_only = ioctls.is_read_only(fd)
         except OSError as error:
             raise _refused(path, error) from error
-        if is_read_only:
-            raise TargetRefused(
-                f"{path} is read-only",
-                hint="Look for a write-protection switch; `blockdev --setrw` lifts the kernel's own.",
-                path=str(path),
-            )
         if size == 0:
             raise TargetRefused(f"{path} has a size of 0 bytes", hint="Insert a medium.", path=str(path))
         _lock(fd, path)
@@ -167,6 +161,26 @@ def _open_device(path: Path) -> TargetDisk:
     target = TargetDisk(path, fd, size=size, sector_size=sector_size, is_block_device=True)
     target.open_direct()
     return target
+
+
+def _refuse_read_only(path: Path) -> None:
+    """Opening such a device for writing fails as if a permission were missing, which would mislead."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise _refused(path, error) from error
+    try:
+        is_read_only = ioctls.is_read_only(fd)
+    except OSError as error:
+        raise _refused(path, error) from error
+    finally:
+        os.close(fd)
+    if is_read_only:
+        raise TargetRefused(
+            f"{path} is read-only",
+            hint="Look for a write-protection switch; `blockdev --setrw` lifts the kernel's own.",
+            path=str(path),
+        )
 
 
 def _lock(fd: int, path: Path) -> None:

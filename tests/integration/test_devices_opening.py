@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is read from real block devices: the medium's bytes, whatever caches say."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from imager.blocks import OutOfRange
+from imager.devices.buffers import aligned_buffer
+from imager.devices.opening import open_source
+from imager.errors import SourceUnusable, UsageError
+from tests.harness.loop import call, loop_device, mounted, needs_root, partitions, sparse_file
+
+pytestmark = [pytest.mark.root, needs_root]
+
+MIB = 1 << 20
+
+
+def random_file(path: Path, size_bytes: int) -> Path:
+    path.write_bytes(os.urandom(size_bytes))
+    return path
+
+
+def read_whole(fd: int, size: int) -> bytes:
+    parts = []
+    for offset in range(0, size, MIB):
+        parts.append(os.pread(fd, MIB, offset))
+    return b"".join(parts)
+
+
+@pytest.mark.parametrize("sector_size", [512, 4096])
+def test_sizes_are_those_that_blockdev_tells(tmp_path, sector_size):
+    with loop_device(sparse_file(tmp_path / "disk", 3 * MIB), sector_size=sector_size) as disk:
+        size, logical, physical = call("blockdev", "--getsize64", "--getss", "--getpbsz", disk).split()
+        with open_source(disk) as source:
+            found = (source.size, source.sector_size, source.physical_sector_size)
+            assert found == (int(size), int(logical), int(physical))
+            assert source.is_block_device
+            assert source.is_direct
+
+
+@pytest.mark.parametrize("sector_size", [512, 4096])
+@pytest.mark.parametrize(
+    ("offset", "length"), [(0, 1), (511, 2), (4095, 4098), (3 * MIB - 7, 7), (5, 3 * MIB - 5), (7, 0)]
+)
+def test_any_offset_and_length_can_be_read_directly(tmp_path, sector_size, offset, length):
+    file = random_file(tmp_path / "disk", 3 * MIB)
+    with loop_device(file, sector_size=sector_size) as disk, open_source(disk) as source:
+        assert source.read(offset, length) == file.read_bytes()[offset : offset + length]
+
+
+def test_the_last_bytes_of_a_device_that_ends_within_a_page_are_read(tmp_path):
+    file = random_file(tmp_path / "disk", MIB + 3 * 512)
+    with loop_device(file) as disk, open_source(disk) as source:
+        buffer = aligned_buffer(3 * 512)
+        source.read_into(MIB, buffer)
+        assert source.size == MIB + 3 * 512
+        assert bytes(buffer) == file.read_bytes()[MIB:]
+
+
+def test_read_into_takes_buffers_that_are_not_aligned(tmp_path):
+    file = random_file(tmp_path / "disk", MIB)
+    with loop_device(file) as disk, open_source(disk) as source:
+        buffer = memoryview(bytearray(8192))[1:4097]
+        source.read_into(512, buffer)
+        assert bytes(buffer) == file.read_bytes()[512 : 512 + 4096]
+
+
+def test_reading_past_the_end_is_refused(tmp_path):
+    with loop_device(sparse_file(tmp_path / "disk", MIB)) as disk, open_source(disk) as source:
+        with pytest.raises(OutOfRange):
+            source.read(MIB - 1, 2)
+        with pytest.raises(OutOfRange):
+            source.read_into(MIB, aligned_buffer(512))
+
+
+def test_a_loop_device_without_a_file_has_nothing_to_read(tmp_path):
+    with loop_device(sparse_file(tmp_path / "disk", MIB)) as disk:
+        number = max(int(name.name[4:]) for name in Path("/dev").glob("loop[0-9]*") if name.name[4:].isdecimal())
+        free = disk.with_name(f"loop{number}")
+        if Path("/sys/block", free.name, "loop/backing_file").exists():
+            pytest.skip("every loop device is in use")
+        with pytest.raises(SourceUnusable, match="0 bytes"):
+            open_source(free)
+
+
+def test_an_odd_sector_size_is_a_mistake_of_the_caller(tmp_path):
+    with pytest.raises(UsageError, match="513"):
+        open_source(sparse_file(tmp_path / "disk", MIB), sector_size=513)
+
+
+def test_a_disk_held_open_shows_old_bytes_but_the_capture_reads_the_new_ones(tmp_path):
+    """The disk's own page cache does not learn of what is written through a partition."""
+    file = sparse_file(tmp_path / "disk", 64 * MIB)
+    marker = b"written through the partition " * 1000
+    with loop_device(file) as disk:
+        call("sfdisk", disk, input_text="label: gpt\nstart=1MiB, size=60MiB\n")
+        with partitions(disk) as parts:
+            call("mkfs.ext4", "-q", parts[0])
+            holder = os.open(disk, os.O_RDONLY)
+            try:
+                before = read_whole(holder, 64 * MIB)  # now all of it is cached
+                with mounted(parts[0], tmp_path / "mnt") as top:
+                    (top / "file").write_bytes(marker)
+                plain = read_whole(holder, 64 * MIB)
+                with open_source(disk) as source:
+                    read = source.read(0, source.size)
+            finally:
+                os.close(holder)
+    assert plain == before, "this kernel has no stale cache to prove anything about"
+    assert marker not in plain
+    assert marker in read
+    assert read == file.read_bytes()
+
+
+def test_what_was_written_through_a_partition_node_is_on_the_disk_when_it_is_opened(tmp_path):
+    with loop_device(sparse_file(tmp_path / "disk", 8 * MIB)) as disk:
+        call("sfdisk", disk, input_text="label: gpt\nstart=1MiB, size=4MiB\n")
+        with partitions(disk) as parts:
+            with parts[0].open("r+b", buffering=0) as node:
+                node.write(b"dirty in the partition's cache")
+            with open_source(disk) as source:
+                assert source.read(MIB, 30) == b"dirty in the partition's cache"
+
+
+def test_nobody_can_mount_a_disk_while_it_is_captured(tmp_path):
+    with loop_device(sparse_file(tmp_path / "disk", 8 * MIB)) as disk:
+        call("mkfs.ext4", "-q", disk)
+        (tmp_path / "mnt").mkdir()
+        with open_source(disk):
+            done = subprocess.run(["mount", disk, tmp_path / "mnt"], check=False, capture_output=True)
+            assert done.returncode != 0
+        with mounted(disk, tmp_path / "mnt"):
+            pass
+
+
+def test_a_disk_that_is_mounted_read_only_can_be_read(tmp_path):
+    with loop_device(sparse_file(tmp_path / "disk", 8 * MIB)) as disk:
+        call("mkfs.ext4", "-q", disk)
+        with mounted(disk, tmp_path / "mnt", options="ro"), open_source(disk) as source:
+            assert source.read(1080, 2) == b"\x53\xef"
