@@ -9,8 +9,9 @@ that stay in the processor's cache, 64 bits at a time, and only words in which s
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,8 @@ from imager.extents import Extents, Int64Array
 from imager.filesystems._ext_crc import CRC32C, Uint8Array, Uint32Array
 from imager.filesystems._ext_groups import BoolArray, Groups, runs_of_blocks
 from imager.filesystems._ext_structs import METADATA_CSUM, Geometry, Superblock
+
+_T = TypeVar("_T")
 
 _BATCH_BYTES: Final = 8 * 2**20
 _TILE_BYTES: Final = 256 * 1024
@@ -58,20 +61,26 @@ class Bitmaps:
     def add(self, rows: Uint8Array, numbers: Int64Array) -> None:
         """Take in bitmaps, shape (groups, bytes of a block), of the groups of those numbers."""
         words = _as_words(rows[:, : self.geometry.bitmap_bytes])
+        is_free, is_full = _uniform_rows(words)
+        full = numbers[is_full]
+        self._add_runs(np.zeros_like(full), np.full_like(full, self.geometry.clusters_per_group), full)
+        mixed = np.flatnonzero(~(is_free | is_full))
         step = max(1, _TILE_BYTES // (8 * words.shape[1]))
-        for first in range(0, len(words), step):
-            self._add_tile(words[first : first + step], numbers[first : first + step])
+        for first in range(0, len(mixed), step):
+            tile = mixed[first : first + step]
+            starts, ends, index = _runs_in_rows(words[tile])
+            self._add_runs(starts, ends, numbers[tile][index])
 
-    def _add_tile(self, words: npt.NDArray[np.uint64], numbers: Int64Array) -> None:
-        starts, ends, rows = _runs_in_rows(words)
+    def _add_runs(self, starts: Int64Array, ends: Int64Array, groups: Int64Array) -> None:
+        """Take in runs of used clusters, counted within their groups, group by group."""
         if not starts.size:
             return
-        base = (numbers * self.geometry.clusters_per_group)[rows]
+        base = groups * self.geometry.clusters_per_group
         # Bits after the last cluster are padding, and set.
         starts = np.minimum(starts + base, self.geometry.cluster_count)
         ends = np.minimum(ends + base, self.geometry.cluster_count)
-        counts = np.bincount(rows, weights=ends - starts, minlength=len(numbers))
-        self.used_clusters[numbers] = counts.astype(np.int64)
+        first = np.flatnonzero(np.append(True, groups[1:] != groups[:-1]))
+        self.used_clusters[groups[first]] = np.add.reduceat(ends - starts, first)
         found = Extents(starts, ends)
         self._pending.append(found)
         self._pending_runs += len(found)
@@ -105,7 +114,7 @@ def read_bitmaps(
     """Read and decode the bitmaps on disk of the groups of those numbers."""
     found = Bitmaps.none_read(geometry)
     order = numbers[np.argsort(groups.block_bitmap[numbers], kind="stable")]
-    for part, rows in _batches(reader, groups.block_bitmap[order], geometry.block_size):
+    for part, rows in _ahead(_batches(reader, groups.block_bitmap[order], geometry.block_size)):
         found.add(rows, order[part])
         if with_checksums:
             found.checksums[order[part]] = checksums_of(rows[:, : geometry.bitmap_bytes], geometry.csum_seed)
@@ -141,6 +150,15 @@ def _batches(reader: BlockReader, blocks: Int64Array, block_size: int) -> Iterat
         yield slice(first, len(blocks)), _rows(pending, block_size)
 
 
+def _ahead(items: Iterator[_T]) -> Iterator[_T]:
+    """The same items, each made in another thread while the one before it is worked on."""
+    with ThreadPoolExecutor(max_workers=1) as worker:
+        pending = worker.submit(next, items, None)
+        while (item := pending.result()) is not None:
+            pending = worker.submit(next, items, None)
+            yield item
+
+
 def _rows(pieces: list[bytes], block_size: int) -> Uint8Array:
     return np.frombuffer(b"".join(pieces), dtype=np.uint8).reshape(-1, block_size)
 
@@ -152,6 +170,13 @@ def _as_words(rows: Uint8Array) -> npt.NDArray[np.uint64]:
         rows = np.pad(rows, ((0, 0), (0, missing)))
     words: npt.NDArray[np.uint64] = np.ascontiguousarray(rows).view("<u8")
     return words
+
+
+def _uniform_rows(words: npt.NDArray[np.uint64]) -> tuple[BoolArray, BoolArray]:
+    """Which rows have no bit set, and which have all of them set."""
+    first = words[:, 0]
+    is_uniform = (words == first[:, None]).all(axis=1)
+    return is_uniform & (first == 0), is_uniform & (first == ~np.uint64(0))
 
 
 def _runs_in_rows(words: npt.NDArray[np.uint64]) -> tuple[Int64Array, Int64Array, Int64Array]:

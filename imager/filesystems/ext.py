@@ -112,7 +112,9 @@ def used_map(reader: BlockReader) -> UsedMap:
         _check_bitmaps(sb, geometry, groups, bitmaps)
         _check_uninit_counts(geometry, groups, metadata)
     _check_own_metadata(sb, geometry, groups, bitmaps, is_uninit)
-    return UsedMap(_in_bytes(geometry, bitmaps.used(), metadata), _content(sb, geometry, groups))
+    return UsedMap(
+        _in_bytes(geometry, bitmaps.used() | _in_clusters(geometry, metadata)), _content(sb, geometry, groups)
+    )
 
 
 def _read_superblock(reader: BlockReader) -> Superblock | None:
@@ -237,12 +239,13 @@ def _in_clusters(geometry: Geometry, blocks: Extents) -> Extents:
     return Extents(starts // geometry.cluster_ratio, -(-ends // geometry.cluster_ratio))
 
 
-def _in_bytes(geometry: Geometry, clusters: Extents, metadata: Extents) -> Extents:
-    ratio, first = geometry.cluster_ratio, geometry.first_data_block
-    starts = np.concatenate((clusters.starts * ratio + first, metadata.starts))
-    ends = np.concatenate((clusters.ends * ratio + first, metadata.ends))
-    used = Extents(starts * geometry.block_size, ends * geometry.block_size)
-    return used.clip(0, geometry.size_bytes)
+def _in_bytes(geometry: Geometry, clusters: Extents) -> Extents:
+    first = geometry.first_data_block
+    starts = (clusters.starts * geometry.cluster_ratio + first) * geometry.block_size
+    ends = (clusters.ends * geometry.cluster_ratio + first) * geometry.block_size
+    # The boot block lies before the first data block where blocks have 1 KiB, and no bit stands for it.
+    boot = np.array([0, first * geometry.block_size])
+    return Extents(np.append(boot[:1], starts), np.append(boot[1:], ends)).clip(0, geometry.size_bytes)
 
 
 def _check_bitmaps(sb: Superblock, geometry: Geometry, groups: Groups, bitmaps: Bitmaps) -> None:
