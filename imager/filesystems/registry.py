@@ -3,25 +3,14 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Final, cast
+from typing import Final
 
 from imager.blocks import BlockReader, OutOfRange
+from imager.filesystems import ext, fat, swap
 from imager.filesystems.base import Parser
 from imager.layout import Content
 
-
-def _present(names: tuple[str, ...]) -> tuple[Parser, ...]:
-    found = []
-    for name in names:
-        try:
-            found.append(cast(Parser, import_module(f"imager.filesystems.{name}")))
-        except ModuleNotFoundError:
-            continue
-    return tuple(found)
-
-
-PARSERS: Final[tuple[Parser, ...]] = _present(("ext", "fat", "swap"))
+PARSERS: Final[tuple[Parser, ...]] = (ext, fat, swap)
 
 
 def probe_all(reader: BlockReader) -> tuple[tuple[Parser, Content], ...]:
@@ -30,12 +19,12 @@ def probe_all(reader: BlockReader) -> tuple[tuple[Parser, Content], ...]:
     Raises:
         SourceUnreadable: The medium could not be read.
     """
-    found = []
-    for parser in PARSERS:
-        try:
-            content = parser.probe(reader)
-        except OutOfRange:
-            continue
-        if content is not None:
-            found.append((parser, content))
-    return tuple(found)
+    recognised = ((parser, _probe(parser, reader)) for parser in PARSERS)
+    return tuple((parser, content) for parser, content in recognised if content is not None)
+
+
+def _probe(parser: Parser, reader: BlockReader) -> Content | None:
+    try:
+        return parser.probe(reader)
+    except OutOfRange:  # a structure points out of the volume: whatever it is, it is not what the parser knows
+        return None
