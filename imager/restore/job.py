@@ -19,7 +19,8 @@ from imager.devices.buffers import aligned_buffer
 from imager.devices.target import TargetDisk
 from imager.errors import ContentIncomplete, ImagerError, Interrupted
 from imager.image.frames import decode_chunk, new_decompressor
-from imager.image.reader import Group, Image, StreamedImage
+from imager.image.group import Group
+from imager.image.reader import Image, StreamedImage
 from imager.progress import NullProgress, Progress
 from imager.restore.damage import DamagedPart
 from imager.restore.pipeline import in_threads
@@ -80,7 +81,7 @@ class RestoreResult:
 
 def execute(
     plan: Plan,
-    source: Image | StreamedImage,
+    source: StreamedImage,
     target: TargetDisk,
     *,
     threads: int | None = None,
@@ -137,11 +138,12 @@ def _show_table(plan: Plan, target: TargetDisk) -> tuple[str, ...]:
     return (hindered,) if hindered else ()
 
 
-def _pump(plan: Plan, source: Image | StreamedImage, sink: TargetSink, threads: int) -> None:
+def _pump(plan: Plan, source: StreamedImage, sink: TargetSink, threads: int) -> None:
     """Bring every wanted chunk from the image to the sink."""
     if isinstance(source, Image) and plan.scope.kind != "whole":
-        _pump_single_chunks(plan, source, sink, threads)
-        return
+        jobs = _chosen_jobs(plan, source)
+    else:
+        jobs = _passing_jobs(plan, source)
     tools = threading.local()
 
     def restore(job: _Job) -> _Job:
@@ -151,22 +153,9 @@ def _pump(plan: Plan, source: Image | StreamedImage, sink: TargetSink, threads: 
         sink.write_chunk(job.number, content, job.digest)
         return job
 
-    for job in in_threads(restore, _jobs(plan, source), threads):
+    for job in in_threads(restore, jobs, threads):
         if job.closes:
             job.closes.release()
-
-
-def _pump_single_chunks(plan: Plan, source: Image, sink: TargetSink, threads: int) -> None:
-    """A part of a disk needs only some chunks of an image that can be read anywhere."""
-
-    def restore(number: int) -> None:
-        index = int(np.searchsorted(source.numbers, number))
-        content = source.read_chunk(number)
-        sink.write_chunk(number, memoryview(content), source.digests[index].tobytes())
-
-    numbers = plan.placement.take.grid_cells(plan.chunk_size).tolist()
-    for _ in in_threads(restore, numbers, threads):
-        pass
 
 
 @dataclass
@@ -184,8 +173,18 @@ class _Job:
     closes: Group | None = field(default=None)
 
 
-def _jobs(plan: Plan, source: Image | StreamedImage) -> Iterator[_Job]:
-    """The chunks of an image that the plan takes anything of."""
+def _chosen_jobs(plan: Plan, source: Image) -> Iterator[_Job]:
+    """The chunks that a part of the disk needs, from an image that can be read anywhere."""
+    index = source.index
+    numbers = plan.placement.take.grid_cells(plan.chunk_size)
+    for position in np.flatnonzero(np.isin(index.numbers, numbers)).tolist():
+        number = int(index.numbers[position])
+        length = min(plan.chunk_size, plan.disk_size - number * plan.chunk_size)
+        yield _Job(number, memoryview(source.read_frame(position)), length, index.digests[position].tobytes())
+
+
+def _passing_jobs(plan: Plan, source: StreamedImage) -> Iterator[_Job]:
+    """The chunks that the plan takes anything of, while all of the image passes by."""
     take = plan.placement.take
     for group in source.groups():
         wanted = [
