@@ -64,13 +64,13 @@ generated: ## Write the pages that are made from the program: commands, exit sta
 .PHONY: docs
 docs: ## Build the documentation into build/docs, warnings are errors
 	@scripts/setup.sh base docs
-	@$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet docs build/docs
+	@$(BIN)/python -m sphinx --builder html --fresh-env --fail-on-warning --keep-going --quiet docs build/docs
 	@echo "The documentation is in build/docs/index.html"
 
 .PHONY: man
 man: ## Build the manual pages into build/man
 	@scripts/setup.sh base docs
-	@$(BIN)/python -m sphinx --builder man --fail-on-warning --keep-going --quiet docs build/man
+	@$(BIN)/python -m sphinx --builder man --fresh-env --fail-on-warning --keep-going --quiet docs build/man
 	@echo "The manual pages are in build/man; read one with: man -l build/man/imager.1"
 
 .PHONY: clean

@@ -16,6 +16,8 @@ myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 3
 # References such as [text](page.md#heading) that lead nowhere are warnings, and warnings are errors.
 nitpicky = True
+# Two hyphens are an option, not a dash.
+smartquotes = False
 exclude_patterns = ["drafts"]
 
 html_theme = "alabaster"
@@ -29,7 +31,7 @@ html_show_sphinx = False
 def _purpose(page: Path) -> str:
     """The first sentence of a command's description, for the line of names in its manual page."""
     about = page.read_text().partition("## Description\n\n")[2]
-    return about.split("\n\n")[0].replace("\n", " ").rstrip(".")
+    return about.split("\n\n")[0].replace("\n", " ").split(". ")[0].rstrip(".")
 
 
 man_pages = [
