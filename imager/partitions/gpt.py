@@ -113,6 +113,11 @@ class GptCopy:
     sector: bytes
     array: bytes
 
+    @property
+    def table_end_lba(self) -> int:
+        """The sector after the later one of both headers."""
+        return max(self.header.MyLBA, self.header.AlternateLBA) + 1
+
     def entries(self) -> Iterator[GptEntry]:
         """The entries that are in use."""
         step = self.header.SizeOfPartitionEntry

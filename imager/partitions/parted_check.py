@@ -98,9 +98,9 @@ def _ask(reader: BlockReader, found: FoundTable) -> dict[str, Any]:
             },
         )
     answer = json.loads(done.output)
-    if not isinstance(answer, dict):
-        raise ValueError(f"an answer of the kind {type(answer).__name__}")  # noqa: TRY004  # of the child, not ours
-    return answer
+    if "failure" in answer:
+        raise ValueError(str(answer["failure"]))
+    return dict(answer)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 _said: list[str] = []
 
-# PedExceptionOption of <parted/exception.h>: written out, because this module is read where pyparted is missing too.
+# PedExceptionOption of <parted/exception.h>.
 _NO: Final = 4
 _OK: Final = 8
 _IGNORE: Final = 32
@@ -33,8 +33,10 @@ def _answer(_kind: int, options: int, message: str) -> int:
 
 
 def _look(path: str) -> dict[str, Any]:
-    import parted
-
+    try:
+        import parted
+    except ImportError as error:
+        return {"failure": f"pyparted cannot be used: {error}"}
     parted.register_exn_handler(_answer)
     try:
         device = parted.getDevice(path)
