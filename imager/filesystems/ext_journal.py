@@ -29,7 +29,7 @@ import numpy.typing as npt
 
 from imager.blocks import BlockReader
 from imager.extents import Int64Array
-from imager.filesystems._ext_crc import CRC32C
+from imager.filesystems._ext_crc import CRC32C, Uint32Array
 from imager.filesystems._ext_groups import runs_of_blocks
 from imager.filesystems._ext_inode import FileMap
 from imager.filesystems._ext_structs import names_of_bits
@@ -38,6 +38,7 @@ from imager.filesystems.base import NotTrusted
 JBD2_MAGIC_NUMBER: Final = 0xC03B3998
 _MAGIC_BYTES: Final = JBD2_MAGIC_NUMBER.to_bytes(4, "big")
 _DESCRIPTOR_BLOCK: Final = 1
+_COMMIT_BLOCK: Final = 2
 _SUPERBLOCK_V1: Final = 3
 _SUPERBLOCK_V2: Final = 4
 _FLAG_ESCAPE: Final = 1
@@ -70,7 +71,8 @@ class Copy:
     Attributes:
         block: Which block it is a copy of.
         content: Its bytes.
-        may_be_replayed: Whether it belongs to this mount: recovery never looks at older transactions.
+        may_be_replayed: Whether it belongs to this mount, because recovery looks at no older transactions, and has
+            a commit block, before which the copies may not have been written yet.
     """
 
     block: int
@@ -91,7 +93,7 @@ class Journal:
         self._super = reader.read(int(file.blocks(1)[0]) * block_size, 1024)
         self._check_superblock(file.size_bytes // block_size)
         self._blocks = file.blocks(self._maxlen)
-        self._control: tuple[Int64Array, npt.NDArray[Any], npt.NDArray[np.bool_]] | None = None
+        self._control: tuple[Int64Array, Uint32Array, Uint32Array] | None = None
         if self._number(0x20):
             raise NotTrusted(f"the journal has recorded an error (s_errno {self._number(0x20):#x})")
 
@@ -129,21 +131,23 @@ class Journal:
         """All copies of the wanted blocks in the log, in no particular order."""
         if self._control is None:
             self._control = self._control_blocks()
-        log, sequences, is_descriptor = self._control
+        log, sequences, types = self._control
+        ages = sequences - np.uint32(self._number(0x18))  # sequence numbers wrap, and so does the difference
+        is_live = (ages < 2**31) & np.isin(sequences, sequences[types == _COMMIT_BLOCK])
         sorted_wanted = np.unique(wanted)
-        for index in np.flatnonzero(is_descriptor).tolist():
+        for index in np.flatnonzero(types == _DESCRIPTOR_BLOCK).tolist():
             # A copy never begins with the magic number, so copies end before the next control block.
             following = log[(index + 1) % len(log)]
             most = int((following - log[index] - 1) % self._log_length)
-            age = (int(sequences[index]) - self._number(0x18)) & 0xFFFFFFFF
-            yield from self._copies_after(int(log[index]), most, sorted_wanted, may_be_replayed=age < 2**31)
+            may_be_replayed = bool(is_live[index])
+            yield from self._copies_after(int(log[index]), most, sorted_wanted, may_be_replayed=may_be_replayed)
 
     @property
     def _log_length(self) -> int:
         return self._maxlen - self._first
 
-    def _control_blocks(self) -> tuple[Int64Array, npt.NDArray[Any], npt.NDArray[np.bool_]]:
-        """Where the journal's own blocks are in the log, their sequence numbers, and which are descriptors."""
+    def _control_blocks(self) -> tuple[Int64Array, Uint32Array, Uint32Array]:
+        """Where the journal's own blocks are in the log, their sequence numbers and their types."""
         found: list[tuple[Int64Array, npt.NDArray[Any]]] = []
         blocks = self._blocks[self._first :]
         for start, end in runs_of_blocks(blocks, max(1, _PIECE_BYTES // self._block_size)):
@@ -154,7 +158,7 @@ class Journal:
             found.append((index + start, headers[index]))
         where = np.concatenate([index for index, _ in found])
         headers = np.concatenate([part for _, part in found])
-        return where, headers["h_sequence"], headers["h_blocktype"] == _DESCRIPTOR_BLOCK
+        return where, headers["h_sequence"].astype(np.uint32), headers["h_blocktype"].astype(np.uint32)
 
     def _read_log_block(self, index: int) -> bytes:
         block = int(self._blocks[self._first + index % self._log_length])
