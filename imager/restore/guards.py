@@ -113,7 +113,7 @@ def check_sector_size(target: TargetState, sector_bytes: int) -> None:
         )
 
 
-def check_boot_code_place(target: TargetState, placement: Placement, scope: RestoreScope) -> None:
+def check_boot_code_place(target: TargetState, layout: Layout, placement: Placement, scope: RestoreScope) -> None:
     """Refuse to write boot code where the target has a partition or its table.
 
     Raises:
@@ -127,8 +127,10 @@ def check_boot_code_place(target: TargetState, placement: Placement, scope: Rest
             hint="restore the whole disk, or the table first",
             path=target.name,
         )
+    loaders = {(entry.start, entry.end, entry.type) for entry in layout.partitions}
     for entry in target.layout.partitions:
-        if entry.kind != "extended" and placement.written.touches(entry.start, entry.end):
+        is_same_loader = (entry.start, entry.end, entry.type) in loaders
+        if entry.kind != "extended" and not is_same_loader and placement.written.touches(entry.start, entry.end):
             raise TargetRefused(
                 f"the image's boot code would overwrite partition {entry.number} of {target.name}, "
                 f"which starts at byte {entry.start}",

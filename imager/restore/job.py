@@ -176,7 +176,7 @@ class _Job:
 def _chosen_jobs(plan: Plan, source: Image) -> Iterator[_Job]:
     """The chunks that a part of the disk needs, from an image that can be read anywhere."""
     index = source.index
-    numbers = plan.placement.take.grid_cells(plan.chunk_size)
+    numbers = plan.placement.wanted.grid_cells(plan.chunk_size)
     for position in np.flatnonzero(np.isin(index.numbers, numbers)).tolist():
         number = int(index.numbers[position])
         length = min(plan.chunk_size, plan.disk_size - number * plan.chunk_size)
@@ -185,14 +185,14 @@ def _chosen_jobs(plan: Plan, source: Image) -> Iterator[_Job]:
 
 def _passing_jobs(plan: Plan, source: StreamedImage) -> Iterator[_Job]:
     """The chunks that the plan takes anything of, while all of the image passes by."""
-    take = plan.placement.take
+    needed = plan.placement.wanted
     for group in source.groups():
         wanted = [
             _Job(number, frame, length, digest)
             for number, frame, length, digest in zip(
                 group.numbers, group.frames, group.lengths, group.digests, strict=True
             )
-            if take.touches(number * plan.chunk_size, number * plan.chunk_size + length)
+            if needed.touches(number * plan.chunk_size, number * plan.chunk_size + length)
         ]
         if not wanted:
             group.release()

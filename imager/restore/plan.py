@@ -176,7 +176,7 @@ def make_plan(
     _check_fits(layout, scope, target)
     missing = final.missing if final else Extents()
     placed = place(layout, description.used, description.chunk_size, scope, target.size_bytes, missing)
-    check_boot_code_place(target, placed, scope)
+    check_boot_code_place(target, layout, placed, scope)
     damage = _check_complete(description, final, placed, options)
     invalidate = _invalidated(target, scope, placed)
     clearing = _clearing(layout, target, scope, placed)

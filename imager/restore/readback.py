@@ -57,15 +57,27 @@ class Written:
             with self._lock:
                 self._pieces[offset] = (len(content), digest)
 
+    def forget(self, ranges: Extents) -> None:
+        """These bytes of the target were changed afterwards: whole chunks with any of them are not compared."""
+        if not self._count or not len(ranges):
+            return
+        kept = [not ranges.touches(offset, offset + length) for offset, length, _ in self._wholes()]
+        self._numbers = self._numbers[: self._count][kept]
+        self._digests = self._digests[: self._count][kept]
+        self._count = len(self._numbers)
+
     def __iter__(self) -> Iterator[tuple[int, int, bytes]]:
         """Offset on the target, length and digest of each range."""
+        yield from self._wholes()
+        for offset, (length, digest) in self._pieces.items():
+            yield offset, length, digest
+
+    def _wholes(self) -> Iterator[tuple[int, int, bytes]]:
         chunk_size, distance = self._plan.chunk_size, self._plan.placement.distance
         for index in range(self._count):
             start = int(self._numbers[index]) * chunk_size
             length = min(chunk_size, self._plan.disk_size - start)
             yield start + distance, length, self._digests[index].tobytes()
-        for offset, (length, digest) in self._pieces.items():
-            yield offset, length, digest
 
 
 def read_back(written: Written, target: TargetDisk, threads: int, progress: Progress, total_bytes: int) -> None:

@@ -15,17 +15,19 @@ Knows the layout and its byte ranges; knows nothing of devices, frames or thread
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from imager.errors import UsageError
 from imager.extents import Extents
 from imager.layout import Layout, Partition
+from imager.partitions.adapt import boot_only_ranges, table_only_ranges
 
 MIB: Final = 1024 * 1024
 HEAD_BYTES: Final = MIB
 """What makes a disk or partition recognisable lies in its first so many bytes; they are written last."""
-_LAST_LIMIT_BYTES: Final = 64 * MIB
+_GPT_KINDS: Final = ("gpt", "hybrid")
+_LAST_LIMIT_BYTES: Final = 32 * MIB
 """The bytes that are written last wait in memory: a table that claims more than this gets only its head."""
 
 
@@ -66,6 +68,7 @@ class Placement:
     Attributes:
         take: Bytes of the image that are written; image offsets.
         last: The part of take that is written after all else; image offsets.
+        consulted: Bytes that are not written, but needed to move the table; image offsets.
         missing: Bytes that are wanted but that the image does not have; image offsets.
         distance: Target offset minus image offset.
         window: The only range of the target that may be touched.
@@ -78,6 +81,12 @@ class Placement:
     distance: int
     window: tuple[int, int]
     moves_table: bool = False
+    consulted: Extents = field(default_factory=Extents)
+
+    @property
+    def wanted(self) -> Extents:
+        """The bytes of the image that are needed."""
+        return self.take | self.consulted
 
     @property
     def written(self) -> Extents:
@@ -118,9 +127,9 @@ def wanted_partition(layout: Layout, number: int) -> Partition:
 
 def backup_ranges(layout: Layout) -> Extents:
     """Where the image's backup GPT lies; empty for other tables."""
-    if layout.table.kind not in ("gpt", "hybrid"):
+    if layout.table.kind not in _GPT_KINDS:
         return Extents()
-    ranges = Extents.of(layout.table.table_ranges)
+    ranges = table_only_ranges(layout)
     occupied = max((entry.end for entry in layout.partitions), default=HEAD_BYTES)
     return ranges.clip(max(layout.table.last_usable_end, occupied), layout.size_bytes)
 
@@ -134,10 +143,12 @@ def _old_and_new_backup(layout: Layout, target_size: int) -> Extents:
 def _written_last(layout: Layout) -> Extents:
     """What makes the disk recognisable: without it, nobody takes the target for a finished disk."""
     head = Extents.single(0, min(HEAD_BYTES, layout.size_bytes))
-    if layout.table.kind not in ("gpt", "hybrid"):
-        return head
-    whole = head | Extents.of(layout.table.table_ranges)
-    return whole if whole.total_bytes <= _LAST_LIMIT_BYTES else head
+    return head | _at_most(backup_ranges(layout) | table_only_ranges(layout).clip(0, _LAST_LIMIT_BYTES), layout)
+
+
+def _at_most(ranges: Extents, layout: Layout) -> Extents:
+    """Ranges that fit into memory, and are of a table that has its parts at both ends of the disk; else none."""
+    return ranges if layout.table.kind in _GPT_KINDS and ranges.total_bytes <= _LAST_LIMIT_BYTES else Extents()
 
 
 def place(
@@ -161,22 +172,24 @@ def place(
     Raises:
         UsageError: The scope names a partition that is not in the image.
     """
-    moves = layout.table.kind in ("gpt", "hybrid") and target_size != layout.size_bytes
+    moves = scope.kind in ("whole", "table") and layout.table.kind in _GPT_KINDS and target_size != layout.size_bytes
     gone = _old_and_new_backup(layout, target_size) if moves else Extents()
     distance, window = 0, (0, target_size)
+    cells = used.align_outward(chunk_size, layout.size_bytes)
     if scope.kind == "whole":
-        wanted = used.align_outward(chunk_size, layout.size_bytes).clip(0, target_size) - gone
-        last = _written_last(layout)
+        wanted, last = cells - gone, _written_last(layout)
     elif scope.kind == "table":
-        wanted = last = Extents.of(layout.table.table_ranges).clip(0, target_size) - gone
+        wanted = last = (table_only_ranges(layout) & cells) - gone
     elif scope.kind == "boot":
-        wanted = last = Extents.of(layout.table.boot_ranges).clip(0, target_size) & used
-        moves = False
+        wanted = last = boot_only_ranges(layout) & used
     else:
         entry = wanted_partition(layout, scope.number)
-        wanted = used.align_outward(chunk_size, layout.size_bytes).clip(entry.start, entry.end)
+        wanted = cells.clip(entry.start, entry.end)
         last = Extents.single(entry.start, min(entry.start + HEAD_BYTES, entry.end))
         distance, window = scope.onto_start - entry.start, (scope.onto_start, scope.onto_end)
-        moves = False
+    if scope.kind != "partition":
+        wanted = wanted.clip(0, target_size)
     take = wanted - missing
-    return Placement(take, take & last, wanted & missing, distance, window, moves)
+    last = last if last.total_bytes <= _LAST_LIMIT_BYTES + HEAD_BYTES else last.clip(0, HEAD_BYTES)
+    consulted = (_written_last(layout) & cells) - missing - take if moves else Extents()
+    return Placement(take, take & last, wanted & missing, distance, window, moves, consulted)

@@ -14,12 +14,11 @@ from __future__ import annotations
 
 import bisect
 import threading
-from collections.abc import Iterator
 from typing import Final, TypeVar
 
 from imager.blocks import BlockReader
 from imager.devices.target import TargetDisk
-from imager.errors import ContentIncomplete, ImageDamaged, ImagerError
+from imager.errors import ContentIncomplete, ImageDamaged, ImagerError, SourceUnreadable
 from imager.extents import Extents
 from imager.image.description import FinalFacts
 from imager.partitions.adapt import Patch, relocate
@@ -68,27 +67,22 @@ class KeptBytes(BlockReader):
         index = bisect.bisect_right(self._starts, offset) - 1
         inside = offset - self._starts[index] if index >= 0 else 0
         if index < 0 or inside + length > len(self._pieces[index]):
-            raise ImageDamaged(
-                f"the image lacks bytes {offset} to {offset + length}, which hold its partition table",
-                offset_bytes=offset,
-            )
+            # What a table may point to; whoever reads tables takes it as one more damaged copy.
+            raise SourceUnreadable(f"bytes {offset} to {offset + length} are not kept", offset_bytes=offset)
         return bytes(self._pieces[index][inside : inside + length])
 
-    def overlay(self, patch: Patch) -> None:
-        """Change the kept bytes that a patch covers."""
-        for start, piece in self:
-            first, last = max(start, patch.offset), min(start + len(piece), patch.offset + len(patch.content))
+    def overlay(self, offset: int, content: bytes) -> None:
+        """Change those of the kept bytes that lie where the content belongs."""
+        end = offset + len(content)
+        for start, piece in zip(self._starts, self._pieces, strict=True):
+            first, last = max(start, offset), min(start + len(piece), end)
             if first < last:
-                piece[first - start : last - start] = patch.content[first - patch.offset : last - patch.offset]
-
-    def __iter__(self) -> Iterator[tuple[int, bytearray]]:
-        """The pieces, highest offset first: the start of the disk is written last."""
-        return iter(list(zip(reversed(self._starts), reversed(self._pieces), strict=True)))
+                piece[first - start : last - start] = content[first - offset : last - offset]
 
     @property
     def ranges(self) -> Extents:
         """Which bytes are kept."""
-        return Extents.of((start, start + len(piece)) for start, piece in self)
+        return Extents.of((start, start + len(piece)) for start, piece in zip(self._starts, self._pieces, strict=True))
 
 
 class TargetSink:
@@ -110,7 +104,8 @@ class TargetSink:
         self._target = target
         self._progress = progress or NullProgress()
         self._now = plan.placement.take - plan.placement.last
-        self._last = KeptBytes(plan.disk_size, plan.layout.logical_sector_bytes)
+        self._held = plan.placement.last | plan.placement.consulted
+        self._kept = KeptBytes(plan.disk_size, plan.layout.logical_sector_bytes)
         self._lock = threading.Lock()
         self._received_bytes = 0
         self._state = f"{plan.target.name} was not touched"
@@ -154,10 +149,10 @@ class TargetSink:
             self._target.write(first + distance, piece)
             self.written.piece(first + distance, piece)
             self._count(last - first)
-        for first, last in self._plan.placement.last.clip(start, end):
+        for first, last in self._held.clip(start, end):
             with self._lock:
-                self._last.keep(first, content[first - start : last - start])
-            self._count(last - first)
+                self._kept.keep(first, content[first - start : last - start])
+        self._count(self._plan.placement.last.clip(start, end).total_bytes)
 
     def _count(self, count_bytes: int) -> None:
         with self._lock:
@@ -177,18 +172,25 @@ class TargetSink:
         """
         self._check_complete(final)
         patches, stale = self._relocation()
-        kept = self._last.ranges
+        last = self._plan.placement.last & self._kept.ranges
+        for start, end in stale:
+            self._kept.overlay(start, bytes(end - start))
+        self._zero(stale - last)
+        self.written.forget(stale)
         for patch in patches:
-            self._write_patch(patch, kept)
-        self._zero(stale - self._plan.placement.written)
+            self._write_patch(patch, last)
         self._target.flush()
         self._state = f"{self._plan.target.name} may lack its table or first MiB: run the restore again"
-        distance = self._plan.placement.distance
-        for start, piece in self._last:
-            self._target.write(start + distance, memoryview(piece))
-            self.written.piece(start + distance, memoryview(piece))
+        self._write_last(last)
         self._target.flush()
         self._state = f"{self._plan.target.name} is completely written"
+
+    def _write_last(self, last: Extents) -> None:
+        """Write what was kept, the start of the disk at the very end."""
+        for start, end in reversed(list(last)):
+            piece = memoryview(self._kept.read(start, end - start))
+            self._target.write(start + self._plan.placement.distance, piece)
+            self.written.piece(start + self._plan.placement.distance, piece)
 
     def _check_complete(self, final: FinalFacts) -> None:
         placed = self._plan.placement
@@ -211,26 +213,22 @@ class TargetSink:
     def _relocation(self) -> tuple[list[Patch], Extents]:
         """How the table changes for a target of another size; nothing when the image lacks its table."""
         plan = self._plan
+        sector_bytes = plan.layout.logical_sector_bytes
         if not plan.placement.moves_table:
             return [], Extents()
-        try:
-            patches, stale, sentences = relocate(
-                plan.layout, self._last, self._target.size, plan.layout.logical_sector_bytes
-            )
-        except ImageDamaged as error:
-            if not self.damage:
-                raise
-            self.sentences = (f"the backup GPT was not moved: {error.message}",)
+        if not self._kept.ranges.holds(0, sector_bytes):
+            self.sentences = ("the backup GPT was not moved: the image lacks the start of the disk",)
             return [], Extents()
+        patches, stale, sentences = relocate(plan.layout, self._kept, self._target.size, sector_bytes)
         self.sentences = tuple(sentences)
         return patches, stale
 
-    def _write_patch(self, patch: Patch, kept: Extents) -> None:
+    def _write_patch(self, patch: Patch, last: Extents) -> None:
         """Write a patch, but for the part of it that lies in what is written last: that is changed in memory."""
-        self._last.overlay(patch)
+        self._kept.overlay(patch.offset, patch.content)
         end = patch.offset + len(patch.content)
-        for first, last in Extents.single(patch.offset, end) - kept:
-            piece = memoryview(patch.content)[first - patch.offset : last - patch.offset]
+        for first, stop in Extents.single(patch.offset, end) - last:
+            piece = memoryview(patch.content)[first - patch.offset : stop - patch.offset]
             self._target.write(first, piece)
             self.written.piece(first, piece)
 
