@@ -23,6 +23,7 @@ from imager.image.format import (
     MAX_EXTENT_COUNT,
     MAX_FRAMES,
     MAX_SEGMENT_CHUNKS,
+    MAX_WINDOW_SIZE,
     MAX_WRITTEN_CHUNK_SIZE,
     MAX_ZERO_FRAME_CONTENT,
     chunks_per_group,
@@ -56,9 +57,8 @@ def decode_extents(frame: bytes | memoryview, count: int, end: int) -> Extents:
     """
     if count > MAX_EXTENT_COUNT:
         raise ImageDamaged(f"the image claims {count} used ranges; at most {MAX_EXTENT_COUNT} are possible")
-    planes = _decompress_planes(frame, count * 16)
-    gaps, lengths = _column(planes, 0, count), _column(planes, count * 8, count)
-    del planes
+    planes = _open_planes(frame, count * 16)
+    gaps, lengths = _read_column(planes, count), _read_column(planes, count)
     _check_ranges(gaps, lengths, end)
     lengths += gaps
     ends = np.cumsum(lengths, out=lengths)
@@ -67,22 +67,29 @@ def decode_extents(frame: bytes | memoryview, count: int, end: int) -> Extents:
     return Extents.canonical(starts, ends)
 
 
-def _decompress_planes(frame: bytes | memoryview, expected: int) -> bytes:
+def _open_planes(frame: bytes | memoryview, expected: int) -> zstandard.ZstdDecompressionReader:
     try:
         claimed = zstandard.get_frame_parameters(frame).content_size
-        if claimed != expected:
-            raise ImageDamaged(
-                f"the table of used ranges holds {claimed} bytes; its header says {expected}",
-                expected=expected,
-                found=claimed,
-            )
-        return zstandard.ZstdDecompressor().decompress(frame, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise ImageDamaged(f"the table of used ranges cannot be decompressed: {error}") from error
+    if claimed != expected:
+        raise ImageDamaged(
+            f"the table of used ranges holds {claimed} bytes; its header says {expected}",
+            expected=expected,
+            found=claimed,
+        )
+    return zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_SIZE).stream_reader(frame)
 
 
-def _column(planes: bytes, start: int, count: int) -> Int64Array:
-    column = np.frombuffer(planes, dtype=np.uint8, count=count * 8, offset=start).reshape(8, count)
+def _read_column(planes: zstandard.ZstdDecompressionReader, count: int) -> Int64Array:
+    """The next column; one at a time, because eight million ranges take 128 MB."""
+    column = np.empty((8, count), dtype=np.uint8)
+    try:
+        got = planes.readinto(column.reshape(-1).data)
+    except zstandard.ZstdError as error:
+        raise ImageDamaged(f"the table of used ranges cannot be decompressed: {error}") from error
+    if got != column.size:
+        raise ImageDamaged(f"the table of used ranges ends early: {got} of {column.size} bytes", found=got)
     return np.ascontiguousarray(column.T).reshape(-1).view("<i8").astype(np.int64, copy=False)
 
 

@@ -145,9 +145,10 @@ HEADER_PREFIX: Final = Structure(
 
 GROUP_FIELDS: Final = Structure(
     "Group fields",
-    32,
+    48,
     (
         ("magic", "8s"),
+        ("image_id", "16s"),
         ("group_number", "Q"),
         ("chunk_count", "I"),
         ("reserved", "I"),
@@ -158,9 +159,10 @@ GROUP_COLUMNS: Final = (("chunk_number", "Q"), ("zero_size", "Q"), ("frame_size"
 
 INDEX_FIELDS: Final = Structure(
     "Index segment fields",
-    16,
+    32,
     (
         ("magic", "8s"),
+        ("image_id", "16s"),
         ("segment_number", "I"),
         ("chunk_count", "I"),
     ),
@@ -169,9 +171,10 @@ INDEX_COLUMNS: Final = (("chunk_number", "Q"), ("file_offset", "Q"), ("frame_siz
 
 TRAILER_FIELDS: Final = Structure(
     "Trailer fields",
-    120,
+    136,
     (
         ("magic", "8s"),
+        ("image_id", "16s"),
         ("index_offset", "Q"),
         ("index_size", "Q"),
         ("segment_count", "I"),

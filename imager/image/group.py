@@ -64,9 +64,9 @@ class Ledger:
     """The byte of the disk up to which there were frames."""
 
     @classmethod
-    def empty(cls, *, keep: bool) -> Ledger:
+    def empty(cls, image_id: bytes, *, keep: bool) -> Ledger:
         """Before the first frame."""
-        return cls(IndexBuilder(keep=keep), SeekTable(keep=keep))
+        return cls(IndexBuilder(image_id, keep=keep), SeekTable(keep=keep))
 
     def enter(self, group: Group) -> None:
         """One more group."""

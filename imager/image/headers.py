@@ -160,7 +160,7 @@ def decode_header(payload: bytes | memoryview) -> tuple[Description, bytes]:
 
 def _describe(fields: dict[str, Any], text: memoryview, extents: memoryview) -> Description:
     content = decode_header_json(text, fields["disk_size"])
-    description = Description(
+    return Description(
         image_id=UUID(bytes=fields["image_id"]),
         set_id=UUID(bytes=fields["set_id"]),
         disk_size=fields["disk_size"],
@@ -176,6 +176,9 @@ def _describe(fields: dict[str, Any], text: memoryview, extents: memoryview) -> 
         comment=content.comment,
         options=content.options,
     )
+
+
+def _check_chunks(description: Description) -> None:
     if description.data_chunk_count > description.chunks.count:
         raise ImageDamaged(
             f"the image's header claims {description.chunk_count} chunks; its disk has {description.chunks.count} "
@@ -183,7 +186,6 @@ def _describe(fields: dict[str, Any], text: memoryview, extents: memoryview) -> 
             expected=description.chunks.count,
             found=description.chunk_count,
         )
-    return description
 
 
 @dataclass(frozen=True)
@@ -218,8 +220,12 @@ def read_header(cursor: Cursor) -> Header:
     fields = decode_prefix(head)
     if HEADER_PREFIX.size + fields["json_size"] + fields["extents_size"] != size:
         raise ImageDamaged(f"the header of {name} and its frame differ in length", path=name, found=size)
-    rest = cursor.take(fields["json_size"] + fields["extents_size"], "the header")
-    payload = head + rest
-    del rest
-    description, prefix_digest = decode_header(payload)
-    return Header(description, prefix_digest, blake3(payload).digest(), SKIPPABLE_HEADER.size + size)
+    payload = bytearray(size)
+    payload[: len(head)] = head
+    cursor.take_into(memoryview(payload)[len(head) :], "the header")
+    description, prefix_digest = decode_header(memoryview(payload))
+    digest = blake3(payload).digest()
+    # With eight million ranges this is 128 MB, and so is what follows.
+    del payload
+    _check_chunks(description)
+    return Header(description, prefix_digest, digest, SKIPPABLE_HEADER.size + size)

@@ -172,12 +172,14 @@ def read_index(source: Input, header: Header) -> Index:
     columns = _Columns.empty(count)
     digests: list[bytes] = []
     for segment in iterate_segments(source, trailer):
-        if segment.segment_number != len(digests) or not columns.put(segment):
+        mine = segment.image_id == trailer.image_id and segment.segment_number == len(digests)
+        if not mine or not columns.put(segment):
             raise _damaged(source, trailer.index_offset, "the index segments are not in order")
         digests.append(segment.digest)
     if columns.filled != count or len(digests) != trailer.segment_count:
         raise _damaged(source, trailer.index_offset, f"the index has {columns.filled} of {count} chunks")
-    if root_digest(header.prefix_digest, digests, trailer.json) != trailer.root_digest:
+    same = trailer.image_id == description.image_id.bytes
+    if not same or root_digest(header.prefix_digest, digests, trailer.json) != trailer.root_digest:
         raise _damaged(source, trailer_offset, "header, index and trailer are not of one image")
     final = decode_final_json(trailer.json, description.disk_size)
     skipped = _check_columns(source, columns, description, trailer.index_offset)

@@ -57,8 +57,12 @@ def _unseal(payload: bytes | memoryview, name: str) -> memoryview:
 
 @dataclass(frozen=True)
 class GroupRecord:
-    """What stands before the frames of at most 32 chunks."""
+    """What stands before the frames of at most 32 chunks.
 
+    Every record names its image: the disk may hold other images, whose records salvage must not take for this one's.
+    """
+
+    image_id: bytes
     group_number: int
     numbers: Sequence[int] = ()
     zero_sizes: Sequence[int] = ()
@@ -76,6 +80,7 @@ class GroupRecord:
         count = len(self.numbers)
         fields = GROUP_FIELDS.pack(
             magic=GROUP_MAGIC,
+            image_id=self.image_id,
             group_number=self.group_number,
             chunk_count=count,
             reserved=0,
@@ -102,6 +107,7 @@ class GroupRecord:
         start = len(content) - count * DIGEST_SIZE
         digests = [bytes(content[at : at + DIGEST_SIZE]) for at in range(start, len(content), DIGEST_SIZE)]
         return cls(
+            fields["image_id"],
             fields["group_number"],
             values[:count],
             values[count : 2 * count],
@@ -115,6 +121,7 @@ class GroupRecord:
 class IndexSegment:
     """Where at most 16,384 chunks lie: columns as arrays."""
 
+    image_id: bytes
     segment_number: int
     numbers: Array
     offsets: Array
@@ -138,6 +145,7 @@ class IndexSegment:
             raise ImageDamaged(f"an index segment of {len(payload)} bytes claims {count} chunks")
         at = INDEX_FIELDS.size
         return cls(
+            fields["image_id"],
             fields["segment_number"],
             np.frombuffer(content, "<u8", count, at).astype(np.int64),
             np.frombuffer(content, "<u8", count, at + 8 * count).astype(np.int64),
@@ -148,6 +156,7 @@ class IndexSegment:
 
 
 def encode_index_segment(
+    image_id: bytes,
     segment_number: int,
     numbers: Iterable[int],
     offsets: Iterable[int],
@@ -156,7 +165,7 @@ def encode_index_segment(
 ) -> bytes:
     """The payload of an index segment."""
     count = len(frame_sizes)
-    fields = INDEX_FIELDS.pack(magic=INDEX_MAGIC, segment_number=segment_number, chunk_count=count)
+    fields = INDEX_FIELDS.pack(magic=INDEX_MAGIC, image_id=image_id, segment_number=segment_number, chunk_count=count)
     columns = struct.pack(f"<{2 * count}Q{count}I", *chain(numbers, offsets), *frame_sizes)
     return _sealed(b"".join((fields, columns, *digests)))
 
@@ -168,6 +177,7 @@ class IndexBuilder:
     With keep off only the digests stay: a reader of a stream compares them with the segments that follow.
     """
 
+    image_id: bytes
     keep: bool = True
     payloads: list[bytes] = field(default_factory=list)
     digests: list[bytes] = field(default_factory=list)
@@ -188,7 +198,7 @@ class IndexBuilder:
 
     def _cut(self) -> None:
         columns = cast("tuple[Any, Any, Any, Any]", tuple(zip(*self._rows, strict=True)))
-        payload = encode_index_segment(len(self.digests), *columns)
+        payload = encode_index_segment(self.image_id, len(self.digests), *columns)
         self.digests.append(payload[-DIGEST_SIZE:])
         if self.keep:
             self.payloads.append(payload)
@@ -199,6 +209,7 @@ class IndexBuilder:
 class Trailer:
     """What stands after the index."""
 
+    image_id: bytes
     index_offset: int
     index_size: int
     segment_count: int
@@ -210,6 +221,7 @@ class Trailer:
         """The record's payload."""
         fields = TRAILER_FIELDS.pack(
             magic=TRAILER_MAGIC,
+            image_id=self.image_id,
             index_offset=self.index_offset,
             index_size=self.index_size,
             segment_count=self.segment_count,
@@ -248,6 +260,7 @@ class Trailer:
         ):
             raise ImageDamaged("the fields of the image's trailer contradict each other")
         return cls(
+            fields["image_id"],
             fields["index_offset"],
             fields["index_size"],
             fields["segment_count"],

@@ -2,8 +2,8 @@
 """Where an interrupted capture can go on: behind the last whole group whose every chunk is what its digest says.
 
 Everything that is there is read and decompressed again: after a power cut a file may have its full length and hold
-zeros. The state that comes out of it (hasher, index, seek table) makes the continued image the same, byte for byte, as one
-that was never interrupted. Whether the source still is what it was is for the capture to find out.
+zeros. The state that comes out of it (hasher, index, seek table) makes the continued image the same, byte for byte, as
+one that was never interrupted. Whether the source still is what it was is for the capture to find out.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def find_resume_point(output: Output) -> ResumePoint | None:
 
 
 def _point_behind(header: Header, cursor: Cursor) -> ResumePoint:
-    ledger = Ledger.empty(keep=True)
+    ledger = Ledger.empty(header.description.image_id.bytes, keep=True)
     ledger.seek_table.add(header.frame_size, 0)
     hasher = cursor.hasher.copy() if cursor.hasher else blake3()
     return ResumePoint(header.description, header.prefix_digest, header.frame_size, ledger, hasher)

@@ -2,8 +2,8 @@
 """The walk through an image from its first byte to its last: what a stream allows, and what verify does.
 
 Everything that can be checked without decompressing is checked on the way: each record by its digest, each group
-against the header and the groups before it, the index against the groups, the trailer against both, the seek table against
-every frame that was passed. Memory does not grow with the image: of index and seek table only digests are kept.
+against the header and the groups before it, the index against the groups, the trailer against both, the seek table
+against every frame that was passed. Memory does not grow with the image: of index and seek table only digests are kept.
 """
 
 from __future__ import annotations
@@ -77,7 +77,6 @@ class Walk:
     data: bool = True
     zeros: bool = False
     ending: Ending | None = None
-    _ledger: Ledger = field(default_factory=lambda: Ledger.empty(keep=False))
     _last: int = -1
     _skipped: list[tuple[int, int]] = field(default_factory=list)
     _spares: deque[bytearray] = field(default_factory=deque)
@@ -87,6 +86,7 @@ class Walk:
         self._description = self.header.description
         self._chunks = self._description.chunks
         self._name = self.cursor.source.name
+        self._ledger = Ledger.empty(self._description.image_id.bytes, keep=False)
         self._ledger.seek_table.add(self.header.frame_size, 0)
 
     def groups(self) -> Iterator[Group]:
@@ -171,6 +171,8 @@ class Walk:
         """Where the record's frames are, checked against the header and what came before."""
         count, done = len(record.numbers), self._ledger.index.count
         total = self._description.data_chunk_count
+        if record.image_id != self._description.image_id.bytes:
+            raise ImageDamaged("a group of another image stands here")
         if record.group_number != self._ledger.group_count:
             raise ImageDamaged(f"group {record.group_number} stands where {self._ledger.group_count} should")
         if done + count > total or (count == 0 and total):
@@ -285,8 +287,8 @@ class Walk:
         self._ledger.seek_table.add(SKIPPABLE_HEADER.size + len(payload), 0)
         digests = self._ledger.index.digests
         root = root_digest(self.header.prefix_digest, digests, trailer.json)
-        found = (trailer.index_offset, trailer.index_size, trailer.segment_count, trailer.root_digest)
-        if found != (index_offset, index_size, len(digests), root):
+        found = (trailer.image_id, trailer.index_offset, trailer.index_size, trailer.segment_count, trailer.root_digest)
+        if found != (self._description.image_id.bytes, index_offset, index_size, len(digests), root):
             raise self._damaged("the trailer contradicts header and index", start)
         if self._copies != 1:
             raise self._damaged(f"there are {self._copies} copies of the header before the trailer", start)

@@ -79,11 +79,13 @@ class ImageWriter:
         self._header = encode_header(description)
         self._prefix_digest = self._header[HEADER_PREFIX.size - DIGEST_SIZE : HEADER_PREFIX.size]
         self._pending: list[Chunk] = []
-        self._ledger = Ledger.empty(keep=True)
+        self._ledger = Ledger.empty(description.image_id.bytes, keep=True)
         self._per_group = chunks_per_group(description.chunk_size)
         self._hasher = blake3()
         self._position = 0
         if resume_from is None:
+            if output.tell():
+                output.truncate(0)
             self._put([as_frame(self._header)])
             self._ledger.seek_table.add(self._position, 0)
         else:
@@ -145,7 +147,7 @@ class ImageWriter:
 
     def _write_group(self, *, trailing: int) -> None:
         group = self._lay_out(trailing)
-        record = as_frame(_record_of(group))
+        record = as_frame(_record_of(self._description.image_id.bytes, group))
         group.record_size = len(record)
         group.offsets = _offsets(group, self._position + len(record))
         pieces = [record]
@@ -204,17 +206,27 @@ class ImageWriter:
         self._put_records([self._header], COPY_MAGIC)
         file_digest = self._hasher.digest()
         root = root_digest(self._prefix_digest, self._ledger.index.digests, final_json)
-        trailer = Trailer(index_offset, index_size, len(self._ledger.index.digests), final_json, file_digest, root)
+        trailer = Trailer(
+            self._description.image_id.bytes,
+            index_offset,
+            index_size,
+            len(self._ledger.index.digests),
+            final_json,
+            file_digest,
+            root,
+        )
         self._put_records([trailer.encode()], RECORD_MAGIC)
         for piece in self._ledger.seek_table.pieces():
             self._put([piece])
         return Summary(self._description.image_id, self._position, self._ledger.index.count, root, file_digest)
 
 
-def _record_of(group: Group) -> bytes:
+def _record_of(image_id: bytes, group: Group) -> bytes:
     zero_sizes = [zeros_size(gap) for gap in group.gaps]
     trailing = zeros_size(group.trailing_gap)
-    return GroupRecord(group.number, group.numbers, zero_sizes, group.frame_sizes, group.digests, trailing).encode()
+    return GroupRecord(
+        image_id, group.number, group.numbers, zero_sizes, group.frame_sizes, group.digests, trailing
+    ).encode()
 
 
 def _offsets(group: Group, position: int) -> list[int]:
