@@ -79,7 +79,7 @@ def ext(view: View) -> Iterator[Found]:
     if len(block) < 1024 or block[56:58] != b"\x53\xef":
         return
     log_block_size = int.from_bytes(block[24:28], "little")
-    if log_block_size > 6 or not any(block[0:4]) or not any(block[4:8]):
+    if log_block_size > 6 or not any(block[4:8]):
         return
     compat, incompat, ro_compat = (int.from_bytes(block[at : at + 4], "little") for at in (92, 96, 100))
     flags = int.from_bytes(block[0x160:0x164], "little")
