@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from blake3 import blake3
 
@@ -35,7 +35,9 @@ from imager.devices.opening import DiskReader
 from imager.errors import ImagerError
 from imager.extents import Extents
 from imager.progress import NullProgress, Progress
-from imager.survey import Survey
+
+if TYPE_CHECKING:
+    from imager.survey import Survey
 
 
 class ChunkSink(Protocol):

@@ -6,7 +6,7 @@ from __future__ import annotations
 import datetime
 import os
 import uuid
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from imager import __version__
 from imager.capture.options import CaptureOptions
@@ -17,7 +17,9 @@ from imager.extents import Extents
 from imager.image.columns import fitting_chunk_size
 from imager.image.description import Description
 from imager.layout import Layout
-from imager.survey import Survey
+
+if TYPE_CHECKING:
+    from imager.survey import Survey
 
 _NO_ID: Final = uuid.UUID(int=0)
 _SHOWN_RANGES: Final = 8

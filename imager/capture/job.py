@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import functools
 import time
+from typing import TYPE_CHECKING
 
+from imager.capture.allocation import reuse_memory_of
 from imager.capture.chunks import UsedChunk, used_chunks
 from imager.capture.describe import describe, sentences_about_lost
 from imager.capture.options import CaptureOptions, CaptureResult
@@ -27,14 +29,16 @@ from imager.capture.work import (
 )
 from imager.devices.opening import DiskReader
 from imager.extents import Extents
-from imager.image.description import FinalFacts
+from imager.image.description import Description, FinalFacts
 from imager.image.resume import ResumePoint, find_resume_point
 from imager.image.writer import ImageWriter, Summary
 from imager.progress import NullProgress, Progress
 from imager.stores.base import Output
-from imager.survey import Survey
 
 __all__ = ["CaptureOptions", "CaptureResult", "capture"]
+
+if TYPE_CHECKING:
+    from imager.survey import Survey
 
 
 def capture(
@@ -68,12 +72,18 @@ class _Capture:
         self._threads = options.threads or usable_cores()
         self._reader = make_reader(source, options)
         self._lost: list[Range] = []
-        self._description = describe(source, survey, options)
+        self._survey = survey
+        self._description: Description
 
     def run(self) -> CaptureResult:
         began = time.monotonic()
-        point = self._resume_point()
-        writer = ImageWriter(self._output, self._description, resume_from=point)
+        try:
+            self._description = describe(self._source, self._survey, self._options)
+            point = self._resume_point()
+            writer = ImageWriter(self._output, self._description, resume_from=point)
+        except BaseException:
+            self._output.abort(keep=self._options.resume)
+            raise
         try:
             self._write_chunks(writer, point)
             check_still_there(self._source)
@@ -90,8 +100,9 @@ class _Capture:
         if not self._options.resume:
             return None
         point = find_resume_point(self._output)
-        if point is None:
+        if point is None or not point.chunk_count:
             self._progress.note(f"{self._output.name} holds nothing that can be continued: starting anew")
+            self._output.truncate(0)
             return None
         self._description = continued(
             point.description,
@@ -105,7 +116,7 @@ class _Capture:
         return point
 
     def _write_chunks(self, writer: ImageWriter, point: ResumePoint | None) -> None:
-        after = int(point.numbers[-1]) if point and point.chunk_count else None
+        after = int(point.numbers[-1]) if point else None
         chunk_size, level = self._description.chunk_size, level_number(self._options.level)
         workers: InOrder[UsedChunk, Compressed] = InOrder(
             used_chunks(self._description.used, disk_size=self._source.size, chunk_size=chunk_size, after=after),
@@ -114,6 +125,7 @@ class _Capture:
             window=self._threads * WINDOW_PER_THREAD,
         )
         behind = 0 if after is None else (after + 1) * chunk_size
+        reuse_memory_of(chunk_size)
         self._progress.start(self._description.used.clip(behind, self._source.size).total_bytes, "capture")
         with workers:
             for done in workers:

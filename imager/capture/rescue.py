@@ -92,6 +92,7 @@ class Rescue:
     def recover(self, offset: int, buffer: memoryview) -> list[Range]:
         """Read in ever smaller pieces; see the module's text."""
         with self._lock:
+            self._still_there()
             area = _BadArea(self._source, offset, buffer, self._failures_in_a_row)
             area.examine()
             for _ in range(self._retries):

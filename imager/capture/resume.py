@@ -121,8 +121,8 @@ def check_chunks(
         SourceUnreadable: A chunk cannot be read and nothing may be lost.
     """
     lost: list[Range] = []
-    present = int(point.numbers[-1]) + 1 if point.chunk_count else 0
-    end = min(present * description.chunk_size, description.disk_size)
+    numbers, digests = point.numbers, point.digests
+    end = min((int(numbers[-1]) + 1) * description.chunk_size, description.disk_size)
     used = description.used.clip(0, end)
     chunks = used_chunks(used, disk_size=description.disk_size, chunk_size=description.chunk_size)
     workers: InOrder[UsedChunk, Hashed] = InOrder(
@@ -134,23 +134,25 @@ def check_chunks(
     progress.start(used.total_bytes, "compare with the partial image")
     with workers:
         for position, hashed in enumerate(workers):
-            _check(point, position, hashed)
+            if position >= numbers.size or int(numbers[position]) != hashed.number:
+                raise SourceUnusable(
+                    f"the partial image lacks chunk {hashed.number} although it holds later ones", hint=_AGAIN
+                )
+            _compare(hashed, digests[position].tobytes())
             lost += hashed.lost
             progress.advance(hashed.used_bytes)
     progress.done()
     return lost
 
 
-def _check(point: ResumePoint, position: int, hashed: Hashed) -> None:
-    if position >= point.chunk_count or int(point.numbers[position]) != hashed.number:
-        raise SourceUnusable(f"the partial image lacks chunk {hashed.number} although it holds later ones", hint=_AGAIN)
-    if bytes(point.digests[position]) != hashed.digest:
+def _compare(hashed: Hashed, digest: bytes) -> None:
+    if hashed.digest != digest:
         raise SourceUnusable(
             "the source has changed since the partial image was begun: "
             f"chunk {hashed.number} at byte {hashed.offset} holds other content now",
             hint=_AGAIN,
             chunk=hashed.number,
             offset_bytes=hashed.offset,
-            expected=bytes(point.digests[position]).hex(),
+            expected=digest.hex(),
             found=hashed.digest.hex(),
         )

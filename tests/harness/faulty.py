@@ -192,7 +192,7 @@ def _serve(raw: str, top: str, settings: str) -> None:
 
         read_buf = None
 
-    mfusepy.FUSE(Faulty(), top, foreground=True, raw_fi=True, nothreads=True, attr_timeout=0)
+    mfusepy.FUSE(Faulty(), top, foreground=True, raw_fi=True, attr_timeout=0)
 
 
 if __name__ == "__main__":
