@@ -44,7 +44,7 @@ def _unescaped(text: str) -> str:
 
 def parse(mountinfo: str) -> Iterator[Mount]:
     """The mounts of one namespace; lines that cannot be understood are left out."""
-    for line in mountinfo.splitlines():
+    for line in mountinfo.split("\n"):  # splitlines would also split at characters that a name may have
         before, _, after = line.partition(" - ")
         words, tail = before.split(" "), after.split(" ")
         major, _, minor = words[2].partition(":") if len(words) > 5 else ("", "", "")
@@ -125,6 +125,6 @@ class Swap:
 
 def swaps(system: System) -> list[Swap]:
     """The swap areas in use, on devices and in files."""
-    lines = read_text(system.proc / "swaps").splitlines()[1:]
+    lines = read_text(system.proc / "swaps").split("\n")[1:]
     words = (line.split() for line in lines)
     return [Swap(_unescaped(entry[0]), entry[1] == "file") for entry in words if len(entry) > 1]

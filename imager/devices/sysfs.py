@@ -163,5 +163,13 @@ def listing(folder: Path) -> list[str]:
 
 def natural(name: str) -> tuple[tuple[int, int, str], ...]:
     """A sorting key that puts sdb before sdaa, and nvme2n1 before nvme10n1."""
-    pieces = re.findall(r"\d+|\D+", name)
-    return tuple((0, int(piece), "") if piece.isdecimal() else (len(piece), 0, piece) for piece in pieces)
+    lettered = re.fullmatch(r"(sd|vd|hd|xvd)([a-z]+)(.*)", name)
+    if lettered:
+        letters = lettered[2]
+        return ((0, 0, lettered[1]), (len(letters), 0, letters), *_pieces(lettered[3]))
+    return _pieces(name)
+
+
+def _pieces(name: str) -> tuple[tuple[int, int, str], ...]:
+    pieces = re.findall(r"[0-9]+|[^0-9]+", name)
+    return tuple((0, int(piece), "") if piece[0].isdigit() else (0, 0, piece) for piece in pieces)

@@ -28,6 +28,7 @@ __all__ = ["Clearing", "TargetDisk", "capabilities", "open_target"]
 Clearing = Literal["punch-hole", "write-zeroes", "discard+zero-edges", "zero-edges"]
 
 _LOCK_SECONDS: Final = 3.0
+_EXCLUSIVE_SECONDS: Final = 1.0
 _NEW_FILE_MODE: Final = 0o600  # a disk's content holds everybody's secrets
 
 
@@ -148,7 +149,7 @@ def _set_size(fd: int, path: Path, size: int) -> None:
 
 def _open_device(path: Path) -> TargetDisk:
     _refuse_read_only(path)
-    fd = _open(path, os.O_EXCL)
+    fd = _open_exclusively(path)
     with _closed_on_error(fd):
         try:
             size, sector_size = ioctls.size_bytes(fd), ioctls.logical_sector_bytes(fd)
@@ -161,6 +162,18 @@ def _open_device(path: Path) -> TargetDisk:
     target = TargetDisk(path, fd, size=size, sector_size=sector_size, is_block_device=True)
     target.open_direct()
     return target
+
+
+def _open_exclusively(path: Path) -> int:
+    """Programs that only look at the disk may hold it for a moment, so waiting helps."""
+    end = time.monotonic() + _EXCLUSIVE_SECONDS
+    while True:
+        try:
+            return _open(path, os.O_EXCL)
+        except TargetRefused as error:
+            if error.facts.get("errno") != errno.EBUSY or time.monotonic() > end:
+                raise
+            time.sleep(0.05)
 
 
 def _refuse_read_only(path: Path) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,9 @@ _REMEDIES: Final[dict[UseKind, str]] = {
 }
 _KIND_OF_MAPPING: Final[tuple[tuple[str, UseKind], ...]] = (("LVM-", "lvm"), ("CRYPT-", "crypt"))
 """How device-mapper UUIDs begin, by the program that made the mapping."""
+
+_LOOKS: Final = 6
+_LOOK_SECONDS: Final = 0.2
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,7 @@ def refuse_if_in_use(path: str | os.PathLike[str], *, for_writing: bool) -> None
         SourceBusy: Not for_writing, and something may write to it.
         TargetRefused: for_writing, and it is in use.
     """
-    uses = [use for use in uses_of(path) if for_writing or use.writable]
+    uses = _lasting_uses(path, for_writing)
     if not uses:
         return
     reasons = "; ".join(map(str, uses))
@@ -103,6 +107,16 @@ def refuse_if_in_use(path: str | os.PathLike[str], *, for_writing: bool) -> None
         path=os.fspath(path),
         uses=[{"kind": use.kind, "who": use.who, "detail": use.detail} for use in uses],
     )
+
+
+def _lasting_uses(path: str | os.PathLike[str], for_writing: bool) -> list[Use]:
+    """The uses that matter; programs that only look (losetup trying for a free device, blkid) are waited for."""
+    for _ in range(_LOOKS):
+        uses = [use for use in uses_of(path) if for_writing or use.writable]
+        if not uses or any(use.kind not in ("process", "exclusive") for use in uses):
+            break
+        time.sleep(_LOOK_SECONDS)
+    return uses
 
 
 def _hint(uses: list[Use]) -> str:

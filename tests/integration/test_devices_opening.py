@@ -12,7 +12,7 @@ import pytest
 from imager.blocks import OutOfRange
 from imager.devices.buffers import aligned_buffer
 from imager.devices.opening import open_source
-from imager.errors import SourceUnusable, UsageError
+from imager.errors import SourceUnreadable, SourceUnusable, UsageError
 from tests.harness.loop import call, loop_device, mounted, needs_root, partitions, sparse_file
 
 pytestmark = [pytest.mark.root, needs_root]
@@ -143,3 +143,14 @@ def test_a_disk_that_is_mounted_read_only_can_be_read(tmp_path):
         call("mkfs.ext4", "-q", disk)
         with mounted(disk, tmp_path / "mnt", options="ro"), open_source(disk) as source:
             assert source.read(1080, 2) == b"\x53\xef"
+
+
+def test_a_bad_sector_of_a_device_is_told_with_its_place(tmp_path):
+    """The backing file is cut short under the device: what lies beyond cannot be read any more."""
+    file = random_file(tmp_path / "disk", 4 * MIB)
+    with loop_device(file) as disk, open_source(disk) as source:
+        os.truncate(file, 2 * MIB)
+        with pytest.raises(SourceUnreadable) as failed:
+            source.read_into(3 * MIB, aligned_buffer(8192))
+        assert failed.value.facts["offset_bytes"] == 3 * MIB
+        assert failed.value.facts["length_bytes"] == 8192
