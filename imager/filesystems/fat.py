@@ -116,7 +116,8 @@ def _entries(content: bytes, bits: int) -> UintArray:
         return np.frombuffer(content, dtype="<u4") & np.uint32(0x0FFFFFFF)
     if bits == 16:
         return np.frombuffer(content, dtype="<u2").astype(np.uint32)
-    triples = np.frombuffer(content[: len(content) // 3 * 3], dtype=np.uint8).astype(np.uint32).reshape(-1, 3)
+    padded = content + bytes(-len(content) % 3)
+    triples = np.frombuffer(padded, dtype=np.uint8).astype(np.uint32).reshape(-1, 3)
     entries = np.empty((len(triples), 2), dtype=np.uint32)
     entries[:, 0] = triples[:, 0] | (triples[:, 1] & 0x0F) << 8
     entries[:, 1] = triples[:, 1] >> 4 | triples[:, 2] << 4
@@ -203,30 +204,29 @@ def _read_tables(reader: BlockReader, geometry: Geometry) -> _Tables:
 def _unite_piece(
     reader: BlockReader, geometry: Geometry, tables: _Tables, position: int, length: int, first: int
 ) -> None:
-    """Add one piece of all FATs; copies that are equal, as they nearly always are, are looked at once."""
+    """Add one piece of all FATs; copies of the one before, as they nearly always are, are not looked at twice."""
     skip = 2 if position == 0 else 0
     count = min(geometry.cluster_count + 2 - first, length * 8 // geometry.bits) - skip
-    seen: dict[bytes, UintArray] = {}
-    active: list[UintArray] = []
-    for number in range(geometry.fat_count):
-        content = reader.read(geometry.fat_offset + number * geometry.fat_bytes + position, length)
-        entries = seen.get(content)
-        if entries is None:
-            padded = content + bytes(-len(content) % 3) if geometry.bits == 12 else content
-            entries = seen[content] = _entries(padded, geometry.bits)[skip : skip + count]
-        if number in geometry.active_fats:
-            active.append(entries)
-            _check_pointers(entries, geometry, number)
     used = np.zeros(count, dtype=bool)
     bad = np.ones(count, dtype=bool)
-    for entries in seen.values():
-        is_bad = entries == _bad(geometry.bits)
-        used |= (entries != 0) & ~is_bad
-        bad &= is_bad
+    before = b""
+    entries = reference = None
+    for number in range(geometry.fat_count):
+        content = reader.read(geometry.fat_offset + number * geometry.fat_bytes + position, length)
+        if entries is None or content != before:
+            before = content
+            entries = _entries(content, geometry.bits)[skip : skip + count]
+            is_bad = entries == _bad(geometry.bits)
+            used |= (entries != 0) & ~is_bad
+            bad &= is_bad
+        if number not in geometry.active_fats:
+            continue
+        if reference is None:
+            reference = entries
+        if reference is not entries:
+            tables.differing_count += int(np.count_nonzero(entries != reference))
+        _check_pointers(entries, geometry, number)
     tables.bad_count += int(np.count_nonzero(bad))
-    for entries in active[1:]:
-        if entries is not active[0]:
-            tables.differing_count += int(np.count_nonzero(entries != active[0]))
     tables.add(first + skip, used)
 
 
