@@ -1,17 +1,28 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Layouts and targets as data, for tests of restore plans."""
+"""Restores for tests: layouts and targets as data, a target in memory, and images of disks in files."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from imager.devices.target import open_target
 from imager.errors import TargetFailed
 from imager.extents import Extents
-from imager.image.description import Description
+from imager.image.description import Description, FinalFacts
+from imager.image.reader import open_image
+from imager.image.writer import ImageWriter
 from imager.layout import Content, Identity, Layout, Partition, Table
+from imager.partitions.read import read_table
 from imager.restore.guards import TargetState
+from imager.restore.job import RestoreResult, execute
+from imager.restore.looking import look_at_target
+from imager.restore.plan import RestoreOptions, RestoreScope, make_plan
+from imager.stores import open_output
+from tests.harness.disks import FileReader
+from tests.harness.images import chunks_of
 
 MIB = 1024 * 1024
 SECTOR = 512
@@ -131,3 +142,103 @@ class MemoryTarget:
 
     def reread_table(self) -> str:
         return ""
+
+
+def nonzero_ranges(path: Path, grain: int = 64 * 1024) -> Extents:
+    """Where a file holds anything but zeros, in units of the grain."""
+    found, zeros = [], bytes(grain)
+    with path.open("rb") as file:
+        for start in range(0, path.stat().st_size, grain):
+            piece = file.read(grain)
+            if piece != zeros[: len(piece)]:
+                found.append((start, start + len(piece)))
+    return Extents.of(found)
+
+
+def layout_of(raw: Path, sector_size: int = SECTOR) -> Layout:
+    """A disk in a file as the partition reader sees it; every partition is said to hold ext4."""
+    reader = FileReader(raw, sector_size=sector_size)
+    found = read_table(reader)
+    content = Content("filesystem", "ext4")
+    entries = [replace(each, content=None if each.kind == "extended" else content) for each in found.partitions]
+    return Layout(
+        Identity(path=str(raw)),
+        reader.size,
+        sector_size,
+        sector_size,
+        found.table,
+        tuple(entries),
+        content=content if found.table.kind == "none" else None,
+        whole_reason=found.whole_reason,
+    )
+
+
+def image_of(
+    raw: Path,
+    image: Path,
+    *,
+    sector_size: int = SECTOR,
+    extra: Extents | None = None,
+    lost: Extents | None = None,
+    chunk_size: int = 256 * 1024,
+) -> Description:
+    """An image of a disk in a file: what is not zero, its table, the edges, and what a test adds.
+
+    Args:
+        raw: The disk.
+        image: Where the image goes.
+        sector_size: Its logical sectors.
+        extra: Further used bytes.
+        lost: Bytes of chunks that the image lacks, as after a salvage.
+        chunk_size: The grid.
+    """
+    layout = layout_of(raw, sector_size)
+    size = layout.size_bytes
+    used = nonzero_ranges(raw) | Extents.of(layout.table.table_ranges) | (extra or Extents())
+    for start, end in [(0, size), *((each.start, each.end) for each in layout.partitions)]:
+        used |= Extents.of([(start, min(start + MIB, end)), (max(end - MIB, start), end)])
+    lost_chunks = set((lost or Extents()).grid_cells(chunk_size).tolist())
+    description = describe(layout, used, chunk_size=chunk_size)
+    kept = [number for number in description.chunks.numbers().tolist() if number not in lost_chunks]
+    if lost_chunks:
+        description = replace(description, chunk_count=len(kept))
+    writer = ImageWriter(open_output(str(image)), description)
+    content = bytearray(size)
+    with raw.open("rb") as file:
+        for start, end in used:
+            file.seek(start)
+            content[start:end] = file.read(end - start)
+    for chunk in chunks_of(bytes(content), description):
+        if chunk.number not in lost_chunks:
+            writer.add(chunk)
+    missing = Extents.of((n * chunk_size, (n + 1) * chunk_size) for n in sorted(lost_chunks))
+    writer.finish(FinalFacts(missing=missing))
+    return description
+
+
+def restore_image(
+    image: Path | str,
+    target: Path,
+    scope: RestoreScope = RestoreScope(),  # noqa: B008  frozen
+    *,
+    size: int | None = None,
+    **options: Any,
+) -> RestoreResult:
+    """Restore an image as the command does: look, plan, write.
+
+    Args:
+        image: A path, or "-".
+        target: A device, a file, or a file to make.
+        scope: What is restored.
+        size: The size of a new file; by default that of the image's disk.
+        options: What RestoreOptions takes.
+    """
+    with open_image(str(image)) as source:
+        about = source.description
+        new_size = size or about.disk_size
+        state = look_at_target(
+            str(target), image_files=[str(image)], sector_size=about.sector_size, new_file_bytes=new_size
+        )
+        plan = make_plan(about, None if source.streamed else source.final, state, scope, RestoreOptions(**options))
+        with open_target(target, create_size=new_size) as disk:
+            return execute(plan, source, disk, threads=2)
