@@ -188,7 +188,8 @@ def file_systems_page() -> str:
 
 def parser_section(doc: ParserDoc) -> str:
     """One parser: what it handles, when it gives up its map, and where the format is described."""
-    handled = "\n".join(f"* {escaped(text)}" for text in doc.handled)
+    short = all(len(text) < 24 for text in doc.handled)
+    handled = escaped(", ".join(doc.handled)) if short else "\n".join(f"* {escaped(text)}" for text in doc.handled)
     whole = "\n".join(f"| {escaped(condition)} | {escaped(why)} |" for condition, why in doc.whole_when)
     references = "\n".join(f"* {text}" for text in doc.references)
     return f"""## {doc.name}
