@@ -94,7 +94,8 @@ def _protected_areas(node: str) -> Hidden:
         return Hidden(
             unknowns=("whether an HPA or DCO hides the end of the disk cannot be told: hdparm is not installed",)
         )
-    return read_hpa(_hdparm("-N", node)) + read_dco(_hdparm("--dco-identify", node), _hdparm("-N", node))
+    said_of_hpa = _hdparm("-N", node)
+    return read_hpa(said_of_hpa) + read_dco(_hdparm("--dco-identify", node), said_of_hpa)
 
 
 def _hdparm(option: str, node: str) -> str:

@@ -33,7 +33,8 @@ def identify(path: str | os.PathLike[str], *, system: System | None = None) -> I
     machine = system or System()
     name = machine.name_of_path(path)
     if not name:
-        return Identity(path=os.fspath(path), transport="file")
+        transport = "" if machine.is_block_device(path) else "file"
+        return Identity(path=os.fspath(path), transport=transport)
     return identity_of(machine.disk_of(name), machine, path=os.fspath(path))
 
 

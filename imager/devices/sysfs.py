@@ -114,6 +114,15 @@ class System:
             return "" if self.is_real else self._recorded_name(path)
         return self.name_of_number(os.major(status.st_rdev), os.minor(status.st_rdev))
 
+    def is_block_device(self, path: str | os.PathLike[str]) -> bool:
+        """Whether a path leads to a block device, also to one that sysfs does not show."""
+        if self.name_of_path(path):
+            return True
+        try:
+            return self.is_real and stat.S_ISBLK(Path(path).stat().st_mode)
+        except OSError:
+            return False
+
     def _recorded_name(self, path: str | os.PathLike[str]) -> str:
         """In a recording device nodes are plain files, known by their names."""
         name = (self.root / Path(path).relative_to("/")).resolve().name

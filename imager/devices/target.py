@@ -106,8 +106,9 @@ def _open(path: Path, flags: int) -> int:
 
 
 def _create_file(path: Path, create_size: int | None, sector_size: int) -> TargetDisk:
-    if create_size is None or path.is_relative_to("/dev"):
-        # A file made in /dev by a mistyped name would fill the memory and pass for a disk.
+    # A file made among the devices by a mistyped name would fill the memory and pass for a disk.
+    folders = path.absolute().parts[1:-1]
+    if create_size is None or (folders[:1] == ("dev",) and folders[1:2] != ("shm",)):
         raise TargetRefused(
             f"{path} does not exist", hint="Run `imager disks` to see which disks there are.", path=str(path)
         )
@@ -231,7 +232,7 @@ def capabilities(path: str | os.PathLike[str], *, system: System | None = None) 
     machine = system or System()
     name = machine.name_of_path(path)
     if not name:
-        return "punch-hole"
+        return "zero-edges" if machine.is_block_device(path) else "punch-hole"
     queue_of = machine.disk_of(name)
     if machine.number(queue_of, "queue", "write_zeroes_max_bytes"):
         return "write-zeroes"

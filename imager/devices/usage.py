@@ -86,6 +86,9 @@ def uses_of(path: str | os.PathLike[str], *, probe: bool = True, system: System 
     if name:
         found = [*_uses_of_device(name, machine)]
         return tuple(dict.fromkeys([*found, *(_held(name, found, machine) if probe else ())]))
+    if machine.is_block_device(path):  # without sysfs only the kernel's own word is left
+        is_held = probe and _is_busy(Path(path), machine)
+        return (Use("exclusive", os.fspath(path), "", True),) if is_held else ()
     return tuple(dict.fromkeys(_uses_of_file(Path(path), machine)))
 
 
@@ -283,9 +286,10 @@ def _held(name: str, found: list[Use], system: System) -> Iterator[Use]:
 
 def _is_busy(node: Path, system: System) -> bool:
     """Whether somebody else holds the device; "no" when that cannot be tried."""
-    disk = system.disk_of(system.name_of_path(node))
-    related = [disk, *system.partition_names(disk)] if disk else []
-    if any(claims.is_ours(_device_number(system.node(name))) for name in related):
+    name = system.name_of_path(node)
+    disk = system.disk_of(name) if name else ""
+    related = [system.node(other) for other in (disk, *system.partition_names(disk))] if disk else []
+    if any(claims.is_ours(_device_number(other)) for other in [node, *related]):
         return False
     try:
         os.close(os.open(node, os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC))

@@ -253,3 +253,21 @@ def test_a_program_that_only_looks_is_waited_for(disk):
     with subprocess.Popen([sys.executable, "-c", script, disk], stdout=subprocess.PIPE) as other:
         assert other.stdout.readline() == b"open\n"
         refuse_if_in_use(disk, for_writing=True)
+
+
+def test_without_sysfs_the_kernels_own_word_is_left(disk, tmp_path):
+    call("mkfs.ext4", "-q", disk)
+    script = (
+        "import sys\n"
+        "from imager.devices.identity import identify\n"
+        "from imager.devices.inventory import list_disks\n"
+        "from imager.devices.target import capabilities\n"
+        "from imager.devices.usage import uses_of\n"
+        "use, = uses_of(sys.argv[1])\n"
+        "print(use.kind, capabilities(sys.argv[1]), identify(sys.argv[1]).transport, len(list_disks()))\n"
+    )
+    (tmp_path / "script.py").write_text(script)
+    shell = f"mount -t tmpfs none /sys && {sys.executable} {tmp_path}/script.py {disk}"
+    with mounted(disk, tmp_path / "mnt"):
+        said = call("env", f"PYTHONPATH={Path(__file__).parents[2]}", "unshare", "--mount", "sh", "-c", shell)
+    assert said.split() == ["exclusive", "zero-edges", "0"]
