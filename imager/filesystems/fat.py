@@ -25,9 +25,10 @@ import numpy as np
 import numpy.typing as npt
 
 from imager.blocks import BlockReader, OutOfRange
-from imager.extents import Extents, Int64Array
+from imager.extents import Extents
 from imager.filesystems import fat_walk
 from imager.filesystems.base import NotTrusted, ParserDoc, UsedMap
+from imager.filesystems.collecting import RangeCollector
 from imager.filesystems.fat_boot import (
     DIRECTORY_ENTRY_BYTES,
     BootSector,
@@ -59,7 +60,6 @@ DOC: Final = ParserDoc(
 )
 
 _PIECE_BYTES: Final = 4 * 1024 * 1024
-_MOST_RANGES: Final = 4_000_000
 _LABEL_BYTES_READ: Final = 2 * 1024 * 1024
 _FSINFO_SIGNATURES: Final = ((0, b"RRaA"), (484, b"rrAa"), (508, b"\x00\x00\x55\xaa"))
 _FSINFO_UNKNOWN: Final = 0xFFFFFFFF
@@ -88,7 +88,7 @@ def used_map(reader: BlockReader) -> UsedMap:
     geometry = check_geometry(boot, reader.size)
     state = _read_state(reader, geometry, boot)
     tables = _read_tables(reader, geometry)
-    clusters = tables.used_clusters()
+    clusters = tables.clusters.extents()
     if state.dirty:
         clusters = clusters | fat_walk.clusters_in_tree(reader, geometry)
     used = Extents.union_of(
@@ -157,11 +157,9 @@ def _read_state(reader: BlockReader, geometry: Geometry, boot: BootSector) -> _S
 
 @dataclass
 class _Tables:
-    """What the FATs say, united, gathered piece by piece: cluster numbers, half-open."""
+    """What the FATs say, united, gathered piece by piece."""
 
-    starts: list[Int64Array] = field(default_factory=list)
-    ends: list[Int64Array] = field(default_factory=list)
-    range_count: int = 0
+    clusters: RangeCollector = field(default_factory=RangeCollector)
     used_count: int = 0
     bad_count: int = 0
     differing_count: int = 0
@@ -169,23 +167,10 @@ class _Tables:
     def add(self, first_cluster: int, used: Mask) -> None:
         """Add what is known of the clusters from first_cluster on."""
         edges = np.diff(used.astype(np.int8), prepend=np.int8(0), append=np.int8(0))
-        self.starts.append(np.flatnonzero(edges == 1).astype(np.int64) + first_cluster)
-        self.ends.append(np.flatnonzero(edges == -1).astype(np.int64) + first_cluster)
-        self.range_count += len(self.starts[-1])
+        starts = np.flatnonzero(edges == 1).astype(np.int64) + first_cluster
+        ends = np.flatnonzero(edges == -1).astype(np.int64) + first_cluster
+        self.clusters.add(starts, ends)
         self.used_count += int(np.count_nonzero(used))
-        if self.range_count > _MOST_RANGES:
-            self._coarsen()
-
-    def _coarsen(self) -> None:
-        """Close the smallest gaps, so that memory stays bounded however fragmented the volume is."""
-        coarse = self.used_clusters().limit_count(_MOST_RANGES // 2)
-        self.starts, self.ends, self.range_count = [coarse.starts], [coarse.ends], len(coarse)
-
-    def used_clusters(self) -> Extents:
-        """The used clusters, as numbers."""
-        if not self.starts:
-            return Extents()
-        return Extents(np.concatenate(self.starts), np.concatenate(self.ends))
 
 
 def _read_tables(reader: BlockReader, geometry: Geometry) -> _Tables:
@@ -197,7 +182,7 @@ def _read_tables(reader: BlockReader, geometry: Geometry) -> _Tables:
         first = position * 8 // geometry.bits
         _unite_piece(reader, geometry, tables, position, length, first)
     if geometry.root_cluster and not tables.used_clusters().holds(geometry.root_cluster, geometry.root_cluster + 1):
-        raise NotTrusted(f"its FAT marks cluster {geometry.root_cluster}, the root directory, as free")
+        raise NotTrusted(f"its FAT marks cluster {root}, the root directory, as free")
     return tables
 
 
