@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from contextlib import closing
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -40,13 +41,14 @@ def command(
     The new image has an id of its own and records what is missing. Restoring it needs --accept-damage.
     """
     from imager.image.salvage import salvage
-    from imager.stores import open_output
+    from imager.stores import open_input, open_output
 
     if image == "-" or broken == "-":
         raise UsageError("salvage reads a file and writes a file", hint="Store the damaged image first.")
     console = Console(json=as_json, quiet=quiet)
-    output = open_output(image, overwrite=overwrite)
-    saved = salvage(broken, output, image_id=uuid.uuid4(), threads=threads, progress=console.progress())
+    with closing(open_input(broken, unfinished=True)) as source:
+        output = open_output(image, overwrite=overwrite)
+        saved = salvage(source, output, image_id=uuid.uuid4(), threads=threads, progress=console.progress())
     facts = {
         "image": image,
         "image_id": str(saved.summary.image_id),

@@ -38,6 +38,7 @@ MAY_IMPORT = {
     "image": {*PARSING, "stores", "progress", "__init__"},
     "capture": {*SURVEYING, "examine", "survey", "stores", "image", "pictures", "progress", "__init__"},
     "restore": {*SURVEYING, "examine", "survey", "stores", "image", "pictures", "progress", "__init__"},
+    "cloning": {*SURVEYING, "survey", "image", "capture", "restore", "progress"},
 }
 STARTS_PROGRAMS = {"subprocess", "pty", "popen2"}
 STARTING_CALLS = {"system", "popen", "fork", "forkpty", "posix_spawn", "posix_spawnp"}

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""imager clone: a disk onto one or several others, with no image in between."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from imager.cli.confirm import confirm
+from imager.cli.options import (
+    AllBlocksOption,
+    DebugOption,
+    DryRunOption,
+    ExcludeOption,
+    GapsOption,
+    JsonOption,
+    PartitionsOption,
+    QuietOption,
+    SectorSizeOption,
+    ThreadsOption,
+    YesOption,
+    epilog,
+)
+from imager.cli.output import Console
+from imager.cli.problems import reports_problems
+from imager.cli.restore import result_lines
+from imager.errors import ContentIncomplete, ImagerError, TargetRefused, UsageError
+
+if TYPE_CHECKING:  # imported late at run time, so that --help is fast
+    from imager.capture.options import CaptureOptions
+    from imager.cli.sources import Opened
+    from imager.cloning import Cloned
+    from imager.restore.plan import Plan
+
+NAME = "clone"
+EPILOG = epilog(
+    ("imager clone --dry-run /dev/sda /dev/sdb", "what would be written, and what would be lost"),
+    ("imager clone --verify /dev/sda /dev/sdb", "copy the used blocks, and read them back past the cache"),
+    ("imager clone master.img /dev/sdb /dev/sdc /dev/sdd", "to three disks at once; one that fails stops no other"),
+    statuses=(2, 3, 6, 7, 9, 130),
+)
+
+
+@reports_problems
+def command(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A block device or a raw image file.")],
+    targets: Annotated[list[str], typer.Argument(metavar="TARGET...", help="The disks to write, or raw image files.")],
+    partitions: PartitionsOption = None,
+    exclude: ExcludeOption = None,
+    all_blocks: AllBlocksOption = False,
+    gaps: GapsOption = False,
+    rescue: Annotated[bool, typer.Option("--rescue", help="Go on past unreadable sectors of the source.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Read everything back past the cache and compare.")] = False,
+    yes: YesOption = False,
+    dry_run: DryRunOption = False,
+    threads: ThreadsOption = None,
+    sector_size: SectorSizeOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> int:
+    """Copy the used blocks of a disk onto others. WHAT IS ON THE TARGETS IS LOST.
+
+    The plan of every target is printed first; then their names must be typed, unless --yes is given.
+    """
+    from imager.capture.options import CaptureOptions
+    from imager.cli.sources import opened_and_surveyed, survey_options
+
+    _check_names(source, targets)
+    console = Console(json=as_json, quiet=quiet)
+    wanted = survey_options(all_blocks=all_blocks, gaps=gaps, partitions=partitions, exclude=exclude)
+    options = CaptureOptions(threads=threads, rescue=rescue)
+    with opened_and_surveyed([source], wanted, sector_size=sector_size, exclusive=not dry_run) as opened:
+        plans = [_plan(opened[0], target, options, verify=verify) for target in targets]
+        lines = [line for plan in plans for line in (*plan.lines(), "")]
+        if dry_run:
+            console.result({"plans": [plan.as_dict() for plan in plans]}, lines)
+            return 0
+        for line in lines:
+            console.say(line)
+        confirm(targets, yes=yes)
+        began = time.monotonic()
+        done = _carry_out(opened[0], plans, options, console)
+    return _report(plans, done, time.monotonic() - began, console)
+
+
+def _check_names(source: str, targets: Sequence[str]) -> None:
+    paths = [Path(name).resolve() for name in targets]
+    if len(set(paths)) < len(paths):
+        raise UsageError(f"the same target is named twice: {', '.join(targets)}")
+    if Path(source).resolve() in paths:
+        raise TargetRefused(f"{source} is source and target at once", path=source)
+
+
+def _plan(opened: Opened, target: str, options: CaptureOptions, *, verify: bool) -> Plan:
+    from imager.capture.describe import describe
+    from imager.restore.looking import look_at_target
+    from imager.restore.plan import RestoreOptions, RestoreScope, make_plan
+
+    about = describe(opened.reader, opened.survey, options)
+    state = look_at_target(
+        target,
+        image_files=[opened.path],
+        sector_size=about.sector_size,
+        new_file_bytes=about.disk_size,
+        twins_of=about.layout,
+    )
+    # With --rescue, what could not be read is agreed to beforehand: that is what the option is for.
+    options_for_plan = RestoreOptions(verify=verify, accept_damage=options.rescue)
+    return make_plan(about, None, state, RestoreScope.whole(), options_for_plan)
+
+
+def _carry_out(opened: Opened, plans: Sequence[Plan], options: CaptureOptions, console: Console) -> Cloned:
+    from imager.cloning import clone_onto
+    from imager.devices.target import open_target
+
+    with ExitStack() as stack:
+        disks = []
+        for plan in plans:
+            create = None if plan.target.exists else plan.target.size_bytes
+            size = opened.reader.sector_size
+            disks.append(stack.enter_context(open_target(plan.target.name, create_size=create, sector_size=size)))
+        return clone_onto(plans, disks, opened.reader, opened.survey, options, console.progress())
+
+
+def _report(plans: Sequence[Plan], done: Cloned, seconds: float, console: Console) -> int:
+    facts: list[dict[str, Any]] = []
+    lines: list[str] = []
+    status = ContentIncomplete.exit_code if len(done.unreadable) else 0
+    for plan, outcome in zip(plans, done.outcomes, strict=True):
+        if isinstance(outcome, ImagerError):
+            status = outcome.exit_code
+            facts.append({"target": plan.target.name, "error": outcome.message})
+            lines.append(f"{plan.target.name}: FAILED: {outcome.message}")
+        else:
+            facts.append(outcome.as_dict())
+            lines.extend(result_lines(outcome, seconds))
+    lines += [f"  {sentence}" for sentence in done.unreadable_where]
+    console.result({"seconds": seconds, "unreadable": list(done.unreadable), "targets": facts}, lines)
+    return status
