@@ -181,7 +181,8 @@ def _read_tables(reader: BlockReader, geometry: Geometry) -> _Tables:
         length = min(_PIECE_BYTES, size_bytes - position)
         first = position * 8 // geometry.bits
         _unite_piece(reader, geometry, tables, position, length, first)
-    if geometry.root_cluster and not tables.used_clusters().holds(geometry.root_cluster, geometry.root_cluster + 1):
+    root = geometry.root_cluster
+    if root and not tables.clusters.extents().holds(root, root + 1):
         raise NotTrusted(f"its FAT marks cluster {root}, the root directory, as free")
     return tables
 
