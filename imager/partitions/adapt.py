@@ -12,7 +12,7 @@ protective MBR the size. An MBR alone needs nothing. Everything here is computed
 written: restore does that.
 
 References:
-    UEFI 2.10, sections 5.2.3 (protective MBR) and 5.3.2 (GPT header); "sgdisk -e" and "sfdisk --relocate gpt-bak-std".
+    UEFI 2.10, sections 5.2.3 (protective MBR) and 5.3.2 (GPT header); sfdisk(8), --relocate gpt-bak-std.
 """
 
 from __future__ import annotations

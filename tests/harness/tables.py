@@ -19,6 +19,7 @@ import zstandard
 
 from imager.blocks import MemoryReader
 from imager.layout import Content, Identity, Layout
+from imager.partitions.adapt import relocate
 from imager.partitions.found import FoundTable
 from imager.partitions.read import read_table
 from tests.harness.disks import MIB, Place, places_of
@@ -77,6 +78,20 @@ def layout_of(content: bytes, *, sector_size: int = 512, whole: Content | None =
         content=whole,
         whole_reason=found.whole_reason,
     )
+
+
+def restored(content: bytes, target_size: int, *, sector_size: int = 512, junk: bytes = b"\0") -> bytes:
+    """What a target of that size holds after a restore: the disk's bytes, what is stale zeroed, the patches on top."""
+    layout = layout_of(content, sector_size=sector_size)
+    image = MemoryReader(bytes(content), sector_size=sector_size)
+    patches, stale, _ = relocate(layout, image, target_size, sector_size)
+    target = bytearray(bytes(content)[:target_size])
+    target += junk * (target_size - len(target))
+    for start, end in stale:
+        target[start:end] = bytes(end - start)
+    for patch in patches:
+        target[patch.offset : patch.offset + len(patch.content)] = patch.content
+    return bytes(target)
 
 
 class Disk(bytearray):
@@ -178,4 +193,17 @@ def _gpt_header(
     return fields(zlib.crc32(fields(0)))
 
 
-__all__ = ["CORPUS", "LINUX", "MIB", "Case", "Disk", "case", "case_names", "disk", "layout_of", "make_gpt", "read"]
+__all__ = [
+    "CORPUS",
+    "LINUX",
+    "MIB",
+    "Case",
+    "Disk",
+    "case",
+    "case_names",
+    "disk",
+    "layout_of",
+    "make_gpt",
+    "read",
+    "restored",
+]
