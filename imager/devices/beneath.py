@@ -143,10 +143,13 @@ def is_on_disk(
 
 
 def running_system_disks(*, system: System | None = None) -> frozenset[str]:
-    """Every block device, by path, that the running system stands on: disks, partitions, volumes, loop devices."""
+    """Every block device that the running system stands on: disks, partitions, volumes, loop devices.
+
+    By path; a volume by both of its paths, /dev/mapper/NAME and /dev/dm-N.
+    """
     machine = system or System()
     names: set[str] = set()
     for place in SYSTEM_PLACES:
         if (machine.root / place.lstrip("/")).exists():
             names |= beneath(place, system=machine).names
-    return frozenset(str(machine.node(name)) for name in names)
+    return frozenset(path for name in names for path in (str(machine.node(name)), f"/dev/{name}"))

@@ -46,7 +46,7 @@ _REMEDIES: Final[dict[UseKind, str]] = {
 _KIND_OF_MAPPING: Final[tuple[tuple[str, UseKind], ...]] = (("LVM-", "lvm"), ("CRYPT-", "crypt"))
 """How device-mapper UUIDs begin, by the program that made the mapping."""
 
-_LOOKS: Final = 6
+_LOOKS: Final = 4
 _LOOK_SECONDS: Final = 0.2
 
 
@@ -76,20 +76,32 @@ class Use:
 def uses_of(path: str | os.PathLike[str], *, probe: bool = True, system: System | None = None) -> tuple[Use, ...]:
     """Everything that uses a disk, a partition or an image file; empty when it is free.
 
+    Programs that only look (losetup trying for a free device, blkid) are waited for, when asked to probe.
+
     Args:
         path: A block device or a regular file.
         probe: Also ask the kernel for the device exclusively, for a moment in which nobody else can get it.
         system: A recorded machine instead of this one.
     """
     machine = system or System()
-    name = machine.name_of_path(path)
+    found = _uses_now(path, probe, machine)
+    for _ in range(_LOOKS if probe and machine.is_real else 0):
+        if not found or any(use.kind not in ("process", "exclusive") for use in found):
+            break
+        time.sleep(_LOOK_SECONDS)
+        found = _uses_now(path, probe, machine)
+    return found
+
+
+def _uses_now(path: str | os.PathLike[str], probe: bool, system: System) -> tuple[Use, ...]:
+    name = system.name_of_path(path)
     if name:
-        found = [*_uses_of_device(name, machine)]
-        return tuple(dict.fromkeys([*found, *(_held(name, found, machine) if probe else ())]))
-    if machine.is_block_device(path):  # without sysfs only the kernel's own word is left
-        is_held = probe and _is_busy(Path(path), machine)
+        found = [*_uses_of_device(name, system)]
+        return tuple(dict.fromkeys([*found, *(_held(name, found, system) if probe else ())]))
+    if system.is_block_device(path):  # without sysfs only the kernel's own word is left
+        is_held = probe and _is_busy(Path(path), system)
         return (Use("exclusive", os.fspath(path), "", True),) if is_held else ()
-    return tuple(dict.fromkeys(_uses_of_file(Path(path), machine)))
+    return tuple(dict.fromkeys(_uses_of_file(Path(path), system)))
 
 
 def refuse_if_in_use(path: str | os.PathLike[str], *, for_writing: bool) -> None:
@@ -99,7 +111,7 @@ def refuse_if_in_use(path: str | os.PathLike[str], *, for_writing: bool) -> None
         SourceBusy: Not for_writing, and something may write to it.
         TargetRefused: for_writing, and it is in use.
     """
-    uses = _lasting_uses(path, for_writing)
+    uses = [use for use in uses_of(path) if for_writing or use.writable]
     if not uses:
         return
     reasons = "; ".join(map(str, uses))
@@ -110,16 +122,6 @@ def refuse_if_in_use(path: str | os.PathLike[str], *, for_writing: bool) -> None
         path=os.fspath(path),
         uses=[{"kind": use.kind, "who": use.who, "detail": use.detail} for use in uses],
     )
-
-
-def _lasting_uses(path: str | os.PathLike[str], for_writing: bool) -> list[Use]:
-    """The uses that matter; programs that only look (losetup trying for a free device, blkid) are waited for."""
-    for _ in range(_LOOKS):
-        uses = [use for use in uses_of(path) if for_writing or use.writable]
-        if not uses or any(use.kind not in ("process", "exclusive") for use in uses):
-            break
-        time.sleep(_LOOK_SECONDS)
-    return uses
 
 
 def _hint(uses: list[Use]) -> str:
