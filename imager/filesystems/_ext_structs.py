@@ -72,6 +72,7 @@ EXT2_VALID_FS: Final = 0x1
 EXT2_ERROR_FS: Final = 0x2
 
 HAS_JOURNAL: Final = 0x4
+RESIZE_INODE: Final = 0x10
 SPARSE_SUPER2: Final = 0x200
 FAST_COMMIT: Final = 0x400
 
@@ -92,7 +93,7 @@ COMPAT: Final = {
     0x2: "imagic_inodes",
     HAS_JOURNAL: "has_journal",
     0x8: "ext_attr",
-    0x10: "resize_inode",
+    RESIZE_INODE: "resize_inode",
     0x20: "dir_index",
     SPARSE_SUPER2: "sparse_super2",
     FAST_COMMIT: "fast_commit",

@@ -46,9 +46,11 @@ from imager.filesystems._ext_structs import (
     HAS_JOURNAL,
     INCOMPAT,
     JOURNAL_DEV,
+    META_BG,
     METADATA_CSUM,
     MMP,
     RECOVER,
+    RESIZE_INODE,
     RO_COMPAT,
     SUPERBLOCK_BYTES,
     SUPERBLOCK_OFFSET,
@@ -191,6 +193,8 @@ def _check_trust(sb: Superblock) -> None:
     unknown = unknown_features(sb, dirty=is_dirty)
     if unknown:
         raise NotTrusted(f"it has features that are not handled: {unknown}")
+    if sb.has_compat(RESIZE_INODE) and sb.has_incompat(META_BG):
+        raise NotTrusted("it has both resize_inode and meta_bg, which exclude each other")
     if sb["s_state"] & EXT2_ERROR_FS:
         raise NotTrusted("the file system has errors flagged")
     if not sb["s_state"] & EXT2_VALID_FS:
