@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from imager.devices.target import open_target
+from imager.devices.target import Clearing, open_target
 from imager.errors import TargetFailed
 from imager.extents import Extents
 from imager.image.description import Description, FinalFacts
@@ -222,6 +222,7 @@ def restore_image(
     scope: RestoreScope = RestoreScope(),  # noqa: B008  frozen
     *,
     size: int | None = None,
+    clearing: Clearing | None = None,
     **options: Any,
 ) -> RestoreResult:
     """Restore an image as the command does: look, plan, write.
@@ -231,6 +232,7 @@ def restore_image(
         target: A device, a file, or a file to make.
         scope: What is restored.
         size: The size of a new file; by default that of the image's disk.
+        clearing: How the target clears, if not as it can.
         options: What RestoreOptions takes.
     """
     with open_image(str(image)) as source:
@@ -239,6 +241,7 @@ def restore_image(
         state = look_at_target(
             str(target), image_files=[str(image)], sector_size=about.sector_size, new_file_bytes=new_size
         )
+        state = replace(state, clearing=clearing or state.clearing)
         plan = make_plan(about, None if source.streamed else source.final, state, scope, RestoreOptions(**options))
         with open_target(target, create_size=new_size) as disk:
             return execute(plan, source, disk, threads=2)

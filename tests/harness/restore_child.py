@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A restore in a process of its own, slow enough to be killed in the middle.
+
+    python -m tests.harness.restore_child IMAGE TARGET SECONDS_PER_WRITE
+
+Prints "writing" when the first chunk is on its way; ends with the exit status of the error, its message on standard
+error.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from imager.devices.target import TargetDisk
+from imager.errors import ImagerError
+from tests.harness.restoring import restore_image
+
+
+def main(image: str, target: str, seconds_per_write: float) -> int:
+    """Restore, sleeping at each write."""
+    write = TargetDisk.write
+
+    def slow(self: TargetDisk, offset: int, content: bytes | bytearray | memoryview) -> None:
+        print("writing", flush=True)
+        time.sleep(seconds_per_write)
+        write(self, offset, content)
+
+    TargetDisk.write = slow  # type: ignore[method-assign]
+    try:
+        restore_image(image, Path(target))
+    except ImagerError as error:
+        print(error.message, file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], sys.argv[2], float(sys.argv[3])))
