@@ -85,6 +85,8 @@ def examine(volume: Volume, *, all_blocks: bool = False) -> Examined:
     content = _best_description(claims)
     reason = _reason_for_doubt(claims, content, volume)
     if reason:
+        if content.kind == "unknown" and _has_blank_edges(volume.reader):
+            content = replace(content, kind="blank", type="blank")
         return _whole(volume, content, reason)
     parser = claims.recognised[0][0]
     try:
@@ -123,6 +125,15 @@ def _reason_for_doubt(claims: _Claims, content: Content, volume: Volume) -> str:
     if not claims.recognised:
         return f"used blocks of {content.type} are not known here"
     return contradiction(volume.partition_type, content) if volume.partition_type else ""
+
+
+def _has_blank_edges(reader: BlockReader) -> bool:
+    """Whether it looks like a new disk: a word for people, and no reason to copy less."""
+    edge = min(EDGE_BYTES, reader.size)
+    try:
+        return not (reader.read(0, edge).strip(b"\0") or reader.read(reader.size - edge, edge).strip(b"\0"))
+    except SourceUnreadable:
+        return False
 
 
 def _whole(volume: Volume, content: Content, reason: str) -> Examined:

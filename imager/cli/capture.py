@@ -49,7 +49,7 @@ _CHUNK_SIZES = (256 * 1024, 4 * 1024 * 1024)
 
 @reports_problems
 def command(
-    sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Block devices or raw image files.")],
+    sources: Annotated[list[str], typer.Argument(metavar="SOURCE", help="Block devices or raw image files.")],
     image: Annotated[
         str, typer.Argument(metavar="IMAGE", help="New image; a folder for several sources; - for stdout.")
     ],

@@ -49,7 +49,7 @@ EPILOG = epilog(
 @reports_problems
 def command(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="A block device or a raw image file.")],
-    targets: Annotated[list[str], typer.Argument(metavar="TARGET...", help="The disks to write, or raw image files.")],
+    targets: Annotated[list[str], typer.Argument(metavar="TARGET", help="The disks to write, or raw image files.")],
     partitions: PartitionsOption = None,
     exclude: ExcludeOption = None,
     all_blocks: AllBlocksOption = False,

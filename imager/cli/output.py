@@ -64,9 +64,7 @@ class Console:
 
 
 def _encode(value: object) -> object:
-    """What JSON has no word for: digests and ids as hexadecimal digits, extents as pairs."""
-    if isinstance(value, (bytes, bytearray, memoryview)):
-        return bytes(value).hex()
+    """What JSON has no word for: extents are pairs of start and end."""
     if isinstance(value, Iterable):
         return list(value)
     return str(value)

@@ -38,7 +38,7 @@ EPILOG = epilog(
 
 @reports_problems
 def command(
-    sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Block devices or raw image files.")],
+    sources: Annotated[list[str], typer.Argument(metavar="SOURCE", help="Block devices or raw image files.")],
     svg: Annotated[Path | None, typer.Option("--svg", metavar="FILE", help="Write a map of the used blocks.")] = None,
     extents: Annotated[
         bool, typer.Option("--extents", help="Print the used ranges, start and length in bytes, and nothing else.")

@@ -80,7 +80,7 @@ def _verify(
         "checked": "structure" if quick else "content",
         "chunk_count": found.chunk_count,
         "content_bytes": found.content_bytes,
-        "root_digest": found.root_digest,
+        "root_digest": found.root_digest.hex(),
         "missing": list(found.missing),
         "unreadable": list(found.unreadable),
     }
