@@ -202,7 +202,11 @@ class DiskReader(BlockReader):
 
 
 def open_source(
-    path: str | os.PathLike[str], *, exclusive_check: bool = True, sector_size: int | None = None
+    path: str | os.PathLike[str],
+    *,
+    exclusive_check: bool = True,
+    sector_size: int | None = None,
+    write_back: bool = True,
 ) -> DiskReader:
     """Open a disk or an image file for reading.
 
@@ -212,6 +216,8 @@ def open_source(
         path: A block device, or a regular file with a disk's bytes.
         exclusive_check: Refuse a source that somebody may be writing to.
         sector_size: Logical sector of the disk; by default the device's own. For a file 512, unless a GPT says 4096.
+        write_back: Bring to the medium what was written before. That syncs every file system that is mounted from
+            the disk and empties its caches: not for a mere look at all disks of a busy machine.
 
     Raises:
         SourceBusy: It is in use for writing.
@@ -223,7 +229,7 @@ def open_source(
     is_block_device = _look_at(source)
     if exclusive_check:
         refuse_if_in_use(source, for_writing=False)
-    reader = _open_device(source, exclusive_check) if is_block_device else _open_file(source)
+    reader = _open_device(source, exclusive_check, write_back) if is_block_device else _open_file(source)
     if sector_size is not None:
         reader.sector_size = sector_size
         reader.physical_sector_size = max(sector_size, reader.physical_sector_size)
@@ -314,7 +320,7 @@ def _guess_sector_size(fd: int) -> int:
     return 512
 
 
-def _open_device(path: Path, hold: bool) -> DiskReader:
+def _open_device(path: Path, hold: bool, write_back: bool) -> DiskReader:
     fd, is_held = _open_held(path) if hold else (_open_read_only(path), False)
     with _closed_on_error(fd):
         try:
@@ -331,7 +337,8 @@ def _open_device(path: Path, hold: bool) -> DiskReader:
         reader = DiskReader(path, fd, size=size, sector_size=grain, physical_sector_size=physical, is_block_device=True)
         if is_held:
             reader.hold()
-        reader.warnings = tuple(_write_back(path, fd))
+        if write_back:
+            reader.warnings = tuple(_write_back(path, fd))
         reader.go_direct(grain)
     return reader
 
