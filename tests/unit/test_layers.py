@@ -39,7 +39,6 @@ MAY_IMPORT = {
     "capture": {*SURVEYING, "examine", "survey", "stores", "image", "pictures", "progress", "__init__"},
     "restore": {*SURVEYING, "examine", "survey", "stores", "image", "pictures", "progress", "__init__"},
     "cloning": {*SURVEYING, "survey", "image", "capture", "restore", "progress"},
-    "cloning": {*SURVEYING, "examine", "survey", "image", "capture", "restore", "pictures", "progress"},
 }
 STARTS_PROGRAMS = {"subprocess", "pty", "popen2"}
 STARTING_CALLS = {"system", "popen", "fork", "forkpty", "posix_spawn", "posix_spawnp"}
