@@ -58,6 +58,8 @@ MAX_EXTENT_COUNT: Final = 8_000_000
 MAX_EXTENTS_SIZE: Final = MAX_EXTENT_COUNT * 16 + MIB
 MAX_GROUP_CHUNKS: Final = 32
 MAX_GROUP_CONTENT: Final = 32 * MIB
+WRITTEN_GROUP_CHUNKS: Final = 16
+WRITTEN_GROUP_CONTENT: Final = 8 * MIB
 MAX_SEGMENT_CHUNKS: Final = 16_384
 MAX_FRAMES: Final = 2**27
 MAX_ZERO_FRAME_CONTENT: Final = 64 * MIB
@@ -70,8 +72,8 @@ def frame_bound(content_length: int) -> int:
 
 
 def chunks_per_group(chunk_size: int) -> int:
-    """How many chunks every group but the last holds."""
-    return max(1, min(MAX_GROUP_CHUNKS, MAX_GROUP_CONTENT // chunk_size))
+    """How many chunks this writer puts into every group but the last: few, as memory holds whole groups."""
+    return max(1, min(WRITTEN_GROUP_CHUNKS, WRITTEN_GROUP_CONTENT // chunk_size))
 
 
 @dataclass(frozen=True)
