@@ -15,6 +15,7 @@ from typing import Final, Literal
 from imager.devices import target
 from imager.extents import Extents
 from imager.layout import Layout
+from imager.partitions.adapt import table_only_ranges
 
 Method = target.Clearing | Literal["nothing"]
 
@@ -67,7 +68,7 @@ def layout_marks(layout: Layout) -> Extents:
     """Where the signatures of all that a layout holds can lie, its own table included."""
     parts = [volume_marks(entry.start, entry.end) for entry in layout.partitions]
     parts.append(volume_marks(0, layout.size_bytes))
-    parts.append(Extents.of(layout.table.table_ranges))
+    parts.append(table_only_ranges(layout))
     return Extents.union_of(parts)
 
 

@@ -15,6 +15,7 @@ from imager.devices.usage import Use
 from imager.errors import TargetRefused
 from imager.extents import Extents
 from imager.layout import Identity, Layout
+from imager.partitions.adapt import table_only_ranges
 from imager.restore.scope import Placement, RestoreScope
 
 _BOOT_CODE: Final = Extents.single(0, 440)
@@ -138,7 +139,7 @@ def check_boot_code_place(target: TargetState, layout: Layout, placement: Placem
                 path=target.name,
                 number=entry.number,
             )
-    table = (Extents.of(target.layout.table.table_ranges) - _BOOT_CODE) & placement.written
+    table = (table_only_ranges(target.layout) - _BOOT_CODE) & placement.written
     if len(table):
         raise TargetRefused(
             f"the image's boot code would overwrite the partition table of {target.name} "

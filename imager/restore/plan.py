@@ -14,7 +14,7 @@ from imager.errors import ContentIncomplete, TargetTooSmall, UsageError
 from imager.extents import Extents
 from imager.image.description import Description, FinalFacts
 from imager.layout import Layout
-from imager.partitions.adapt import missing_bytes
+from imager.partitions.adapt import missing_bytes, table_only_ranges
 from imager.pictures.sizes import size_text
 from imager.restore.clearing import Clearing, layout_marks, plan_clearing, volume_marks
 from imager.restore.damage import DamagedPart, damaged_parts
@@ -257,7 +257,7 @@ def _invalidated(target: TargetState, scope: RestoreScope, placed: Placement) ->
     zeroed = placed.last.shift(placed.distance)
     zeroed |= Extents.of([(start, min(start + HEAD_BYTES, end)), (max(end - MIB, start), end)])
     if scope.kind == "whole" and target.layout:
-        zeroed |= Extents.of(target.layout.table.table_ranges)
+        zeroed |= table_only_ranges(target.layout)
     return zeroed.clip(start, end) - placed.untouched
 
 
@@ -281,7 +281,7 @@ def _stale_tables(layout: Layout, target: TargetState, placed: Placement) -> Ext
     """Old table structures that the new table does not cover and that lie in no partition, old or new."""
     if target.layout is None:
         return Extents()
-    old = Extents.of(target.layout.table.table_ranges).clip(*placed.window) - placed.written
+    old = table_only_ranges(target.layout).clip(*placed.window) - placed.written
     kept = [(entry.start, entry.end) for entry in layout.partitions]
     kept += [(entry.start, entry.end) for entry in target.layout.partitions if entry.kind != "extended"]
     return old - Extents.of(kept) - Extents.single(0, target.logical_sector_bytes)
