@@ -3,7 +3,8 @@
 
 A disk holds two: the primary after LBA 0 and the backup at the end. A disk that grew, or onto which the image of a
 smaller one was copied, has its backup in the middle, and perhaps somebody else's old one at the end. So the backup
-is looked for where the primary says, at the end, and where the protective MBR ends.
+is looked for where the primary says and at the end; without a primary also where the protective MBR ends. (With one, an
+old backup there is nothing but free space of a partition that grew over it, as on most cloud machines.)
 """
 
 from __future__ import annotations
@@ -41,17 +42,15 @@ class Copies:
         """The copy that counts."""
         return self.primary or self.backup
 
-    def all_valid(self) -> list[GptCopy]:
-        """Every copy that passed its checks."""
-        return [copy for copy in (self.primary, self.backup, *self.strays) if copy]
-
     def spans(self, disk: Sectors) -> Extents:
-        """Where the structures of the valid copies say that they are."""
-        return disk.extents(span for copy in self.all_valid() for span in copy.spans(disk))
+        """Where the structures of the table say that they are."""
+        valid = [copy for copy in (self.primary, self.backup) if copy]
+        return disk.extents(span for copy in valid for span in copy.spans(disk))
 
     def claimed_spans(self, disk: Sectors) -> Extents:
-        """All structures where they are, and where the specification would have them."""
-        return self.spans(disk) | disk.extents(self._expected_spans(disk)) | self._broken_headers(disk)
+        """Further structures: old ones, damaged ones, and places where the specification would have some."""
+        old = disk.extents(span for copy in self.strays for span in copy.spans(disk))
+        return old | disk.extents(self._expected_spans(disk)) | self._broken_headers(disk)
 
     def _broken_headers(self, disk: Sectors) -> Extents:
         step = disk.sector_bytes
@@ -69,7 +68,8 @@ def find_copies(disk: Sectors, mbr: Mbr) -> Copies:
     found = Copies()
     found.primary = _try(disk, PRIMARY_LBA, found, "the primary GPT")
     stated = _stated_backup(disk, found)
-    places = [lba for lba in (stated, disk.last_lba, *_protective_ends(mbr)) if lba is not None and lba > PRIMARY_LBA]
+    ends = [] if found.primary else _protective_ends(mbr)
+    places = [lba for lba in (stated, disk.last_lba, *ends) if lba is not None and lba > PRIMARY_LBA]
     for lba in dict.fromkeys(places):
         _add_backup(found, _try(disk, lba, found, _backup_name(lba, stated)))
     _judge(disk, found, stated)

@@ -23,7 +23,7 @@ from tests.harness.tables import restored
 pytestmark = needs_table_tools
 
 PARTS = [Part(4 * MIB, name="a"), Part(3 * MIB + 512, start_bytes=9 * MIB + 512), Part(2 * MIB)]
-TARGETS = [16 * MIB, 32 * MIB - 512, 32 * MIB + 512, 33 * MIB + 1536, 200 * MIB]
+TARGETS = [16 * MIB, 32 * MIB - 512, 32 * MIB + 512, 33 * MIB + 1536, 70 * MIB]
 
 
 def moved(path, target_size, *, sector_size=512):
@@ -51,7 +51,7 @@ def test_sgdisk_and_sfdisk_find_no_problem_in_a_moved_gpt(tmp_path, target_size)
     assert rows(parted_lists(target)) == rows(parted_lists(path))
 
 
-@pytest.mark.parametrize("target_size", [33 * MIB, 200 * MIB])
+@pytest.mark.parametrize("target_size", [33 * MIB, 70 * MIB])
 def test_the_moved_gpt_is_byte_for_byte_what_sfdisk_makes(tmp_path, target_size):
     path = gpt_disk(tmp_path / "disk", 32 * MIB, PARTS)
     target = moved(path, target_size)
@@ -64,13 +64,13 @@ def test_the_moved_gpt_is_byte_for_byte_what_sfdisk_makes(tmp_path, target_size)
 
 
 def test_the_protective_record_is_what_sfdisk_writes_on_a_disk_of_that_size(tmp_path):
-    target = moved(gpt_disk(tmp_path / "disk", 32 * MIB, PARTS), 200 * MIB)
-    fresh = gpt_disk(tmp_path / "fresh", 200 * MIB, PARTS)
+    target = moved(gpt_disk(tmp_path / "disk", 32 * MIB, PARTS), 70 * MIB)
+    fresh = gpt_disk(tmp_path / "fresh", 70 * MIB, PARTS)
     assert target.read_bytes()[446:512] == fresh.read_bytes()[446:512]
 
 
 def test_no_old_gpt_is_found_on_a_larger_target(tmp_path):
-    target = moved(gpt_disk(tmp_path / "disk", 32 * MIB, PARTS), 200 * MIB)
+    target = moved(gpt_disk(tmp_path / "disk", 32 * MIB, PARTS), 70 * MIB)
     content = target.read_bytes()
     assert content.count(b"EFI PART") == 2
 
@@ -84,6 +84,15 @@ def test_a_moved_hybrid_is_sound_and_its_mbr_keeps_its_partitions(tmp_path, targ
     before, after = path.read_bytes()[:512], target.read_bytes()[:512]
     changed = {(at - 446) // 16 for at in range(512) if before[at] != after[at]}
     assert all(before[446 + 16 * index + 4] == 0xEE for index in changed)
+
+
+@pytest.mark.parametrize("options", [["-j", "100"], ["-S", "300"], ["-S", "8"]])
+def test_entry_arrays_of_other_places_and_lengths_move(tmp_path, options):
+    path = gpt_disk(tmp_path / "disk", 32 * MIB, PARTS)
+    call("sgdisk", *options, path)
+    target = moved(path, 64 * MIB)
+    assert_judged_sound(target)
+    assert rows(listed(target)) == rows(listed(path))
 
 
 @pytest.mark.parametrize("where", [512 + 16, 32 * MIB - 512 + 16])

@@ -27,6 +27,7 @@ from tests.harness.disks import (
     sfdisk,
 )
 from tests.harness.loop import call, loop_device, needs_root, sparse_file
+from tests.harness.tables import case, case_names
 
 pytestmark = needs_table_tools
 
@@ -187,6 +188,42 @@ def test_a_grown_disk_is_no_reason_either(tmp_path):
     found = read(path)
     assert places(found) == as_read_by(listed(path))
     assert not found.whole_reason
+
+
+def test_an_old_backup_inside_of_a_partition_that_grew_over_it_is_nothing(tmp_path):
+    """What growpart leaves on a cloud machine: sgdisk does not adapt the protective MBR and leaves the old backup."""
+    path = gpt_disk(tmp_path / "disk", 32 * MIB, [Part(4 * MIB), Part(8 * MIB)])
+    with path.open("r+b") as file:
+        file.truncate(64 * MIB)
+    call("sgdisk", "--move-second-header", "--delete=2", "--new=2:10240:0", path)
+    assert path.read_bytes().count(b"EFI PART") == 3
+    found = read(path)
+    assert places(found) == as_read_by(listed(path))
+    assert not found.whole_reason
+    assert all(end <= MIB or start >= 63 * MIB for start, end in found.table.table_ranges)
+
+
+@pytest.mark.parametrize("options", [["-j", "100"], ["-S", "300"], ["-S", "8"]])
+def test_entry_arrays_of_other_places_and_lengths_are_read(tmp_path, options):
+    path = gpt_disk(tmp_path / "disk", 32 * MIB, [Part(4 * MIB), Part(8 * MIB)])
+    call("sgdisk", *options, path)
+    found = read(path)
+    assert places(found) == as_read_by(listed(path))
+    assert_clean(found)
+
+
+def test_boot_code_before_a_moved_entry_array_is_a_boot_range(tmp_path):
+    """Boards of the sunxi kind load U-Boot from 8 KiB, so their arrays begin later."""
+    path = gpt_disk(tmp_path / "disk", 32 * MIB, [Part(4 * MIB)])
+    call("sgdisk", "-j", "100", path)
+    assert (1024, 100 * 512) in read(path).table.boot_ranges
+
+
+@pytest.mark.parametrize("name", case_names())
+def test_libparted_agrees_on_the_corpus(tmp_path, name):
+    path = tmp_path / "disk"
+    path.write_bytes(case(name).content)
+    assert_clean(read(path, sector_size=case(name).sector_size))
 
 
 def test_overlapping_entries_are_listed_and_the_disk_is_copied_whole(tmp_path):
