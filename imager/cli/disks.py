@@ -36,6 +36,7 @@ def command(
 
     What is on the disks can only be read by root; without it, identity and use are shown all the same.
     """
+    from imager.devices.hidden import hidden_disks
     from imager.devices.inventory import list_disks
 
     console = Console(json=as_json, quiet=quiet)
@@ -43,8 +44,9 @@ def command(
     for disk in list_disks():
         layout, problem = (None, "") if fast else _look_into(disk)
         found.append((disk, layout, problem))
-    facts = {"disks": [_facts(*each) for each in found]}
-    lines = [line for each in found for line in _lines(*each)]
+    hidden = hidden_disks()
+    facts = {"disks": [_facts(*each) for each in found], "hidden_disks": hidden}
+    lines = [line for each in found for line in _lines(*each)] + [f"warning: {text}" for text in hidden]
     console.result(facts, lines or ["no disks were found"])
 
 
@@ -54,7 +56,7 @@ def _look_into(disk: DiskInfo) -> tuple[Layout | None, str]:
     from imager.survey import Disk, survey
 
     try:
-        with open_source(disk.path, exclusive_check=False) as reader:
+        with open_source(disk.path, exclusive_check=False, write_back=False) as reader:
             found = survey([Disk(reader, disk.path, disk.identity, disk.physical_sector_bytes)])
     except ImagerError as error:
         return None, error.message
@@ -101,6 +103,8 @@ def _lines(disk: DiskInfo, layout: Layout | None, problem: str) -> Iterator[str]
             yield f"  in use: {use}"
     for text in disk.warnings:
         yield f"  warning: {text}"
+    for text in disk.unknowns:
+        yield f"  unknown: {text}"
     yield ""
 
 

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from imager.cli.options import parse_numbers
-from imager.devices.inventory import identify
+from imager.devices.inventory import disk_info, identify
 from imager.devices.opening import DiskReader, open_source
 from imager.errors import UsageError
 from imager.survey import Disk, Survey, SurveyOptions, survey
@@ -56,8 +56,14 @@ def opened_and_surveyed(
             stack.enter_context(open_source(path, exclusive_check=exclusive, sector_size=sector_size)) for path in paths
         ]
         disks = [
-            Disk(reader, path, identify(path), reader.physical_sector_size)
+            Disk(reader, path, identify(path), reader.physical_sector_size, _known_beforehand(path, reader))
             for path, reader in zip(paths, readers, strict=True)
         ]
         found = survey(disks, options)
         yield [Opened(*each) for each in zip(paths, readers, found, strict=True)]
+
+
+def _known_beforehand(path: str, reader: DiskReader) -> tuple[str, ...]:
+    """What lowers trust before a byte is looked at: hidden areas of the drive, reads that could not go around the cache."""
+    disk = disk_info(path)
+    return tuple(reader.warnings) + (disk.warnings if disk else ())

@@ -101,7 +101,7 @@ def _twins(path: str, image_files: Sequence[str], layout: Layout) -> Iterator[st
         if Path(disk.identity.path).resolve() == Path(path).resolve():
             continue
         try:
-            with open_source(disk.identity.path, exclusive_check=False) as reader:
+            with open_source(disk.identity.path, exclusive_check=False, write_back=False) as reader:
                 same = read_table(reader).table.id == layout.table.id
         except ImagerError:
             continue

@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The commands as a person or a script runs them: exit statuses, messages, JSON, pipes and the question."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from imager.cli.app import app
+from imager.cli.problems import EXIT_STATUSES
+from tests.harness.disks import Part, gpt_disk, needs_table_tools
+
+pytestmark = needs_table_tools
+MIB = 1024 * 1024
+COMMANDS = sorted(command.name for command in app.registered_commands if command.name)
+
+
+def imager(*words: object, stdin: bytes = b"", cwd: Path | None = None) -> subprocess.CompletedProcess[bytes]:
+    """Run a command without a terminal."""
+    return subprocess.run(
+        [sys.executable, "-m", "imager", *map(str, words)],
+        input=stdin,
+        capture_output=True,
+        check=False,
+        cwd=cwd,
+        start_new_session=True,
+        timeout=120,
+    )
+
+
+def on_terminal(typed: str, *words: object, stdin: object = None) -> tuple[int, str]:
+    """Run a command on a terminal of its own, on which something is typed; its exit status and what it showed."""
+    main, terminal = pty.openpty()
+    script = "import fcntl, sys, termios; fcntl.ioctl(int(sys.argv.pop(1)), termios.TIOCSCTTY, 0);"
+    script += "from imager.cli.app import main; main()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(terminal), *map(str, words)],
+        stdin=stdin or terminal,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        pass_fds=(terminal,),
+    )
+    os.write(main, typed.encode() + b"\n")
+    shown, _ = process.communicate(timeout=120)
+    os.close(main)
+    os.close(terminal)
+    return process.returncode, shown.decode()
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = gpt_disk(tmp_path_factory.mktemp("disk") / "disk", 96 * MIB, [Part(40 * MIB), Part(16 * MIB)])
+    subprocess.run(["mke2fs", "-q", "-t", "ext4", "-E", f"offset={MIB}", path, "40960k"], check=True)
+    return path
+
+
+@pytest.fixture(scope="module")
+def image(disk: Path) -> Path:
+    path = disk.with_name("disk.img.zst")
+    done = imager("capture", disk, path)
+    assert done.returncode == 0, done.stderr
+    return path
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_examples_and_only_documented_exit_statuses(command):
+    text = imager(command, "--help").stdout.decode()
+    assert f"imager {command}" in text.split("Examples:")[1]
+    listed = {int(line.split()[0]) for line in text.split("Exit status:")[1].splitlines() if line.strip()[:1].isdigit()}
+    assert listed <= {code for code, _ in EXIT_STATUSES}
+
+
+def test_version():
+    assert imager("--version").stdout.decode().startswith("imager ")
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (["survey", "/nowhere/disk"], 3, "/nowhere/disk"),
+        (["survey", "/dev/null"], 3, "/dev/null"),
+        (["survey", "/"], 3, "/"),
+        (["survey"], 2, "SOURCE"),
+        (["capture", "/nowhere/disk", "x.img.zst"], 3, "/nowhere/disk"),
+        (["info", "/nowhere/image"], 5, "/nowhere/image"),
+        (["verify", "/dev/null"], 4, ""),
+        (["capture", "--level", "20", "a", "b"], 2, "19"),
+        (["capture", "--chunk-size", "3MiB", "a", "b"], 2, "power of two"),
+        (["capture", "--partition", "1", "--exclude", "2", "a", "b"], 2, "contradict"),
+        (["capture", "--resume", "a", "-"], 2, "standard output"),
+        (["restore", "x.img.zst"], 2, "TARGET"),
+        (["restore", "--partition", "1", "x", "y"], 2, "--onto"),
+        (["clone", "a", "a"], 6, "at once"),
+    ],
+)
+def test_wrong_words_end_in_a_sentence_and_a_documented_status(words, status, said, tmp_path):
+    done = imager(*words, cwd=tmp_path)
+    told = done.stderr.decode()
+    assert done.returncode == status, told
+    assert said in told
+    assert "Traceback" not in told
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_image_of_noise_is_refused(tmp_path):
+    path = tmp_path / "noise"
+    path.write_bytes(bytes(range(1, 256)) * 1000)
+    for command in (["info"], ["verify"], ["restore", "--yes"]):
+        done = imager(command[0], *command[1:], path, *([tmp_path / "new"] if command[0] == "restore" else []))
+        assert done.returncode == 4, done.stderr
+    assert not (tmp_path / "new").exists()
+
+
+def test_json_goes_to_standard_output_and_is_one_object(disk, image):
+    for words in (
+        ["survey", "--json", disk],
+        ["info", "--json", image],
+        ["verify", "--json", image],
+        ["disks", "--json"],
+    ):
+        assert isinstance(json.loads(imager(*words).stdout), dict)
+
+
+def test_errors_are_json_too(tmp_path):
+    told = json.loads(imager("verify", "--json", tmp_path / "missing").stderr)
+    assert (told["exit_status"], told["error"]) == (5, "StoreError")
+
+
+def test_extents_are_start_and_length_and_nothing_else(disk):
+    lines = imager("survey", "--extents", disk).stdout.decode().splitlines()
+    used = json.loads(imager("survey", "--json", disk).stdout)["disks"][0]
+    pairs = [tuple(map(int, line.split("\t"))) for line in lines]
+    assert pairs[0][0] == 0
+    assert sum(length for _, length in pairs) == used["used_bytes"]
+
+
+def test_an_existing_image_is_never_replaced_silently(disk, image):
+    before = digest(image)
+    done = imager("capture", disk, image)
+    assert done.returncode == 5
+    assert "--overwrite" in done.stderr.decode()
+    assert digest(image) == before
+
+
+def test_standard_output_gets_the_image_and_standard_error_the_json(disk, tmp_path):
+    done = imager("capture", "--json", disk, "-")
+    (tmp_path / "image").write_bytes(done.stdout)
+    plain = subprocess.run(["zstd", "-dc", tmp_path / "image"], capture_output=True, check=True).stdout
+    assert len(plain) == disk.stat().st_size
+    assert json.loads(done.stderr)["images"][0]["image"] == "-"
+
+
+def test_several_disks_go_into_a_folder_with_one_set_id(disk, tmp_path):
+    other = tmp_path / "other"
+    other.write_bytes(disk.read_bytes())
+    folder = tmp_path / "set"
+    assert imager("capture", disk, other, folder).returncode == 0
+    found = [json.loads(imager("info", "--json", path).stdout) for path in sorted(folder.iterdir())]
+    assert len(found) == 2
+    assert len({each["set_id"] for each in found}) == 1
+    assert len({each["image_id"] for each in found}) == 2
+
+
+def test_restore_without_a_terminal_and_without_yes_writes_nothing(image, tmp_path):
+    done = imager("restore", image, tmp_path / "new")
+    assert done.returncode == 9
+    assert "--yes" in done.stderr.decode()
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_targets_name_is_asked_for(image, disk, tmp_path):
+    target = tmp_path / "new"
+    status, shown = on_terminal("something else", "restore", image, target)
+    assert status == 9
+    assert not target.exists()
+    status, shown = on_terminal(str(target), "restore", image, target)
+    assert status == 0, shown
+    assert imager("verify", "--against", target, image).returncode == 0
+
+
+def test_the_question_is_asked_on_the_terminal_when_the_image_comes_on_standard_input(image, tmp_path):
+    target = tmp_path / "new"
+    with image.open("rb") as stream:
+        status, shown = on_terminal(str(target), "restore", "-", target, stdin=stream)
+    assert status == 0, shown
+    assert imager("verify", "--against", target, image).returncode == 0
+
+
+def test_dry_run_writes_nothing(image, tmp_path):
+    done = imager("restore", "--dry-run", image, tmp_path / "new")
+    assert done.returncode == 0
+    assert "partition 1" in done.stdout.decode()
+    assert not (tmp_path / "new").exists()
+
+
+def test_against_tells_which_partition_differs(image, disk, tmp_path):
+    changed = tmp_path / "changed"
+    changed.write_bytes(disk.read_bytes())
+    with changed.open("r+b") as file:
+        file.seek(MIB + 1024)
+        file.write(b"changed!")
+    done = imager("verify", "--json", "--against", changed, image)
+    told = json.loads(done.stdout)
+    assert done.returncode == 8
+    assert [entry["number"] for entry in told["partitions"]] == [1]
+    assert told["differing"][0][0] <= MIB + 1024 < told["differing"][0][1]
+
+
+def test_clone_to_several_targets_and_one_of_them_fails(disk, image, tmp_path):
+    good, small = tmp_path / "good", tmp_path / "small"
+    small.write_bytes(bytes(10 * MIB))
+    assert imager("clone", "--yes", disk, good, small).returncode == 6
+    assert not good.exists()
+    assert imager("clone", "--yes", "--verify", disk, good, tmp_path / "second").returncode == 0
+    for target in (good, tmp_path / "second"):
+        assert imager("verify", "--against", target, image).returncode == 0
+
+
+def test_salvage_of_a_truncated_image_and_restore_of_what_is_left(image, tmp_path):
+    broken, saved, target = tmp_path / "broken.zst", tmp_path / "saved.zst", tmp_path / "target"
+    broken.write_bytes(image.read_bytes()[: image.stat().st_size * 2 // 3])
+    assert imager("verify", broken).returncode == 4
+    assert imager("salvage", broken, saved).returncode == 7
+    assert imager("verify", saved).returncode == 7
+    refused = imager("restore", "--yes", saved, target)
+    assert refused.returncode == 7
+    assert "--accept-damage" in refused.stderr.decode()
+    assert imager("restore", "--yes", "--accept-damage", saved, target).returncode == 7
+
+
+def test_a_reader_that_goes_away_is_no_traceback(disk):
+    command = f"{sys.executable} -m imager survey --extents {disk} | head -n 1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, check=False)
+    assert b"Traceback" not in done.stderr
+    assert done.stdout.startswith(b"0\t")
