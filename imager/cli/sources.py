@@ -64,6 +64,6 @@ def opened_and_surveyed(
 
 
 def _known_beforehand(path: str, reader: DiskReader) -> tuple[str, ...]:
-    """What lowers trust before a byte is looked at: hidden areas of the drive, reads that could not go around the cache."""
+    """What lowers trust before a byte is looked at: hidden areas, reads that could not go around the cache."""
     disk = disk_info(path)
     return tuple(reader.warnings) + (disk.warnings if disk else ())

@@ -21,7 +21,6 @@ SURVEYING = {*PARSING, "filesystems", "volumes", "partitions", "devices"}
 # Each part and what it may import beside itself; imports go down in this list, never up.
 MAY_IMPORT = {
     "__init__": set(),
-    "__main__": {"cli"},
     "errors": set(),
     "progress": set(),
     "process": {"errors"},
@@ -75,7 +74,7 @@ def imported_parts(module: Path) -> set[str]:
 
 
 def test_every_part_has_its_place() -> None:
-    assert {part_of(module) for module in modules()} == {*MAY_IMPORT, "cli"}
+    assert {part_of(module) for module in modules()} == {*MAY_IMPORT, "cli", "__main__"}
 
 
 def test_the_table_itself_goes_downward_only() -> None:
