@@ -16,6 +16,8 @@ from typer.main import get_command
 from imager import errors
 from imager.cli.app import app
 from imager.cli.problems import EXIT_STATUSES
+from imager.filesystems.base import Parser
+from imager.filesystems.registry import PARSERS
 
 TOP = Path(__file__).parents[2]
 WRITTEN = [TOP / "README.md", TOP / "CONTRIBUTING.md", TOP / "CHANGELOG.md", *sorted((TOP / "docs").rglob("*.md"))]
@@ -81,6 +83,12 @@ def test_commands_and_options_in_the_text_exist(page: Path) -> None:
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text()):
         assert "://" in target or (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("parser", PARSERS, ids=lambda parser: parser.DOC.name)
+def test_the_readme_names_every_file_system(parser: Parser) -> None:
+    section = (TOP / "README.md").read_text().partition("by its used blocks\n")[2].partition("\n## ")[0]
+    assert all(name in section for name in parser.DOC.name.split(", "))
 
 
 def test_make_help_names_every_target() -> None:
