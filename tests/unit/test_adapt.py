@@ -323,3 +323,14 @@ def test_one_sector_too_few_is_refused(drawn, shortfall):
 def test_last_usable_is_what_ends_before_the_backup():
     target = Disk(restored(case("gpt-512").content, 20 * MIB))
     assert target.get_number(1, LAST_USABLE, 8) == 20 * 2048 - 1 - 32 - 1
+
+
+def test_an_old_backup_inside_of_a_partition_is_never_erased():
+    """The primary is damaged, and the protective record ends where an old backup lies in a partition's free space."""
+    old = make_gpt(16 * MIB, [(2048, 36863)])
+    content = Disk(make_gpt(20 * MIB, [(2048, 36863)])).put(32767, 0, old[-512:]).put(32735, 0, old[-BACKUP_BYTES:-512])
+    content.put_number(0, 458, 32767).put(1, 16, b"bad!")
+    assert not read(content).whole_reason
+    target = restored(content, 30 * MIB)
+    assert target[MIB : 18 * MIB] == content[MIB : 18 * MIB]
+    assert read(target).partitions == read(content).partitions

@@ -99,6 +99,7 @@ def test_a_spoilt_first_ebr_is_a_doubt_but_a_blank_one_is_an_empty_partition():
     [
         ([record(0x83, 100, 100), record(0x83, 199, 100)], "partitions 1 and 2 overlap"),
         ([record(0x83, 100, 100), record(0x83, 200, 100)], ""),
+        ([record(0x83, 100, 300), record(0x83, 150, 10), record(0x83, 300, 10)], "partitions 1 and 3 overlap"),
         ([record(0x83, 100, 2**32 - 1)], "ends at byte"),
         ([record(0x83, 2**32 - 1, 1)], "ends at byte"),
         ([record(0x83, 100, 1949)], "ends at byte"),
