@@ -29,7 +29,7 @@ from imager.capture.pipeline import InOrder
 from imager.capture.presence import check_still_there
 from imager.capture.reading import ChunkReader, Range
 from imager.capture.setup import make_reader
-from imager.capture.work import WINDOW_PER_THREAD, usable_cores
+from imager.capture.work import usable_cores, window_of
 from imager.devices.buffers import aligned_buffer
 from imager.devices.opening import DiskReader
 from imager.errors import ImagerError
@@ -229,7 +229,7 @@ def _copy(
         chunks,
         functools.partial(_make_filler, reader, pool),
         threads=threads,
-        window=threads * WINDOW_PER_THREAD,
+        window=window_of(threads),
     )
     lost: list[Range] = []
     progress.start(survey.used.total_bytes, "clone")

@@ -21,11 +21,11 @@ from imager.capture.reading import Range
 from imager.capture.resume import check_chunks, continued
 from imager.capture.setup import make_reader
 from imager.capture.work import (
-    WINDOW_PER_THREAD,
     Compressed,
     level_number,
     make_compressor,
     usable_cores,
+    window_of,
 )
 from imager.devices.opening import DiskReader
 from imager.extents import Extents
@@ -122,7 +122,7 @@ class _Capture:
             used_chunks(self._description.used, disk_size=self._source.size, chunk_size=chunk_size, after=after),
             functools.partial(make_compressor, self._reader, chunk_size, level),
             threads=self._threads,
-            window=self._threads * WINDOW_PER_THREAD,
+            window=window_of(self._threads),
         )
         behind = 0 if after is None else (after + 1) * chunk_size
         reuse_memory_of(chunk_size)

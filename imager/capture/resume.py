@@ -16,7 +16,7 @@ from typing import Final
 from imager.capture.chunks import UsedChunk, used_chunks
 from imager.capture.pipeline import InOrder
 from imager.capture.reading import ChunkReader, Range
-from imager.capture.work import WINDOW_PER_THREAD, Hashed, make_hasher
+from imager.capture.work import Hashed, make_hasher, window_of
 from imager.errors import ImagerError, SourceUnusable, UsageError
 from imager.image.description import Description
 from imager.image.resume import ResumePoint
@@ -129,7 +129,7 @@ def check_chunks(
         chunks,
         functools.partial(make_hasher, reader, description.chunk_size),
         threads=threads,
-        window=threads * WINDOW_PER_THREAD,
+        window=window_of(threads),
     )
     progress.start(used.total_bytes, "compare with the partial image")
     with workers:

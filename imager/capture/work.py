@@ -25,8 +25,8 @@ Level = int | Literal["fast"]
 FAST_LEVEL: Final = 1
 """What "fast" stands for: of the levels below 3 the one that saves most time for the bytes that it costs."""
 
-WINDOW_PER_THREAD: Final = 3
-"""Chunks that may be under way for each thread: one being read or compressed, two waiting for the writer."""
+_SPARE_CHUNKS: Final = 12
+"""How far workers may be ahead: a group of 32 chunks is written at once, and they should not wait for that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,11 @@ class Compressed:
 def usable_cores() -> int:
     """How many cores this process may run on: not those of the machine, when a container has fewer."""
     return len(os.sched_getaffinity(0))
+
+
+def window_of(threads: int) -> int:
+    """How many chunks may be under way or waiting for the writer."""
+    return 2 * threads + _SPARE_CHUNKS
 
 
 def compressor_version() -> str:
