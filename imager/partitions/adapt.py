@@ -195,9 +195,6 @@ def _backup_patches(disk: Sectors, backup: GptCopy) -> list[Patch]:
     return patches
 
 
-# --- the protective MBR ------------------------------------------------------------------------------------------
-
-
 def _protective_patches(mbr: Mbr, old_ends: set[int], count: int) -> list[Patch]:
     """The size of protective records that reached to the end of the disk or table; start and CHS bytes stay."""
     patches = []
@@ -217,9 +214,6 @@ def _new_size(record: MbrRecord, old_ends: set[int], count: int) -> int:
     if record.SizeInLBA not in covered or count <= record.StartingLBA:
         return record.SizeInLBA
     return min(count - record.StartingLBA, MAX_SIZE)
-
-
-# --- what is left over -------------------------------------------------------------------------------------------
 
 
 def _stale_ranges(layout: Layout, disk: Sectors, copies: Copies, count: int) -> Extents:
@@ -248,9 +242,6 @@ def _sentences(copies: Copies, stale: Extents, count: int) -> list[str]:
     if len(stale):
         said.append(f"Old backup GPTs are erased ({stale.total_bytes} bytes).")
     return said
-
-
-# --- parts of a disk ---------------------------------------------------------------------------------------------
 
 
 def _pairs(layout: Layout, ranges: Sequence[tuple[int, int]]) -> Extents:

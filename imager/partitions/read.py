@@ -93,9 +93,6 @@ def _is_implausible(disk: Sectors, mbr: Mbr) -> bool:
     return bool(checks.doubts(spans, disk.count, Extents.single(0, 1)))
 
 
-# --- GPT ---------------------------------------------------------------------------------------------------------
-
-
 def _damaged_gpt(disk: Sectors, copies: Copies) -> FoundTable:
     other = next((size for size in (512, 1024, 2048, 4096) if _has_header_at(disk, size)), None)
     if other:
@@ -176,9 +173,6 @@ def _gpt_partition(disk: Sectors, entry: GptEntry, span: Span) -> Partition:
     )
 
 
-# --- MBR ---------------------------------------------------------------------------------------------------------
-
-
 def _as_mbr(disk: Sectors, mbr: Mbr, copies: Copies) -> FoundTable:
     numbered = [(number, record) for number, record in enumerate(mbr.PartitionRecord, start=1) if record.is_used]
     listed = [(record, _mbr_span(disk, number, record)) for number, record in numbered]
@@ -240,9 +234,6 @@ def _mbr_partition(disk: Sectors, mbr: Mbr, record: MbrRecord, span: Span) -> Pa
         uuid=f"{mbr.disk_signature}-{span.number:02x}" if mbr.UniqueMBRDiskSignature else "",
         attributes=record.attributes,
     )
-
-
-# --- both --------------------------------------------------------------------------------------------------------
 
 
 def _on_disk(disk: Sectors, span: Span) -> tuple[int, int]:

@@ -234,9 +234,6 @@ def test_overlapping_entries_are_listed_and_the_disk_is_copied_whole(tmp_path):
     assert "partitions 1 and 2 overlap" in found.whole_reason
 
 
-# --- the second opinion ------------------------------------------------------------------------------------------
-
-
 def test_without_pyparted_a_note_is_left(tmp_path, monkeypatch):
     path = gpt_disk(tmp_path / "disk", 32 * MIB, [Part(4 * MIB)])
     monkeypatch.setattr(parted_check, "_CHILD", "no.such.module")
@@ -269,9 +266,6 @@ def test_a_table_that_only_libparted_sees_makes_the_disk_one_that_is_copied_whol
     monkeypatch.setattr(parted_check, "_ask", lambda *_: {"label": "atari", "partitions": [[1, 2]]})
     found = read(sparse_file(tmp_path / "disk", MIB))
     assert "atari" in found.whole_reason
-
-
-# --- names -------------------------------------------------------------------------------------------------------
 
 
 def types_of_sfdisk(label):
