@@ -50,8 +50,8 @@ test-long: ## Run only the long tests
 .PHONY: lint
 lint: ## Check style, types and shell scripts
 	@scripts/setup.sh base test
-	@$(BIN)/ruff check $(PYTHON_FILES)
-	@$(BIN)/ruff format --check $(PYTHON_FILES)
+	@$(BIN)/ruff check --no-cache $(PYTHON_FILES)
+	@$(BIN)/ruff format --no-cache --check $(PYTHON_FILES)
 	@$(BIN)/mypy
 	@if command -v shellcheck >/dev/null; then shellcheck $(SHELL_FILES); \
 	else echo "lint: shellcheck is not installed, shell scripts were not checked"; fi
