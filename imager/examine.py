@@ -15,7 +15,7 @@ from imager.blocks import BlockReader, OutOfRange, Slice
 from imager.errors import SourceUnreadable
 from imager.extents import Extents
 from imager.filesystems import registry
-from imager.filesystems.base import NotTrusted, Parser
+from imager.filesystems.base import HIBERNATED, NotTrusted, Parser
 from imager.filesystems.expectations import contradiction
 from imager.filesystems.signatures import Signature, blkid_says, find_signatures
 from imager.layout import Content, ContentKind
@@ -109,7 +109,10 @@ def _best_description(claims: _Claims) -> Content:
         return Content("unknown", "unknown")
     if len(names) > 1:
         kind: ContentKind = "ambiguous"
-        return Content(kind, " + ".join(names), claims=names)
+        # That a system sleeps here stays true, whoever else claims the place.
+        signs = [found.facts[HIBERNATED] for _, found in claims.recognised if HIBERNATED in found.facts]
+        facts = {HIBERNATED: signs[0]} if signs else {}
+        return Content(kind, " + ".join(names), claims=names, facts=facts)
     if claims.recognised:
         return replace(claims.recognised[0][1], claims=names)
     signature = next(iter(claims.signatures), None)

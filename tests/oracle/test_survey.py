@@ -154,6 +154,20 @@ def test_hibernation_on_one_disk_warns_of_every_volume_of_the_set(disk, tmp_path
     assert all("hibernated" in entry.content.warnings[-1] for entry in first.layout.partitions)
 
 
+def test_hibernation_is_seen_even_when_something_else_claims_the_swap_area(tmp_path):
+    path = tmp_path / "swap"
+    run("truncate", "-s", "64M", path)
+    run("mke2fs", "-q", "-t", "ext4", path)
+    with path.open("r+b") as file:
+        file.write(bytes(1024))
+        file.seek(4086)
+        file.write(b"S1SUSPEND\0")
+    content = look(path).layout.content
+    assert content is not None
+    assert content.kind == "ambiguous"
+    assert "hibernated" in content.warnings[-1]
+
+
 def test_the_same_disk_inside_a_larger_file_gives_the_same_layout(disk, tmp_path):
     """A parser that reads a disk reads the same disk inside of anything else."""
     shifted = tmp_path / "shifted"
