@@ -191,6 +191,13 @@ class IndexBuilder:
         if len(self._rows) == MAX_SEGMENT_CHUNKS:
             self._cut()
 
+    def columns(self) -> tuple[Array, Array]:
+        """Numbers (int64) and digests (uint8, 32 columns) of all chunks so far; only when they are kept."""
+        segments = [IndexSegment.decode(payload) for payload in self.payloads]
+        numbers = [segment.numbers for segment in segments] + [np.array([row[0] for row in self._rows], np.int64)]
+        last = np.frombuffer(b"".join(row[3] for row in self._rows), np.uint8).reshape(-1, DIGEST_SIZE)
+        return np.concatenate(numbers), np.concatenate([segment.digests for segment in segments] + [last])
+
     def finish(self) -> None:
         """No more chunks come."""
         if self._rows:

@@ -9,7 +9,7 @@ one that was never interrupted. Whether the source still is what it was is for t
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from imager.errors import ImageDamaged, ImageError, ImageIncomplete
 from imager.extents import Int64Array
 from imager.image.cursor import Cursor
 from imager.image.description import Description
-from imager.image.format import DIGEST_SIZE, chunks_per_group
+from imager.image.format import chunks_per_group
 from imager.image.frames import decode_chunk, new_decompressor
 from imager.image.group import Group, Ledger
 from imager.image.headers import Header, read_header
@@ -37,6 +37,7 @@ class ResumePoint:
         end_offset: Bytes of the file that are kept.
         ledger: Index and seek table so far.
         hasher: BLAKE3 of the bytes that are kept.
+        chunk_count: How many chunks are kept; the ledger, once a writer has it, goes on.
     """
 
     description: Description
@@ -44,30 +45,23 @@ class ResumePoint:
     end_offset: int
     ledger: Ledger
     hasher: Any
-    _numbers: list[int] = field(default_factory=list)
-    _digests: list[bytes] = field(default_factory=list)
-
-    @property
-    def chunk_count(self) -> int:
-        """How many chunks are kept."""
-        return len(self._numbers)
+    chunk_count: int = 0
 
     @property
     def numbers(self) -> Int64Array:
         """Numbers of the chunks that are kept, ascending."""
-        return np.array(self._numbers, dtype=np.int64)
+        return self.ledger.index.columns()[0][: self.chunk_count]
 
     @property
     def digests(self) -> npt.NDArray[np.uint8]:
         """BLAKE3 of the content of each; shape (n, 32)."""
-        return np.frombuffer(b"".join(self._digests), dtype=np.uint8).reshape(-1, DIGEST_SIZE)
+        return self.ledger.index.columns()[1][: self.chunk_count]
 
     def take(self, group: Group, hasher: Any) -> None:  # noqa: ANN401  # blake3's own type is not exported
         """Keep one more group."""
         self.ledger.enter(group)
+        self.chunk_count += len(group.numbers)
         self.end_offset, self.hasher = group.end, hasher
-        self._numbers.extend(group.numbers)
-        self._digests.extend(group.digests)
 
 
 def find_resume_point(output: Output) -> ResumePoint | None:

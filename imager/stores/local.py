@@ -21,7 +21,7 @@ from typing import Final
 
 from imager.errors import ImageIncomplete, StoreError, UsageError
 from imager.stores.base import Buffer, Input, Output, store_error
-from imager.stores.parts import MOST_PARTS, PARTIAL, finished_files, part_name, parts_of, unfinished_files
+from imager.stores.parts import MOST_PARTS, PARTIAL, finished_files, part_name, unfinished_files
 from imager.stores.stream import write_all
 
 MIN_SPLIT_SIZE: Final = 1 << 20
@@ -83,15 +83,35 @@ class LocalOutput(Output):
 
     def _open_first(self, *, resume: bool) -> None:
         if resume:
-            for number in range(len(parts_of(self._path, PARTIAL)) if self._split_size else 1):
-                self._open_part(number, os.O_RDWR | os.O_CREAT)
-                self._size += os.fstat(self._fds[-1]).st_size
-                if self._split_size and os.fstat(self._fds[-1]).st_size < self._split_size:
-                    break
+            self._take_up()
         if not self._fds:
             self._open_part(0, os.O_RDWR | os.O_CREAT)
         if not resume:
             self._cut(0)
+
+    def _take_up(self) -> None:
+        """Open what an interrupted run left: all parts up to the first that is not full."""
+        left = unfinished_files(self._path)
+        ours = [self._partial(number) for number in range(len(left))]
+        if left and ours[0] not in left:
+            raise self._otherwise_split(left[0])
+        for number in range(len(left)):
+            if ours[number] not in left:
+                break
+            self._open_part(number, os.O_RDWR)
+            size = os.fstat(self._fds[-1]).st_size
+            if self._split_size is not None and size > self._split_size:
+                raise self._otherwise_split(ours[number])
+            self._size += size
+            if size != self._split_size:
+                break
+
+    def _otherwise_split(self, path: Path) -> StoreError:
+        return StoreError(
+            f"{path} was begun with another --split",
+            hint="Resume with the same --split as before, or start again with --overwrite.",
+            path=os.fspath(path),
+        )
 
     def _partial(self, number: int) -> Path:
         return self._final(number).with_name(self._final(number).name + PARTIAL)

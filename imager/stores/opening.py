@@ -42,6 +42,11 @@ def open_output(name: str, *, overwrite: bool = False, resume: bool = False, spl
             hint="Give the name of a new file; to write a disk, use imager clone or restore.",
             path=name,
         )
+    if base_of(Path(name)) is not None:
+        raise UsageError(
+            f"{name} would be taken for a part of a split image",
+            hint="Choose a name that does not end in three digits.",
+        )
     return LocalOutput(Path(name), overwrite=overwrite, resume=resume, split_size=split_size)
 
 

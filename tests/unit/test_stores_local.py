@@ -215,3 +215,22 @@ def test_streams_cannot_be_split_or_resumed(options):
 def test_tiny_parts_are_refused(tmp_path):
     with pytest.raises(UsageError, match="too small"):
         open_output(str(tmp_path / "i"), split_size=1000)
+
+
+@pytest.mark.parametrize(("before", "now"), [(None, MIB), (MIB, None), (2 * MIB, MIB)])
+def test_resuming_with_another_split_is_refused(tmp_path, before, now):
+    written(tmp_path / "i", os.urandom(3 * MIB), split_size=before).abort(keep=True)
+    with pytest.raises(StoreError, match="another --split"):
+        open_output(str(tmp_path / "i"), resume=True, split_size=now)
+
+
+def test_resuming_nothing_starts(tmp_path):
+    output = open_output(str(tmp_path / "i"), resume=True)
+    assert output.tell() == 0
+    output.abort(keep=False)
+    assert names(tmp_path) == []
+
+
+def test_a_name_like_that_of_a_part_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="part of a split image"):
+        open_output(str(tmp_path / "i.001"))
