@@ -39,7 +39,7 @@ def look_at_target(
         TargetError: It is neither a disk nor a file, or must not be opened.
     """
     target = Path(path)
-    if not target.exists():
+    if not target.exists() or (target.is_file() and target.stat().st_size == 0):
         identity = Identity(path=path, transport="file")
         free = _free_bytes(target.absolute().parent)
         return TargetState(identity, new_file_bytes, sector_size, is_block_device=False, exists=False, free_bytes=free)

@@ -8,7 +8,7 @@ that can be refused is refused here. `imager.restore.job` carries a plan out.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from imager.errors import ContentIncomplete, TargetTooSmall, UsageError
 from imager.extents import Extents
@@ -287,6 +287,12 @@ def _stale_tables(layout: Layout, target: TargetState, placed: Placement) -> Ext
     return old - Extents.of(kept) - Extents.single(0, target.logical_sector_bytes)
 
 
+_ERASED: Final = {
+    "whole": "erase the old table, so that a restore that is cut short leaves nothing that looks like a disk",
+    "partition": "erase start and end of the partition, so that a restore that is cut short leaves it blank",
+}
+
+
 def _steps(
     target: TargetState,
     scope: RestoreScope,
@@ -300,8 +306,7 @@ def _steps(
         text = f"make the file {target.name} of {size_text(target.size_bytes)}, with nothing in it"
         steps.append(Step("create", text, target.size_bytes))
     if len(invalidate):
-        text = "zero what makes the target recognisable, so that a restore cut short is not taken for a disk"
-        steps.append(Step("invalidate", text, invalidate.total_bytes))
+        steps.append(Step("invalidate", _ERASED[scope.kind], invalidate.total_bytes))
     cleared = clearing.discard | clearing.zero
     if len(cleared):
         steps.append(Step("clear", clearing.sentence(), cleared.total_bytes))
@@ -311,7 +316,7 @@ def _steps(
     if placed.moves_table:
         steps.append(Step("relocate", "move the backup GPT to the end of the target"))
     what = {"whole": "the table and the first MiB", "partition": "the partition's first MiB"}
-    text = f"write {what.get(scope.kind, 'it')} at the very end"
+    text = f"write {what.get(scope.kind, 'it')} when all else is on the disk"
     steps.append(Step("write-last", text, placed.last.total_bytes))
     if options.verify:
         steps.append(Step("verify", "read everything back past the cache", placed.take.total_bytes))

@@ -14,7 +14,7 @@ from imager.restore.guards import TargetState
 from imager.restore.scope import Placement, RestoreScope, backup_ranges, wanted_partition
 
 if TYPE_CHECKING:
-    from imager.restore.plan import Plan
+    from imager.restore.plan import Plan, WrittenRow
 
 Row = tuple[str, int, int, int, int]
 
@@ -135,13 +135,14 @@ def _size_sentences(layout: Layout, target: TargetState, placed: Placement) -> I
 def plan_lines(plan: Plan) -> list[str]:
     """The whole plan as lines."""
     target = plan.target
-    lines = [f"target   {target.name}: {target.identity.short_name()}, {size_text(target.size_bytes)}"]
+    about = [target.identity.short_name()] if target.identity.short_name() != target.name else []
+    about += [size_text(target.size_bytes), *([] if target.exists else ["a new file"])]
+    lines = [f"target   {target.name}: {', '.join(about)}"]
     lines += _section("now on it, and lost", plan.will_be_lost or ("nothing",))
     lines += _section(
         "written",
         [
-            f"{row.what}: {size_text(row.count_bytes)} of {size_text(row.size_bytes)}, "
-            f"from byte {row.image_start} to byte {row.target_start}"
+            f"{row.what}: {size_text(row.count_bytes)} of {size_text(row.size_bytes)}, {_place_text(row)}"
             for row in plan.written
         ],
     )
@@ -149,6 +150,12 @@ def plan_lines(plan: Plan) -> list[str]:
     lines += _section("damaged", [part.sentence() for part in plan.damage])
     lines += _section("warnings", plan.warnings)
     return lines
+
+
+def _place_text(row: WrittenRow) -> str:
+    if row.image_start == row.target_start:
+        return f"in its place at byte {row.target_start}"
+    return f"from byte {row.image_start} of the image to byte {row.target_start} of the target"
 
 
 def _section(title: str, sentences: list[str] | tuple[str, ...]) -> list[str]:

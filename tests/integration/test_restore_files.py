@@ -227,3 +227,10 @@ def test_stock_zstd_agrees_with_the_restore(gpt, tmp_path):
     restore_image(tmp_path / "image", tmp_path / "new")
     plain = subprocess.run(["zstd", "-dcq", tmp_path / "image"], capture_output=True, check=True).stdout
     assert plain == (tmp_path / "new").read_bytes()
+
+
+def test_empty_file_is_taken_for_a_new_one(gpt, tmp_path):
+    image_of(gpt, tmp_path / "image")
+    target = sparse_file(tmp_path / "target", 0)
+    restore_image(tmp_path / "image", target)
+    assert target.read_bytes() == gpt.read_bytes()
