@@ -47,6 +47,11 @@ test-long: ## Run only the long tests
 	@scripts/setup.sh base test
 	@IMAGER_LONG=1 $(PYTEST) -n $(JOBS) -m slow $(ARGS)
 
+.PHONY: bench
+bench: ## Measure imager and its peers side by side
+	@scripts/setup.sh base bench
+	@$(BIN)/python -m bench $(ARGS)
+
 .PHONY: lint
 lint: ## Check style, types and shell scripts
 	@scripts/setup.sh base test
