@@ -21,13 +21,16 @@ from imager.extents import Extents, Int64Array
 from imager.filesystems._ext_crc import CRC32C, Uint8Array, Uint32Array
 from imager.filesystems._ext_groups import BoolArray, Groups, runs_of_blocks
 from imager.filesystems._ext_structs import METADATA_CSUM, Geometry, Superblock
+from imager.filesystems.base import NotTrusted
 
 _T = TypeVar("_T")
 
 _BATCH_BYTES: Final = 8 * 2**20
 _TILE_BYTES: Final = 256 * 1024
-_MOST_RUNS: Final = 4 * 2**20
-"""More runs than this are joined where the gaps are smallest, so that no bitmap can exhaust the memory."""
+_REFUSED_RUNS: Final = 2**24
+"""No real volume is in so many pieces, and decoding them takes 100 ns each: the work must end some day."""
+_MOST_RUNS: Final = 2**21
+"""At more runs than this the smallest gaps are closed, so that no bitmap can exhaust the memory."""
 
 
 def clusters_in_group(geometry: Geometry) -> Int64Array:
@@ -51,6 +54,8 @@ class Bitmaps:
     checksums: Uint32Array
     _pending: list[Extents] = field(default_factory=list)
     _pending_runs: int = 0
+    _all_runs: int = 0
+    _shortest_gap: int = 1
 
     @classmethod
     def none_read(cls, geometry: Geometry) -> Bitmaps:
@@ -75,22 +80,34 @@ class Bitmaps:
         """Take in runs of used clusters, counted within their groups, group by group."""
         if not starts.size:
             return
+        self._all_runs += starts.size
+        if self._all_runs > _REFUSED_RUNS:
+            raise NotTrusted(f"its free space is in more than {_REFUSED_RUNS} pieces")
         base = groups * self.geometry.clusters_per_group
         # Bits after the last cluster are padding, and set.
         starts = np.minimum(starts + base, self.geometry.cluster_count)
         ends = np.minimum(ends + base, self.geometry.cluster_count)
         first = np.flatnonzero(np.append(True, groups[1:] != groups[:-1]))
         self.used_clusters[groups[first]] = np.add.reduceat(ends - starts, first)
-        found = Extents(starts, ends)
+        found = Extents(starts, ends).close_gaps(self._shortest_gap)
         self._pending.append(found)
         self._pending_runs += len(found)
-        if self._pending_runs > 2 * _MOST_RUNS:
-            self._pending = [Extents.union_of(self._pending).limit_count(_MOST_RUNS)]
-            self._pending_runs = len(self._pending[0])
+        if self._pending_runs > _MOST_RUNS:
+            self._join_runs()
+
+    def _join_runs(self) -> None:
+        """Make a superset of at most half as many runs as are allowed, and keep to its grain from now on."""
+        joined = Extents.union_of(self._pending)
+        self._pending.clear()
+        while len(joined) > _MOST_RUNS // 2:
+            self._shortest_gap *= 2
+            joined = joined.close_gaps(self._shortest_gap)
+        self._pending.append(joined)
+        self._pending_runs = len(joined)
 
     def used(self) -> Extents:
         """All used clusters found so far, or a superset when they are in too many pieces."""
-        self._pending = [Extents.union_of(self._pending).limit_count(2 * _MOST_RUNS)]
+        self._pending = [Extents.union_of(self._pending)]
         return self._pending[0]
 
     def united_with(self, other: Bitmaps) -> Bitmaps:

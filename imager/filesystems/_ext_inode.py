@@ -28,6 +28,8 @@ _EXT4_EXT_MAGIC: Final = 0xF30A
 _MAX_DEPTH: Final = 5
 _MAX_INITIALIZED_LENGTH: Final = 32768
 _DIRECT_BLOCKS: Final = 12
+_MAX_NODE_BYTES: Final = 8 * 2**20
+"""More than the extent tree of a journal of 1 GiB without two neighbouring blocks."""
 
 
 class FileMap:
@@ -78,8 +80,7 @@ class FileMap:
             NotTrusted: One of them is a hole, or lies outside of the file system.
         """
         found = np.zeros(count, dtype=np.int64)
-        # Leaves hold hundreds of extents, so even a journal without two neighbouring blocks needs fewer nodes.
-        self._nodes_left = 64 + count // 32
+        self._nodes_left = _MAX_NODE_BYTES // self._geometry.block_size
         if self._flags & _EXT4_EXTENTS_FL:
             self._fill_from_extents(self._block, found, depth_above=_MAX_DEPTH + 1)
         else:
@@ -110,7 +111,7 @@ class FileMap:
         size = self._geometry.block_size
         self._nodes_left -= 1
         if self._nodes_left < 0:
-            raise NotTrusted(f"{self._name}, the journal, has an extent tree that is too large for its size")
+            raise NotTrusted(f"{self._name}, the journal, has too large an extent tree")
         node = self._reader.read(block * size, size)
         tail = 12 * (struct.unpack_from("<H", node, 4)[0] + 1)
         if self._has_checksums and (

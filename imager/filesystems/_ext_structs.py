@@ -136,6 +136,8 @@ INCOMPAT: Final = {
 
 MAX_GROUPS: Final = 2**21
 """Memory grows with the groups: 256 TiB at 4 KiB blocks, beyond which the volume is copied whole."""
+MAX_BITMAP_BYTES: Final = 2**33
+"""As many bitmaps as so many groups have at 4 KiB blocks: reading them must end some day."""
 
 
 class Superblock:
@@ -345,8 +347,8 @@ def check_geometry(sb: Superblock, volume_bytes: int) -> Geometry:
         ),
         sb,
     )
-    if geometry.group_count > MAX_GROUPS:
-        raise NotTrusted(f"it has {geometry.group_count} block groups, and {MAX_GROUPS} are the most supported")
+    if geometry.group_count > min(MAX_GROUPS, MAX_BITMAP_BYTES // geometry.block_size):
+        raise NotTrusted(f"it has {geometry.group_count} block groups, more than are supported")
     if geometry.size_bytes > volume_bytes:
         raise NotTrusted(
             f"the file system says that it is {geometry.size_bytes} bytes long, its volume has only {volume_bytes}"

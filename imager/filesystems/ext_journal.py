@@ -60,7 +60,8 @@ _INCOMPAT: Final = {
 }
 
 _PIECE_BYTES: Final = 4 * 2**20
-_MAX_LOG_BLOCKS: Final = 2**22
+_MAX_LOG_BLOCKS: Final = 2**20
+"""Four times what mke2fs makes by itself."""
 _HEADER: Final = np.dtype([("h_magic", ">u4"), ("h_blocktype", ">u4"), ("h_sequence", ">u4")])
 
 
@@ -120,7 +121,10 @@ class Journal:
         if self._number(0x0C) != self._block_size:
             raise NotTrusted(f"the journal has blocks of {self._number(0x0C)} bytes, not of {self._block_size}")
         if not 1 <= self._first < self._maxlen <= min(file_blocks, _MAX_LOG_BLOCKS):
-            raise NotTrusted(f"the journal says that its log is blocks {self._first} to {self._maxlen}")
+            raise NotTrusted(
+                f"the journal says that its log is blocks {self._first} to {self._maxlen}, "
+                f"of {file_blocks} in its file and at most {_MAX_LOG_BLOCKS}"
+            )
 
     def _check_checksum(self) -> None:
         covered = self._super[:0xFC] + bytes(4) + self._super[0x100:]
@@ -167,7 +171,8 @@ class Journal:
     def _copies_after(self, index: int, most: int, wanted: Int64Array, *, may_be_replayed: bool) -> Iterator[Copy]:
         tags = list(self._tags(self._read_log_block(index), most))
         targets = np.array([block for block, _ in tags], dtype=np.int64)
-        for position in np.flatnonzero(np.isin(targets, wanted)).tolist():
+        nearest = wanted[np.minimum(np.searchsorted(wanted, targets), len(wanted) - 1)]
+        for position in np.flatnonzero(nearest == targets).tolist():
             block, is_escaped = tags[position]
             content = self._read_log_block(index + 1 + position)
             if is_escaped:

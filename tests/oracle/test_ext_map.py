@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -157,3 +159,28 @@ def test_map_is_partclones(tmp_path, tree, options):
     theirs = used_by_partclone(image, tmp_path)
     assert (ours - theirs).total_bytes <= 4096  # the boot block
     assert theirs.clip(0, ours.end) - ours == Extents()
+
+
+def test_16_tib_take_seconds_and_little_memory(tmp_path):
+    memory_disk = Path("/dev/shm")  # the file systems of build machines often end below 16 TiB
+    if not memory_disk.is_dir() or shutil.disk_usage(memory_disk).free < 512 * MIB:
+        pytest.skip("needs 512 MiB of /dev/shm")
+    image = memory_disk / f"imager-test-{os.getpid()}"
+    try:
+        make(image, "-t ext4", 16 * 2**40)
+        done = subprocess.run([sys.executable, "-c", MEASURE, image], capture_output=True, text=True, check=True)
+    finally:
+        image.unlink()
+    cpu_seconds, peak_bytes = map(float, done.stdout.split())
+    assert cpu_seconds < 5
+    assert peak_bytes < 500 * MIB
+
+
+MEASURE = """
+import pathlib, resource, sys, time
+from imager.filesystems import ext
+from tests.harness.poison import FileReader
+with FileReader(pathlib.Path(sys.argv[1])) as reader:
+    ext.used_map(reader)
+print(time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
