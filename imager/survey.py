@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from imager.blocks import BlockReader
+from imager.blocks import BlockReader, Slice
 from imager.errors import UsageError
 from imager.examine import EDGE_BYTES, Examined, Volume, examine
 from imager.extents import Extents
 from imager.filesystems.base import HIBERNATED
+from imager.filesystems.signatures import Signature, find_signatures
 from imager.layout import Content, Gap, Identity, Layout, Partition
 from imager.partitions.read import FoundTable, read_table
 
@@ -84,9 +85,39 @@ def survey(disks: Sequence[Disk], options: SurveyOptions | None = None) -> tuple
 def _survey_disk(disk: Disk, options: SurveyOptions) -> Survey:
     found = read_table(disk.reader, disk.path or None)
     _check_numbers(found, options)
+    if not found.whole_reason and found.partitions:
+        found = replace(found, whole_reason=_other_owner(disk.reader, found))
     if found.whole_reason or found.table.kind in ("none", "unreadable"):
         return _without_partitions(disk, found, options)
     return _with_partitions(disk, found, options)
+
+
+def _other_owner(reader: BlockReader, found: FoundTable) -> str:
+    """Why the table may be a leftover: the disk as a whole is marked as a member of an array or volume group.
+
+    A mark that is the partition's own, seen from the disk because both end at the same place, does not count.
+    """
+    owners = {
+        f"{mark.name} at byte {mark.offset_bytes}"
+        for mark in find_signatures(reader)
+        if _claims_a_disk(mark) and not _belongs_to_partition(reader, mark, found.partitions)
+    }
+    if not owners:
+        return ""
+    return f"it has a partition table, and yet the whole disk is marked as {', '.join(sorted(owners))}"
+
+
+def _claims_a_disk(mark: Signature) -> bool:
+    """Whether a mark says that more than the table is on the disk; the table's own marks do not."""
+    return mark.name == "zfs_member" or (mark.kind in ("raid", "volume-manager") and mark.name not in ("gpt", "dos"))
+
+
+def _belongs_to_partition(reader: BlockReader, mark: Signature, partitions: Sequence[Partition]) -> bool:
+    for entry in partitions:
+        if entry.kind != "extended" and entry.start <= mark.offset_bytes < entry.end:
+            own = find_signatures(Slice(reader, entry.start, entry.size_bytes))
+            return any((each.name, each.offset_bytes + entry.start) == (mark.name, mark.offset_bytes) for each in own)
+    return False
 
 
 def _check_numbers(found: FoundTable, options: SurveyOptions) -> None:

@@ -140,6 +140,28 @@ def test_overlapping_partitions_make_the_whole_disk_used(tmp_path):
     assert list(found.used) == [(0, 64 * MIB)]
 
 
+def md_superblock_1_0(size_bytes: int) -> tuple[int, bytes]:
+    """Where mdadm's metadata 1.0 lies (8 KiB before the end, on a 4 KiB boundary), and its beginning."""
+    offset = (size_bytes // 512 - 16) // 8 * 8 * 512
+    return offset, (0xA92B4EFC).to_bytes(4, "little") + (1).to_bytes(4, "little")
+
+
+def test_a_disk_that_is_a_raid_member_is_copied_whole_although_it_shows_a_table(disk):
+    """Two mirrored disks with metadata 1.0 at their end show the array's own table at their start."""
+    size = disk.stat().st_size
+    offset, superblock = md_superblock_1_0(size)
+    content = bytearray(256)
+    content[: len(superblock)] = superblock
+    content[128:136] = (0).to_bytes(8, "little")  # data_offset
+    content[144:152] = (offset // 512).to_bytes(8, "little")  # super_offset
+    with disk.open("r+b") as file:
+        file.seek(offset)
+        file.write(content)
+    found = look(disk)
+    assert "linux_raid_member" in found.layout.whole_reason
+    assert list(found.used) == [(0, size)]
+
+
 def test_hibernation_on_one_disk_warns_of_every_volume_of_the_set(disk, tmp_path):
     sleeping = tmp_path / "swap"
     sleeping.touch()
