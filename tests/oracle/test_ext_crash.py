@@ -41,7 +41,7 @@ LONG_VARIANTS = {
     "inline_data orphan_file": ("-t ext4 -b 1024 -O inline_data,orphan_file -J size=1", "commit=1"),
     "async commit": ("-t ext4 -b 1024 -J size=1", "commit=1,journal_async_commit,data=writeback"),
     "no flex_bg": ("-t ext4 -b 2048 -O ^flex_bg -g 2048 -J size=2", "commit=1"),
-    "no delalloc": ("-t ext4 -b 1024 -O ^resize_inode,project -J size=1", "commit=1,nodelalloc"),
+    "no delalloc": ("-t ext4 -b 1024 -O ^resize_inode -J size=1", "commit=1,nodelalloc"),
 }
 
 
