@@ -9,7 +9,7 @@ import pytest
 
 from imager.errors import TargetRefused
 from imager.restore.plan import RestoreScope
-from tests.harness.disks import MIB, Part, gpt_disk, listed, needs_table_tools, poke
+from tests.harness.disks import MIB, Part, gpt_disk, listed, mbr_disk, needs_table_tools, poke
 from tests.harness.loop import call, loop_device, mounted, needs_root, partitions, sparse_file
 from tests.harness.restoring import image_of, restore_image
 
@@ -109,3 +109,25 @@ def test_partition_device_takes_a_partition(tmp_path):
     assert after[3 * MIB : 11 * MIB] == raw.read_bytes()[MIB : 9 * MIB]
     assert after[: 3 * MIB] == before[: 3 * MIB]
     assert after[12 * MIB :] == before[12 * MIB :]
+
+
+def test_table_and_boot_code_come_back_one_after_the_other(tmp_path):
+    raw = mbr_disk(tmp_path / "raw", DISK, [Part(5 * MIB, start_bytes=63 * 512)], [Part(4 * MIB), Part(5 * MIB)])
+    poke(raw, 0, bytes(range(1, 200)))
+    poke(raw, 5 * 512, b"core image of a boot loader")
+    image_of(raw, tmp_path / "image")
+    with loop_device(sparse_file(tmp_path / "backing", DISK)) as disk:
+        restore_image(tmp_path / "image", disk, RestoreScope.table_only(), verify=True)
+        assert listed(disk) == listed(raw)
+        restore_image(tmp_path / "image", disk, RestoreScope.boot_only(), verify=True)
+        assert disk.read_bytes()[: 63 * 512] == raw.read_bytes()[: 63 * 512]
+
+
+def test_partition_from_sector_63_goes_to_a_device(tmp_path):
+    raw = mbr_disk(tmp_path / "raw", DISK, [Part(5 * MIB, start_bytes=63 * 512)])
+    poke(raw, 63 * 512, random.Random(5).randbytes(5 * MIB))
+    image_of(raw, tmp_path / "image")
+    backing = mbr_disk(tmp_path / "backing", DISK, [Part(6 * MIB, start_bytes=2111 * 512)])
+    with loop_device(backing) as disk, partitions(disk) as (part,):
+        restore_image(tmp_path / "image", part, RestoreScope.partition(1, 0, 6 * MIB), verify=True)
+        assert part.read_bytes() == raw.read_bytes()[63 * 512 : 63 * 512 + 5 * MIB] + bytes(MIB)
