@@ -71,9 +71,17 @@ def salvage(
         ImageDamaged: Nothing can be got out of it.
         StoreError: The new one cannot be written.
     """
+    try:
+        return _salvage(source, output, image_id, threads, progress or NullProgress())
+    except BaseException:
+        # Half a salvaged image is of no use: salvage starts again from the broken one.
+        output.abort(keep=False)
+        raise
+
+
+def _salvage(source: Input, output: Output, image_id: UUID, threads: int | None, progress: Progress) -> Salvaged:
     if not source.seekable:
         raise UsageError(f"{source.name} is a stream; salvage has to look at the image several times")
-    progress = progress or NullProgress()
     progress.start(source.size, "looking for what is left")
     header = find_header(source, progress)
     if header is None:
@@ -88,14 +96,9 @@ def salvage(
     description = replace(old, image_id=image_id, chunk_count=int(whole.size))
     final = _final_facts(found.trailer, old, _missing(old, whole))
     writer = ImageWriter(output, description)
-    try:
-        for chunk in work.chunks(whole):
-            writer.add(chunk)
-        summary = writer.finish(final)
-    except BaseException:
-        writer.abort()
-        raise
-    return Salvaged(summary, description, final.missing, final)
+    for chunk in work.chunks(whole):
+        writer.add(chunk)
+    return Salvaged(writer.finish(final), description, final.missing, final)
 
 
 def _hopeless(source: Input, why: str) -> ImageDamaged:
@@ -110,7 +113,7 @@ def _possible(places: Places, description: Description, file_size: int) -> Place
     """Only places that may be true: of used chunks, inside the file, of a possible length."""
     chunks, numbers = description.chunks, places.numbers
     run = np.searchsorted(chunks.starts, numbers, side="right") - 1
-    keep = (run >= 0) & (places.offsets > 0) & (places.offsets <= file_size - places.frame_sizes)
+    keep = (run >= 0) & (places.offsets > 0) & (places.offsets <= file_size - places.frame_sizes.astype(np.int64))
     keep &= (places.frame_sizes > 0) & (places.frame_sizes <= frame_bound(description.chunk_size))
     keep[keep] &= numbers[keep] < chunks.ends[run[keep]]
     return Places(numbers[keep], places.offsets[keep], places.frame_sizes[keep], places.digests[keep])

@@ -23,6 +23,8 @@ from imager.image.format import (
     GROUP_MAGIC,
     HEADER_MAGIC,
     INDEX_MAGIC,
+    MAX_GROUP_PAYLOAD,
+    MAX_INDEX_PAYLOAD,
     MAX_TRAILER_PAYLOAD,
     SKIPPABLE_HEADER,
     TRAILER_MAGIC,
@@ -36,6 +38,7 @@ _PIECE: Final = 4 << 20
 _SECTOR: Final = 4096
 _NAMES: Final = re.compile(b"|".join((GROUP_MAGIC, INDEX_MAGIC, TRAILER_MAGIC)))
 _NAME_SIZE: Final = 8
+_LIMITS: Final = {GROUP_MAGIC: MAX_GROUP_PAYLOAD, INDEX_MAGIC: MAX_INDEX_PAYLOAD, TRAILER_MAGIC: MAX_TRAILER_PAYLOAD}
 
 
 @dataclass(frozen=True)
@@ -137,17 +140,17 @@ def find_records(source: Input, image_id: bytes, progress: Progress | None = Non
         cursor.offset = frame_start
         try:
             _, size = cursor.take_frame_header("a record")
-            payload = cursor.take(min(size, MAX_TRAILER_PAYLOAD), "a record")
-            _enter(found, payload, cursor.offset, image_id)
+            head = cursor.take(_NAME_SIZE + len(image_id), "a record")
+            # Before more is read: text that looks like a name may stand anywhere, and very often.
+            if head[_NAME_SIZE:] == image_id and len(head) <= size <= _LIMITS[head[:_NAME_SIZE]]:
+                _enter(found, head + cursor.take(size - len(head), "a record"), cursor.offset)
         except (ImageError, StoreError):
             continue
     return found
 
 
-def _enter(found: Found, payload: bytes, end: int, image_id: bytes) -> None:
+def _enter(found: Found, payload: bytes, end: int) -> None:
     name = payload[:_NAME_SIZE]
-    if payload[_NAME_SIZE : _NAME_SIZE + 16] != image_id:
-        return
     if name == GROUP_MAGIC:
         found.add_group(GroupRecord.decode(payload), end)
     elif name == INDEX_MAGIC:

@@ -76,14 +76,15 @@ def verify(
     description = image.description
     progress.start(description.data_chunk_count * description.chunk_size, "verifying")
     damages: list[ImageError] = []
-    count = content_bytes = 0
+    count = content_bytes = damage_count = 0
 
     def check(group: Group) -> list[ImageError]:
         return [] if quick else _damages_of(group, decoder)
 
     try:
         for group, found in in_order(_groups(image, walk), check, threads):
-            damages.extend(found)
+            damages.extend(found[: _MOST_NAMED - len(damages)])
+            damage_count += len(found)
             count += len(group.numbers)
             content_bytes += sum(group.lengths)
             progress.advance(sum(group.lengths))
@@ -92,9 +93,10 @@ def verify(
             _check_file_digest(image.name, walk)
     except ImageError as error:
         damages.append(error)
+        damage_count += 1
     progress.done()
     if damages:
-        raise _report(image.name, damages)
+        raise _report(image.name, damages, damage_count)
     ending = image.ending
     return Verified(
         count,
@@ -141,18 +143,18 @@ def _check_file_digest(name: str, walk: Walk) -> None:
         )
 
 
-def _report(name: str, damages: list[ImageError]) -> ImageError:
+def _report(name: str, damages: list[ImageError], count: int) -> ImageError:
     """One error for all."""
-    listed = [{"message": error.message, **error.facts} for error in damages[:_MOST_NAMED]]
+    listed = [{"message": error.message, **error.facts} for error in damages]
     if len(damages) == 1:
         only = damages[0]
         only.facts.update(path=name, damages=listed)
         only.hint = only.hint or SALVAGE_HINT
         return only
     return ImageDamaged(
-        f"{name} is damaged in {len(damages)} places; the first: {damages[0].message}",
+        f"{name} is damaged in {count} places; the first: {damages[0].message}",
         hint=SALVAGE_HINT,
         path=name,
-        damage_count=len(damages),
+        damage_count=count,
         damages=listed,
     )

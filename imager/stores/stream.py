@@ -74,16 +74,19 @@ class StreamOutput(Output):
         try:
             with contextlib.suppress(OSError):
                 os.fsync(self._fd)  # a redirection to a file; pipes have nothing to sync
-            if self._fd > 2:
-                os.close(self._fd)
+            self._close()
         except OSError as error:
             raise store_error(error, self.name, "cannot finish") from error
 
     def abort(self, *, keep: bool) -> None:
         """Nothing can be taken back: the reader sees an image with no trailer."""
-        if self._fd > 2:
-            with contextlib.suppress(OSError):
-                os.close(self._fd)
+        with contextlib.suppress(OSError):
+            self._close()
+
+    def _close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd > 2:
+            os.close(fd)
 
 
 class StreamInput(Input):
