@@ -72,9 +72,9 @@ def _first_unreadable(offset: int, length: int, error: SourceUnreadable) -> Sour
     reason = f" ({cause.strerror})" if isinstance(cause, OSError) and cause.strerror else ""
     facts = {**error.facts, "offset_bytes": offset, "length_bytes": length}
     return SourceUnreadable(
-        f"the source cannot be read at byte {offset}{reason}; nothing was lost up to there",
-        hint="The disk may be dying. Capture with --rescue to go on: unreadable sectors become zeros and are "
-        "recorded in the image.",
+        f"{facts.get('path', 'the source')} cannot be read at byte {offset}{reason}",
+        hint="The disk may be dying. Go on with --rescue (and --resume, to keep what is there): unreadable sectors "
+        "become zeros and are recorded in the image.",
         **facts,
     )
 
