@@ -8,7 +8,7 @@ and only the strict comparison with the digest of the file itself tells.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from imager.errors import ImageDamaged, ImageError
 from imager.extents import Extents
@@ -16,7 +16,7 @@ from imager.image.cursor import SALVAGE_HINT
 from imager.image.group import Group
 from imager.image.pool import Decoder, in_order
 from imager.image.reader import Image, StreamedImage
-from imager.image.walk import Walk
+from imager.image.walk import Ending, Walk
 from imager.progress import NullProgress, Progress
 
 _MOST_NAMED = 1000
@@ -72,42 +72,57 @@ def verify(
     """
     progress = progress or NullProgress()
     walk = image.walk(data=not quick, zeros=not quick, hashed=strict)
+    progress.start(image.description.data_chunk_count * image.description.chunk_size, "verifying")
+    tally = _Tally()
     decoder = Decoder(image.description.chunk_size)
-    description = image.description
-    progress.start(description.data_chunk_count * description.chunk_size, "verifying")
-    damages: list[ImageError] = []
-    count = content_bytes = damage_count = 0
 
     def check(group: Group) -> list[ImageError]:
         return [] if quick else _damages_of(group, decoder)
 
     try:
         for group, found in in_order(_groups(image, walk), check, threads):
-            damages.extend(found[: _MOST_NAMED - len(damages)])
-            damage_count += len(found)
-            count += len(group.numbers)
-            content_bytes += sum(group.lengths)
+            tally.take(group, found)
             progress.advance(sum(group.lengths))
             group.release()
         if strict:
             _check_file_digest(image.name, walk)
     except ImageError as error:
-        damages.append(error)
-        damage_count += 1
+        tally.note([error])
     progress.done()
-    if damages:
-        raise _report(image.name, damages, damage_count)
-    ending = image.ending
-    return Verified(
-        count,
-        content_bytes,
-        ending.missing,
-        ending.final.unreadable,
-        ending.final.warnings,
-        ending.root_digest,
-        not quick,
-        strict,
-    )
+    if tally.damages:
+        raise _report(image.name, tally.damages, tally.damage_count)
+    return tally.verified(image.ending, content_checked=not quick, file_digest_checked=strict)
+
+
+@dataclass
+class _Tally:
+    """What was found so far."""
+
+    chunk_count: int = 0
+    content_bytes: int = 0
+    damage_count: int = 0
+    damages: list[ImageError] = field(default_factory=list)
+
+    def take(self, group: Group, found: list[ImageError]) -> None:
+        self.chunk_count += len(group.numbers)
+        self.content_bytes += sum(group.lengths)
+        self.note(found)
+
+    def note(self, found: list[ImageError]) -> None:
+        self.damage_count += len(found)
+        self.damages.extend(found[: _MOST_NAMED - len(self.damages)])
+
+    def verified(self, ending: Ending, *, content_checked: bool, file_digest_checked: bool) -> Verified:
+        return Verified(
+            self.chunk_count,
+            self.content_bytes,
+            ending.missing,
+            ending.final.unreadable,
+            ending.final.warnings,
+            ending.root_digest,
+            content_checked,
+            file_digest_checked,
+        )
 
 
 def _groups(image: StreamedImage, walk: Walk) -> Iterator[Group]:

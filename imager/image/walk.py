@@ -184,16 +184,7 @@ class Walk:
         trailing = self._description.disk_size - covered if done + count == total else 0
         if done + count == total:
             self._note_skipped(self._last + 1, -(-self._description.disk_size // self._description.chunk_size))
-        for expected, found in zip(
-            [*map(zeros_size, gaps), zeros_size(trailing)],
-            [*record.zero_sizes, record.trailing_zero_size],
-            strict=True,
-        ):
-            if expected != found:
-                raise ImageDamaged(f"zero frames should take {expected} bytes; the group says {found}")
-        for length, size in zip(lengths, record.frame_sizes, strict=True):
-            if not 0 < size <= frame_bound(length):
-                raise ImageDamaged(f"a frame of {size} bytes is claimed for {length} bytes of content")
+        _check_sizes(record, lengths, gaps, trailing)
         record_size = self.cursor.offset - start
         offsets, position = [], self.cursor.offset
         for zero_size, size in zip(record.zero_sizes, record.frame_sizes, strict=True):
@@ -343,3 +334,14 @@ def _cut(view: memoryview, sizes: Sequence[int]) -> list[memoryview]:
         pieces.append(view[:size])
         view = view[size:]
     return pieces
+
+
+def _check_sizes(record: GroupRecord, lengths: Sequence[int], gaps: Sequence[int], trailing: int) -> None:
+    """Refuse a record whose frames cannot have the sizes that it claims."""
+    claimed = [*record.zero_sizes, record.trailing_zero_size]
+    for gap, size in zip([*gaps, trailing], claimed, strict=True):
+        if zeros_size(gap) != size:
+            raise ImageDamaged(f"zero frames should take {zeros_size(gap)} bytes; the group says {size}")
+    for length, size in zip(lengths, record.frame_sizes, strict=True):
+        if not 0 < size <= frame_bound(length):
+            raise ImageDamaged(f"a frame of {size} bytes is claimed for {length} bytes of content")
