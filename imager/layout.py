@@ -24,9 +24,7 @@ Text = Annotated[str, msgspec.Meta(max_length=65536)]
 
 TableKind = Literal["gpt", "mbr", "hybrid", "none", "unreadable"]
 PartitionKind = Literal["primary", "extended", "logical"]
-ContentKind = Literal[
-    "filesystem", "swap", "volume-manager", "raid", "encrypted", "unknown", "blank", "ambiguous"
-]
+ContentKind = Literal["filesystem", "swap", "volume-manager", "raid", "encrypted", "unknown", "blank", "ambiguous"]
 
 
 @dataclass(frozen=True)
@@ -43,11 +41,7 @@ class Identity:
 
     def short_name(self) -> str:
         """Model and serial, or whatever else is known, for one line."""
-        return (
-            " ".join(part for part in (self.model, self.serial or self.wwn) if part)
-            or self.path
-            or "unnamed disk"
-        )
+        return " ".join(part for part in (self.model, self.serial or self.wwn) if part) or self.path or "unnamed disk"
 
 
 @dataclass(frozen=True)
@@ -160,9 +154,7 @@ class Layout:
         volumes = [("whole disk", self.content)] + [
             (f"partition {entry.number}", entry.content) for entry in self.partitions
         ]
-        about_volumes = tuple(
-            f"{name}: {text}" for name, content in volumes if content for text in content.warnings
-        )
+        about_volumes = tuple(f"{name}: {text}" for name, content in volumes if content for text in content.warnings)
         return self.warnings + about_table + about_volumes
 
     def to_json(self) -> bytes:

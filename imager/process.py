@@ -76,9 +76,7 @@ def run(
             f"{command[0]} did not end within {timeout_seconds:g} seconds", program=command[0]
         ) from error
     except OSError as error:
-        raise ProgramFailed(
-            f"{command[0]} could not be started: {error.strerror}", program=command[0]
-        ) from error
+        raise ProgramFailed(f"{command[0]} could not be started: {error.strerror}", program=command[0]) from error
     if done.returncode not in allowed:
         said = done.stderr.decode(errors="replace").strip() or done.stdout.decode(errors="replace").strip()
         raise ProgramFailed(

@@ -36,9 +36,7 @@ def call(*command: str | Path, input_text: str | None = None) -> str:
         [os.fspath(word) for word in command], input=input_text, capture_output=True, text=True, check=False
     )
     if done.returncode:
-        raise RuntimeError(
-            f"{' '.join(map(str, command))}: status {done.returncode}: {done.stderr or done.stdout}"
-        )
+        raise RuntimeError(f"{' '.join(map(str, command))}: status {done.returncode}: {done.stderr or done.stdout}")
     return done.stdout
 
 

@@ -111,7 +111,7 @@ def test_an_empty_bitmap_has_no_runs():
 
 @pytest.mark.parametrize(("starts", "ends"), [([5], [4]), ([-1], [4]), ([1, 2], [3])])
 def test_impossible_ranges_are_refused(starts, ends):
-    with pytest.raises(ValueError, match="range|shape"):
+    with pytest.raises(ValueError, match=r"range|shape"):
         Extents(starts, ends)
 
 
