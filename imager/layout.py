@@ -68,6 +68,10 @@ class Content:
     """Every name that any probe, blkid or the partition type gave it."""
     facts: dict[Text, Text] = field(default_factory=dict)
     """Further facts for people: version, features, state."""
+    name: Text = ""
+    """Of a volume inside of another, such as vg0/root; empty for what lies in a partition."""
+    inside: tuple[Content, ...] = ()
+    """The volumes that a member of a volume manager carries parts of, with what lies in them."""
 
 
 @dataclass(frozen=True)
