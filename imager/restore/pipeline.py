@@ -10,7 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from queue import SimpleQueue
 from typing import Final, TypeVar
 
@@ -22,7 +22,7 @@ _PATIENCE_SECONDS: Final = 0.7
 
 
 def in_threads(
-    task: Callable[[Item], Result], items: Iterable[Item], threads: int, *, waiting: int = 0
+    task: Callable[[Item], Result], items: Iterable[Item], threads: int, *, waiting: int = 32
 ) -> Iterator[Result]:
     """Apply a task to items in threads, and give the results in the items' order.
 
@@ -33,9 +33,9 @@ def in_threads(
         task: What is done; called in several threads.
         items: Taken one by one, in the caller's thread, at most `waiting` ahead of the results.
         threads: How many threads.
-        waiting: How many items may be taken ahead; by default eight per thread.
+        waiting: How many items may be taken ahead.
     """
-    limit = waiting or 8 * threads
+    limit = max(waiting, 2 * threads)
     todo: SimpleQueue[tuple[Future[Result], Item] | None] = SimpleQueue()
     crew = [threading.Thread(target=_work, args=(task, todo), name="restore", daemon=True) for _ in range(threads)]
     pending: deque[Future[Result]] = deque()
@@ -47,7 +47,10 @@ def in_threads(
             pending.append(future)
             todo.put((future, item))
             if len(pending) >= limit:
-                yield pending.popleft().result()
+                # Woken once for many results: every switch between threads costs more than a small task.
+                wait([pending[limit // 2]])
+                for _ in range(limit // 2):
+                    yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
     finally:
