@@ -76,7 +76,9 @@ def _pump(plan: Plan, source: StreamedImage, sink: Receiver, threads: int) -> No
     def restore(job: _Job) -> _Job:
         if not hasattr(tools, "buffer"):
             tools.buffer, tools.decompressor = aligned_buffer(plan.chunk_size), new_decompressor()
-        content = decode_chunk(job.frame, job.length, job.digest, tools.decompressor, tools.buffer, number=job.number)
+        content = decode_chunk(
+            job.frame, job.length, job.digest, tools.decompressor, tools.buffer, number=job.number, keeps_frame=False
+        )
         sink.write_chunk(job.number, content, job.digest)
         return job
 
