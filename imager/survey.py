@@ -13,13 +13,17 @@ from typing import Final
 
 from imager.blocks import BlockReader, Slice
 from imager.errors import UsageError
-from imager.examine import EDGE_BYTES, Examined, Volume, examine
+from imager.examine import EDGE_BYTES, Examined, Volume
 from imager.extents import Extents
 from imager.filesystems.base import HIBERNATED
 from imager.filesystems.signatures import Signature, find_signatures
 from imager.layout import Content, Gap, Identity, Layout, Partition
+from imager.nesting import examine_nested
 from imager.partitions.read import FoundTable, read_table
+from imager.volumes.base import Manager
 
+MANAGERS: Final[tuple[Manager, ...]] = ()
+"""The volume managers whose members are followed."""
 GAP_EDGE_BYTES: Final = 16 * 1024 * 1024
 """Of an unpartitioned gap so much is used at both ends: boot loaders and RAID metadata live there."""
 
@@ -79,17 +83,61 @@ def survey(disks: Sequence[Disk], options: SurveyOptions | None = None) -> tuple
         UsageError: A partition that the options name does not exist.
     """
     chosen = options or SurveyOptions()
-    return _tell_of_hibernation(tuple(_survey_disk(disk, chosen) for disk in disks))
+    outlines = [_outline(disk, chosen) for disk in disks]
+    held = examine_nested(
+        [volume for outline in outlines for volume in outline.volumes],
+        [name for outline in outlines for name in outline.names],
+        MANAGERS,
+        all_blocks=chosen.all_blocks,
+    )
+    results = iter(held)
+    found = tuple(_complete(outline, [next(results) for _ in outline.volumes], chosen) for outline in outlines)
+    return _tell_of_hibernation(found)
 
 
-def _survey_disk(disk: Disk, options: SurveyOptions) -> Survey:
+@dataclass(frozen=True)
+class _Outline:
+    """A disk whose table is read, and the volumes on it that are to be examined.
+
+    Attributes:
+        entries: The partitions that the volumes are, in the same order; none when the volume is the disk itself.
+    """
+
+    disk: Disk
+    found: FoundTable
+    volumes: tuple[Volume, ...] = ()
+    entries: tuple[Partition, ...] = ()
+
+    @property
+    def names(self) -> list[str]:
+        """What the volumes are called in messages."""
+        name = self.disk.path or self.disk.identity.short_name()
+        return [f"partition {entry.number} of {name}" for entry in self.entries] or [name] * len(self.volumes)
+
+
+def _outline(disk: Disk, options: SurveyOptions) -> _Outline:
     found = read_table(disk.reader, disk.path or None)
     _check_numbers(found, options)
     if not found.whole_reason and found.partitions:
         found = replace(found, whole_reason=_other_owner(disk.reader, found))
-    if found.whole_reason or found.table.kind in ("none", "unreadable"):
-        return _without_partitions(disk, found, options)
-    return _with_partitions(disk, found, options)
+    if found.table.kind == "unreadable" and not found.whole_reason:
+        reason = "; ".join(found.table.problems) or "its partition table could not be read"
+        found = replace(found, whole_reason=reason)
+    whole = Volume(disk.reader, disk.path)
+    if found.whole_reason:
+        return _Outline(disk, found)
+    if found.table.kind == "none":
+        return _Outline(disk, found, (whole,))
+    entries = tuple(entry for entry in found.partitions if entry.kind != "extended")
+    return _Outline(disk, found, tuple(whole.part(each.start, each.end, each.type) for each in entries), entries)
+
+
+def _complete(outline: _Outline, held: Sequence[Examined], options: SurveyOptions) -> Survey:
+    if outline.found.whole_reason:
+        return _whole_disk(outline)
+    if not outline.entries and held:
+        return Survey(replace(_layout(outline.disk, outline.found), content=held[0].content), held[0].used)
+    return _with_partitions(outline, held, options)
 
 
 def _other_owner(reader: BlockReader, found: FoundTable) -> str:
@@ -144,45 +192,38 @@ def _layout(disk: Disk, found: FoundTable) -> Layout:
     )
 
 
-def _without_partitions(disk: Disk, found: FoundTable, options: SurveyOptions) -> Survey:
-    """A disk with a file system directly on it, or one whose table cannot be relied on."""
-    size = disk.reader.size
-    reason = found.whole_reason
-    if found.table.kind == "unreadable" and not reason:
-        reason = "; ".join(found.table.problems) or "its partition table could not be read"
-    volume = Volume(disk.reader, disk.path)
-    if reason:
-        held = Examined(Content("unknown", "unknown", mapped_bytes=size, whole_reason=reason), Extents.single(0, size))
-    else:
-        held = examine(volume, all_blocks=options.all_blocks)
-    entries = tuple(replace(entry, content=None) for entry in found.partitions)
-    layout = replace(_layout(disk, found), content=held.content, whole_reason=reason, partitions=entries)
-    return Survey(layout, held.used)
+def _whole_disk(outline: _Outline) -> Survey:
+    """A disk whose table cannot be relied on: every block is copied."""
+    reason, size = outline.found.whole_reason, outline.disk.reader.size
+    content = Content("unknown", "unknown", mapped_bytes=size, whole_reason=reason)
+    layout = replace(
+        _layout(outline.disk, outline.found),
+        content=content,
+        whole_reason=reason,
+        partitions=outline.found.partitions,
+    )
+    return Survey(layout, Extents.single(0, size))
 
 
-def _with_partitions(disk: Disk, found: FoundTable, options: SurveyOptions) -> Survey:
-    size = disk.reader.size
-    volume = Volume(disk.reader, disk.path)
-    kept: list[Extents] = [_ranges(found.table.table_ranges), _ranges(found.table.boot_ranges)]
+def _with_partitions(outline: _Outline, held: Sequence[Examined], options: SurveyOptions) -> Survey:
+    found, size = outline.found, outline.disk.reader.size
+    gaps, gap_extents = _gaps(found, size, take_all=options.gaps)
+    kept = [_ranges(found.table.table_ranges), _ranges(found.table.boot_ranges), gap_extents]
     kept.append(Extents.of(((0, min(EDGE_BYTES, size)), (max(0, size - EDGE_BYTES), size))))
     left_out: list[Extents] = []
-    entries: list[Partition] = []
-    for entry in found.partitions:
-        if entry.kind == "extended":
-            entries.append(entry)
-            continue
+    entries = {entry.number: entry for entry in found.partitions}
+    for entry, each in zip(outline.entries, held, strict=True):
         taken = options.takes(entry.number)
-        held = examine(volume.part(entry.start, entry.end, entry.type), all_blocks=options.all_blocks)
-        (kept if taken else left_out).append(
-            held.used.shift(entry.start) if taken else Extents.single(entry.start, entry.end)
-        )
-        entries.append(replace(entry, captured=taken, content=held.content))
-    gaps, gap_extents = _gaps(found, size, take_all=options.gaps)
-    used = Extents.union_of([*kept, gap_extents])
+        if taken:
+            kept.append(each.used.shift(entry.start))
+        else:
+            left_out.append(Extents.single(entry.start, entry.end))
+        entries[entry.number] = replace(entry, captured=taken, content=each.content)
+    used = Extents.union_of(kept)
     if left_out:
         # A table's own structures may lie inside of what is left out only by mistake, but losing them is worse.
         used = (used - Extents.union_of(left_out)) | _ranges(found.table.table_ranges)
-    layout = replace(_layout(disk, found), partitions=tuple(entries), gaps=gaps)
+    layout = replace(_layout(outline.disk, found), partitions=tuple(entries.values()), gaps=gaps)
     return Survey(layout, used)
 
 

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Follows volumes into volumes: partition -> LUKS -> physical volume -> logical volume -> ext4, over several disks.
+
+Downwards, in rounds: every volume is examined; members of a volume manager are handed to it, all at once; what it puts
+together are the volumes of the next round. When a later round finds further members of the same manager, they are put
+together anew with the earlier ones. Upwards, once: the used bytes of each volume become used bytes of its members, and
+what the manager itself uses is added. A member that cannot be followed is copied whole, with the reason.
+
+A manager's volume may hold members of the same manager (a physical volume inside of a logical one). Such members are
+a group of their own, so that no volume can become a part of itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from imager.blocks import OutOfRange
+from imager.errors import SourceUnreadable
+from imager.examine import EDGE_BYTES, Examined, Volume, examine
+from imager.extents import Extents
+from imager.layout import Content
+from imager.volumes.base import Assembly, Manager, Member
+from imager.volumes.base import Volume as AssembledVolume
+
+_MOST_DEPTH: Final = 8
+_MOST_VOLUMES: Final = 4096
+
+
+@dataclass(frozen=True)
+class _Node:
+    """A volume at any depth: one that the caller gave, or one that a manager put together.
+
+    Attributes:
+        volumes: Its bytes, once for each copy.
+        depth: How many managers lie between it and a disk.
+        through: The managers that lie between, by their place in the list, ascending.
+    """
+
+    key: int
+    name: str
+    volumes: tuple[Volume, ...]
+    depth: int = 0
+    through: tuple[int, ...] = ()
+    assembled: AssembledVolume | None = None
+
+
+@dataclass
+class _Group:
+    """Members of one manager that may belong together, and what it made of them."""
+
+    manager: int
+    members: list[_Node] = field(default_factory=list)
+    assembly: Assembly = field(default_factory=Assembly)
+    children: list[_Node] = field(default_factory=list)
+
+
+def examine_nested(
+    volumes: Sequence[Volume], names: Sequence[str], managers: Sequence[Manager], *, all_blocks: bool = False
+) -> list[Examined]:
+    """Say what volumes hold, at any depth, and which of their bytes a capture must copy.
+
+    Args:
+        volumes: Partitions and disks without a table, of all disks of a set.
+        names: What each is called in messages.
+        managers: Volume managers that may put members together.
+        all_blocks: Copy every block even where the used map could be trusted.
+    """
+    walk = _Walk(managers, all_blocks=all_blocks)
+    given = [_Node(key, name, (each,)) for key, (name, each) in enumerate(zip(names, volumes, strict=True))]
+    walk.descend(given)
+    return [walk.result(node) for node in given]
+
+
+class _Walk:
+    """One walk through everything that lies in a set of disks."""
+
+    def __init__(self, managers: Sequence[Manager], *, all_blocks: bool) -> None:
+        self._managers = managers
+        self._all_blocks = all_blocks
+        self._examined: dict[int, Examined] = {}
+        self._groups: dict[tuple[int, int], _Group] = {}
+        self._group_of: dict[int, _Group] = {}
+        self._results: dict[int, Examined] = {}
+        self._next_key = 0
+
+    def descend(self, nodes: Sequence[_Node]) -> None:
+        """Examine volumes and what lies in them."""
+        self._next_key = len(nodes)
+        while nodes:
+            for node in nodes:
+                self._examined[node.key] = _examine_copies(node, all_blocks=self._all_blocks)
+            grown = self._sort_into_groups(nodes)
+            nodes = [child for group in grown for child in self._assemble(group)]
+
+    def _sort_into_groups(self, nodes: Sequence[_Node]) -> list[_Group]:
+        """Put the members among the nodes into groups; the groups that grew."""
+        grown: dict[int, _Group] = {}
+        for node in nodes:
+            content = self._examined[node.key].content
+            number = self._manager_of(content)
+            if number is None or node.depth >= _MOST_DEPTH:
+                continue
+            generation = node.through.count(number)
+            group = self._groups.setdefault((number, generation), _Group(number))
+            group.members.append(node)
+            self._group_of[node.key] = group
+            grown[id(group)] = group
+        return list(grown.values())
+
+    def _manager_of(self, content: Content) -> int | None:
+        if content.kind == "ambiguous":
+            return None
+        return next((number for number, each in enumerate(self._managers) if content.type in each.TYPES), None)
+
+    def _assemble(self, group: _Group) -> Iterator[_Node]:
+        """Let the manager put a group together, and give the volumes that come out."""
+        members = [Member(node.key, node.volumes[0].reader, node.name) for node in group.members]
+        group.assembly = self._managers[group.manager].assemble(members)
+        group.children = []
+        through = tuple(sorted((*max((node.through for node in group.members), key=len), group.manager)))
+        depth = 1 + max(node.depth for node in group.members)
+        for volume in group.assembly.volumes[: max(0, _MOST_VOLUMES - self._next_key)]:
+            parts = tuple(Volume(reader) for reader in volume.readers)
+            child = _Node(self._next_key, volume.name, parts, depth, through, volume)
+            self._next_key += 1
+            group.children.append(child)
+            yield child
+
+    def result(self, node: _Node) -> Examined:
+        """What a volume holds and uses, with all that lies in it."""
+        if node.key not in self._results:
+            group = self._group_of.get(node.key)
+            self._results[node.key] = self._from_group(node, group) if group else self._examined[node.key]
+        return self._results[node.key]
+
+    def _from_group(self, node: _Node, group: _Group) -> Examined:
+        examined, size = self._examined[node.key], node.volumes[0].reader.size
+        described = group.assembly.contents.get(node.key, examined.content)
+        content = replace(described, claims=examined.content.claims)
+        reason = group.assembly.whole.get(node.key, "")
+        if node.key not in group.assembly.own and not reason:
+            reason = examined.content.whole_reason
+        parts = [group.assembly.own.get(node.key, Extents()), _edges(size)]
+        inside: list[Content] = []
+        for child in group.children:
+            held = self.result(child)
+            used = child.assembled.back(held.used).get(node.key) if child.assembled else None
+            if used is not None:
+                parts.append(used)
+                inside.append(replace(held.content, name=child.name))
+        content = replace(content, inside=tuple(inside))
+        if reason or self._all_blocks:
+            reason = reason or "every block was asked for"
+            return Examined(replace(content, mapped_bytes=size, whole_reason=reason), Extents.single(0, size))
+        used = Extents.union_of(parts).clip(0, size)
+        return Examined(replace(content, mapped_bytes=used.total_bytes, whole_reason=""), used)
+
+
+def _edges(size: int) -> Extents:
+    return Extents.of(((0, min(EDGE_BYTES, size)), (max(0, size - EDGE_BYTES), size)))
+
+
+def _examine_copies(node: _Node, *, all_blocks: bool) -> Examined:
+    """Examine a volume; where several copies of it exist, the union of the maps read from each."""
+    try:
+        found = [examine(each, all_blocks=all_blocks) for each in node.volumes]
+    except (OutOfRange, SourceUnreadable) as error:
+        size = node.volumes[0].reader.size
+        content = Content("unknown", "unknown", mapped_bytes=size, whole_reason=f"it could not be read: {error}")
+        return Examined(content, Extents.single(0, size))
+    first = found[0]
+    used = Extents.union_of(each.used for each in found)
+    if any(each.content.type != first.content.type for each in found):
+        reason = f"its copies differ: {', '.join(sorted({each.content.type for each in found}))}"
+        size = node.volumes[0].reader.size
+        return Examined(replace(first.content, mapped_bytes=size, whole_reason=reason), Extents.single(0, size))
+    doubts = [each.content.whole_reason for each in found if each.content.whole_reason]
+    reason = first.content.whole_reason or (f"of one copy of it: {doubts[0]}" if doubts else "")
+    return Examined(replace(first.content, mapped_bytes=used.total_bytes, whole_reason=reason), used)
