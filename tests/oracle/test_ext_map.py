@@ -177,10 +177,11 @@ def test_16_tib_take_seconds_and_little_memory():
 
 
 MEASURE = """
-import pathlib, resource, sys, time
+import pathlib, sys, time
 from imager.filesystems import ext
+from tests.harness.memory import own_peak_bytes
 from tests.harness.poison import FileReader
 with FileReader(pathlib.Path(sys.argv[1])) as reader:
     ext.used_map(reader)
-print(time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+print(time.process_time(), own_peak_bytes())
 """
