@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Runs shell commands in turns and says what each cost.
+
+CPU seconds are those of the whole process tree, the peak is that of its largest process: both come from the kernel
+(wait4). Contenders run in rounds (A B C A B C), so that what else the machine does meets all of them, and are compared
+round by round. This module and what imports it in the same process stay small (no numpy): a child's peak is never
+below that of the process that started it.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+MIB = 1 << 20
+PYTHON = Path(sys.executable).as_posix()
+IMAGER = f"{PYTHON} -m imager"
+
+
+class BenchError(Exception):
+    """A command of the bench failed; str() tells which and what it said."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one run of a command cost."""
+
+    wall_seconds: float
+    user_seconds: float
+    system_seconds: float
+    peak_bytes: int
+    output_bytes: int = 0
+
+    @property
+    def cpu_seconds(self) -> float:
+        """User and system time of all processes."""
+        return self.user_seconds + self.system_seconds
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A row of a table.
+
+    Attributes:
+        name: For people.
+        command: For bash, with pipefail; the time of all of it counts.
+        output: The file or folder that it makes; measured and removed after each run.
+        prepare: Called before each run, outside of the time.
+        most_rounds: Runs in no more rounds than this: for peers that are only there for comparison.
+    """
+
+    name: str
+    command: str
+    output: Path | None = None
+    prepare: Callable[[], object] = lambda: None
+    most_rounds: int = 1000
+
+
+@dataclass
+class Results:
+    """The runs of each contender, by round."""
+
+    runs: dict[str, list[Run]] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+
+    def median(self, name: str, value: str) -> float:
+        """The median of one of a run's values."""
+        return float(statistics.median(getattr(run, value) for run in self.runs[name]))
+
+    def ratios(self, rival: str, ours: str, value: str = "wall_seconds") -> list[float]:
+        """How many times as much a rival needed as ours did, for each round that has both."""
+        pairs = zip(self.runs.get(rival, []), self.runs.get(ours, []), strict=False)
+        return [getattr(theirs, value) / getattr(our, value) for theirs, our in pairs]
+
+
+def run(command: str, output: Path | None = None, environment: dict[str, str] | None = None) -> Run:
+    """Run a command once.
+
+    Raises:
+        BenchError: It failed.
+    """
+    started = time.monotonic()
+    with subprocess.Popen(
+        ["bash", "-o", "pipefail", "-c", command],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "LC_ALL": "C", **(environment or {})},
+    ) as process:
+        said = process.stderr.read() if process.stderr else b""
+        _, status, usage = os.wait4(process.pid, 0)
+        wall = time.monotonic() - started
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise BenchError(f"`{command}` ended with {process.returncode}: {said[-600:].decode(errors='replace').strip()}")
+    size = disk_usage(output) if output else 0
+    return Run(wall, usage.ru_utime, usage.ru_stime, usage.ru_maxrss << 10, size)
+
+
+def disk_usage(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    if path.is_dir():
+        return sum(each.stat().st_size for each in path.rglob("*") if each.is_file())
+    return path.stat().st_size
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder of this bench, if it is there."""
+    subprocess.run(["rm", "-rf", "--", path], check=True)
+
+
+def in_turns(contenders: list[Contender], rounds: int, note: Callable[[str], object]) -> Results:
+    """Run all contenders once in each round.
+
+    One that fails drops out, and its failure is reported: a peer that does not work here is no reason to stop.
+    """
+    results = Results({each.name: [] for each in contenders})
+    for number in range(rounds):
+        for each in contenders:
+            if each.name in results.failures or number >= each.most_rounds:
+                continue
+            try:
+                results.runs[each.name].append(_run_one(each))
+            except BenchError as error:
+                results.failures[each.name] = str(error)
+                note(f"dropped: {each.name}: {error}")
+                continue
+            last = results.runs[each.name][-1]
+            note(f"round {number + 1}: {each.name}: {last.wall_seconds:.2f} s, CPU {last.cpu_seconds:.2f} s")
+    results.runs = {name: runs for name, runs in results.runs.items() if runs}
+    return results
+
+
+def _run_one(contender: Contender) -> Run:
+    if contender.output:
+        remove(contender.output)
+    try:
+        contender.prepare()
+        return run(contender.command, contender.output)
+    finally:
+        if contender.output:
+            remove(contender.output)

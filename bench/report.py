@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Tables in Markdown of what was measured, and where they go: the terminal, the documentation, a JSON file."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import asdict
+from pathlib import Path
+
+from bench.measure import MIB, Results
+from bench.memory import Grown, Setting
+from bench.plot import Bar
+from bench.surveys import Surveys
+from bench.targets import Verdict
+
+_BEGIN = "<!-- made by make bench: begin -->"
+_END = "<!-- made by make bench: end -->"
+
+
+def table(heads: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table; all columns but the first are numbers."""
+    marks = ["---", *["---:"] * (len(heads) - 1)]
+    lines = [heads, marks, *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
+
+
+def _varied(values: list[float]) -> str:
+    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+def runs_table(results: Results, ours: str, *, with_size: bool = False) -> str:
+    """What each contender cost, and how many times as much as ours in the same rounds."""
+    heads = ["", "wall s", "times ours", "CPU s", "times ours (CPU)", "peak MiB", *(["size MB"] if with_size else [])]
+    rows = []
+    for name, runs in results.runs.items():
+        wall, cpu = results.ratios(name, ours), results.ratios(name, ours, "cpu_seconds")
+        cells = [
+            name,
+            _varied([run.wall_seconds for run in runs]),
+            _varied(wall) if wall and name != ours else "1",
+            _varied([run.cpu_seconds for run in runs]),
+            _varied(cpu) if cpu and name != ours else "1",
+            f"{results.median(name, 'peak_bytes') / MIB:.0f}",
+        ]
+        rows.append([*cells, f"{results.median(name, 'output_bytes') / 1e6:.0f}"] if with_size else cells)
+    failed = "".join(f"\nNot measured: {name} (it failed here).\n" for name in results.failures)
+    return table(heads, rows) + failed
+
+
+def survey_table(found: Surveys) -> str:
+    """Huge file systems."""
+    rows = []
+    for name, runs in found.results.runs.items():
+        extents = found.extents.get(name)
+        rows.append(
+            [
+                name,
+                f"{extents:,}" if extents else "",
+                _varied([run.wall_seconds for run in runs]),
+                _varied([run.cpu_seconds for run in runs]),
+                f"{found.results.median(name, 'peak_bytes') / MIB:.0f}",
+            ]
+        )
+    return table(["", "used ranges", "wall s", "CPU s", "peak MiB"], rows)
+
+
+def growth_table(rows: list[Grown]) -> str:
+    """Peaks as disks grow."""
+    cells = [
+        [row.name, f"{row.capture_peak / MIB:.0f}", f"{row.restore_peak / MIB:.0f}", f"{row.limit / MIB:.0f}"]
+        for row in rows
+    ]
+    return table(["disk", "capture MiB", "restore MiB", "limit MiB"], cells)
+
+
+def settings_table(rows: list[Setting]) -> str:
+    """Peaks by level and threads."""
+    threads = sorted({row.threads for row in rows})
+    levels = list(dict.fromkeys(row.level for row in rows))
+    peaks = {(row.level, row.threads): f"{row.peak / MIB:.0f}" for row in rows}
+    cells = [[level, *(peaks.get((level, count), "") for count in threads)] for level in levels]
+    return table(["level", *(f"{count} thread{'s'[: count - 1]}" for count in threads)], cells)
+
+
+def verdict_table(verdicts: list[Verdict]) -> str:
+    """What was promised, and what was found."""
+    return table(["promise", "found", ""], [[each.promise, each.found, _word(each)] for each in verdicts])
+
+
+def _word(verdict: Verdict) -> str:
+    return "PASS" if verdict.kept else "MISS"
+
+
+def bar_rows(results: Results, ours: str, rows: list[str], value: str) -> list[Bar]:
+    """Bars for a plot: how many times as much as ours each needed."""
+    found = []
+    for name in rows:
+        ratios = results.ratios(name, ours, value)
+        if ratios:
+            found.append(Bar(name, statistics.median(ratios), min(ratios), max(ratios), name.startswith("imager")))
+    return found
+
+
+def as_json(results: Results) -> dict[str, object]:
+    """All runs, for scripts."""
+    return {
+        "runs": {name: [asdict(run) for run in runs] for name, runs in results.runs.items()},
+        "failures": results.failures,
+    }
+
+
+def replace_between_marks(page: Path, text: str) -> None:
+    """Put the tables into the page, between its marks; the rest of it was written by people."""
+    before, _, rest = page.read_text(encoding="utf-8").partition(_BEGIN)
+    _, _, after = rest.partition(_END)
+    page.write_text(f"{before}{_BEGIN}\n{text}\n{_END}{after}", encoding="utf-8")
