@@ -201,6 +201,8 @@ class TargetDisk:
         try:
             ioctls.reread_partition_table(self.fd)
         except OSError as error:
+            if error.errno == errno.EINVAL:  # a device without partitions, such as a loop device without --partscan
+                return ""
             return (
                 f"the kernel has not read the new partition table of {self.path} ({error.strerror}): "
                 "it will when the disk is connected again or the machine is restarted"

@@ -176,6 +176,7 @@ def make_plan(
     _check_fits(layout, scope, target)
     missing = final.missing if final else Extents()
     placed = place(layout, description.used, description.chunk_size, scope, target.size_bytes, missing)
+    _check_has_something(scope, placed)
     check_boot_code_place(target, layout, placed, scope)
     damage = _check_complete(description, final, placed, options)
     invalidate = _invalidated(target, scope, placed)
@@ -212,6 +213,12 @@ def _check_fits(layout: Layout, scope: RestoreScope, target: TargetState) -> Non
             size_bytes=target.size_bytes,
             missing_bytes=short,
         )
+
+
+def _check_has_something(scope: RestoreScope, placed: Placement) -> None:
+    what = {"table": "partition table", "boot": "boot code outside of partitions"}.get(scope.kind)
+    if what and not len(placed.take | placed.missing):
+        raise UsageError(f"the image has no {what}, so there is nothing to write")
 
 
 def _check_partition_fits(layout: Layout, scope: RestoreScope, target: TargetState) -> None:

@@ -245,3 +245,14 @@ def test_a_reader_that_goes_away_is_no_traceback(disk):
     done = subprocess.run(["bash", "-c", command], capture_output=True, check=False)
     assert b"Traceback" not in done.stderr
     assert done.stdout.startswith(b"0\t")
+
+
+@pytest.mark.parametrize("option", ["--table-only", "--boot-only"])
+def test_a_part_that_the_image_does_not_have_is_refused(tmp_path, option):
+    disk = tmp_path / "disk"
+    disk.write_bytes(bytes(4 * MIB))
+    assert imager("capture", disk, tmp_path / "image").returncode == 0
+    (tmp_path / "target").write_bytes(bytes(4 * MIB))
+    done = imager("restore", "--yes", option, tmp_path / "image", tmp_path / "target")
+    assert done.returncode == 2
+    assert "nothing to write" in done.stderr.decode()
