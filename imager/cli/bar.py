@@ -20,7 +20,7 @@ class Bar:
         self._bar = tqdm(
             total=total_bytes,
             desc=what,
-            unit="B",
+            unit="iB",
             unit_scale=True,
             unit_divisor=1024,
             dynamic_ncols=True,

@@ -50,7 +50,7 @@ def compare(
     progress = progress or NullProgress()
     description = image.description
     decoder = Decoder(description.chunk_size)
-    progress.start(description.data_chunk_count * description.chunk_size, "comparing")
+    progress.start(description.data_chunk_count * description.chunk_size, "compare")
 
     def differences(group: Group) -> tuple[Extents, int]:
         found = [

@@ -82,7 +82,7 @@ def salvage(
 def _salvage(source: Input, output: Output, image_id: UUID, threads: int | None, progress: Progress) -> Salvaged:
     if not source.seekable:
         raise UsageError(f"{source.name} is a stream; salvage has to look at the image several times")
-    progress.start(source.size, "looking for what is left")
+    progress.start(source.size, "look for what is left")
     header = find_header(source, progress)
     if header is None:
         raise _hopeless(source, "neither its header nor the copy of it is left")
@@ -154,7 +154,7 @@ class _Work:
     def find_whole(self) -> np.ndarray:
         """Numbers of the chunks that are whole, ascending."""
         numbers = np.unique(self.places.numbers)
-        self.progress.start(int(numbers.size) * self.description.chunk_size, "checking")
+        self.progress.start(int(numbers.size) * self.description.chunk_size, "check")
         whole = [chunk.number for chunk in self._read(numbers)]
         self.progress.done()
         return np.array(whole, dtype=np.int64)
@@ -165,7 +165,7 @@ class _Work:
         Raises:
             ImageDamaged: One is not any more: the medium is failing further.
         """
-        self.progress.start(int(numbers.size) * self.description.chunk_size, "writing")
+        self.progress.start(int(numbers.size) * self.description.chunk_size, "write")
         expected = iter(numbers.tolist())
         for chunk in self._read(numbers):
             if chunk.number != next(expected):

@@ -72,7 +72,7 @@ def verify(
     """
     progress = progress or NullProgress()
     walk = image.walk(data=not quick, zeros=not quick, hashed=strict)
-    progress.start(image.description.data_chunk_count * image.description.chunk_size, "verifying")
+    progress.start(image.description.data_chunk_count * image.description.chunk_size, "verify")
     tally = _Tally()
     decoder = Decoder(image.description.chunk_size)
 

@@ -87,7 +87,7 @@ def read_back(written: Written, target: TargetDisk, threads: int, progress: Prog
         TargetFailed: It holds something else, or cannot be read.
     """
     buffers = threading.local()
-    progress.start(total_bytes, "reading back")
+    progress.start(total_bytes, "read back")
 
     def differs(entry: tuple[int, int, bytes]) -> tuple[int, int, bool]:
         offset, length, digest = entry

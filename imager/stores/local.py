@@ -122,7 +122,8 @@ class LocalOutput(Output):
     def _open_part(self, number: int, flags: int) -> None:
         path = self._partial(number)
         try:
-            fd = os.open(path, flags | os.O_CLOEXEC, 0o666)
+            # An image holds every secret of its disk: only its owner may read it, unless he says otherwise.
+            fd = os.open(path, flags | os.O_CLOEXEC, 0o600)
             self._fds.append(fd)
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

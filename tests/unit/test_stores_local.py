@@ -234,3 +234,10 @@ def test_resuming_nothing_starts(tmp_path):
 def test_a_name_like_that_of_a_part_is_refused(tmp_path):
     with pytest.raises(UsageError, match="part of a split image"):
         open_output(str(tmp_path / "i.001"))
+
+
+def test_an_image_is_readable_by_its_owner_only(tmp_path):
+    output = open_output(str(tmp_path / "image"))
+    output.write([b"secrets"])
+    output.commit()
+    assert (tmp_path / "image").stat().st_mode & 0o777 == 0o600
