@@ -6,11 +6,11 @@ from __future__ import annotations
 from typing import Final
 
 from imager.blocks import BlockReader, OutOfRange
-from imager.filesystems import exfat, ext, fat, swap
+from imager.filesystems import exfat, ext, fat, ntfs, swap
 from imager.filesystems.base import Parser
 from imager.layout import Content
 
-PARSERS: Final[tuple[Parser, ...]] = (ext, fat, exfat, swap)
+PARSERS: Final[tuple[Parser, ...]] = (ext, fat, exfat, ntfs, swap)
 
 
 def probe_all(reader: BlockReader) -> tuple[tuple[Parser, Content], ...]:
