@@ -288,7 +288,7 @@ def _stale_tables(layout: Layout, target: TargetState, placed: Placement) -> Ext
     """Old table structures that the new table does not cover and that lie in no partition, old or new."""
     if target.layout is None:
         return Extents()
-    old = table_only_ranges(target.layout).clip(*placed.window) - placed.written
+    old = table_only_ranges(target.layout).clip(*placed.window) - placed.written - placed.untouched
     kept = [(entry.start, entry.end) for entry in layout.partitions]
     kept += [(entry.start, entry.end) for entry in target.layout.partitions if entry.kind != "extended"]
     return old - Extents.of(kept) - Extents.single(0, target.logical_sector_bytes)

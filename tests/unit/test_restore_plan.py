@@ -181,6 +181,13 @@ def test_missing_ranges_stay_untouched():
     assert not (plan.write_ranges | plan.clear_ranges | plan.invalidate).touches(0, MIB)
 
 
+def test_table_that_the_image_lacks_leaves_the_old_one():
+    final = FinalFacts(missing=Extents.single(0, MIB))
+    target = target_of(DISK, layout=OLD)
+    plan = make_plan(describe(GPT), final, target, RestoreScope.table_only(), ACCEPT)
+    assert not (plan.clear_ranges | plan.write_ranges).touches(0, MIB)
+
+
 def test_damage_in_another_partition_does_not_matter():
     final = FinalFacts(missing=Extents.single(20 * MIB, 21 * MIB))
     make_plan(describe(GPT, USED), final, target_of(DISK), RestoreScope.partition(1, 0, 19 * MIB))
