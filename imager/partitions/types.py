@@ -5,7 +5,7 @@ Nothing is decided by these names. Types that decide something have constants he
 
 References:
     UEFI 2.10, section 5.3.3, table 5.7; the Discoverable Partitions Specification; the list that `sfdisk --list-types`
-    of util-linux 2.38 prints, against which a test holds this one.
+    of util-linux 2.41 prints, against which a test holds this one.
 """
 
 from __future__ import annotations
@@ -78,6 +78,7 @@ b921b045-1df0-41c3-af44-4c6f280d3fae Linux root (ARM-64)
 77055800-792c-4f94-b39a-98c91b762bb6 Linux root (LoongArch-64)
 37c58c8a-d913-4156-a25f-48b1b64e07f0 Linux root (MIPS-32 LE)
 700bda43-7a34-4507-b179-eeb93d7a7ca3 Linux root (MIPS-64 LE)
+1aacdb3b-5444-4138-bd9e-e5c2239b2346 Linux root (HPPA/PARISC)
 1de3f1ef-fa98-47b5-8dcd-4a860a654d78 Linux root (PPC)
 912ade1d-a839-4913-8964-a10eee08fbd2 Linux root (PPC64)
 c31c45e6-3f39-412e-80fb-4809c4980599 Linux root (PPC64LE)
@@ -102,6 +103,7 @@ b0e01050-ee5f-4390-949a-9101b17104e9 Linux /usr (ARM-64)
 e611c702-575c-4cbe-9a46-434fa0bf7e3f Linux /usr (LoongArch-64)
 0f4868e9-9952-4706-979f-3ed3a473e947 Linux /usr (MIPS-32 LE)
 c97c1f32-ba06-40b4-9f22-236061b08aa8 Linux /usr (MIPS-64 LE)
+dc4a4480-6917-4262-a4ec-db9384949f25 Linux /usr (HPPA/PARISC)
 7d14fec5-cc71-415d-9d6c-06bf0b3c3eaf Linux /usr (PPC)
 2c9739e2-f068-46b3-9fd0-01c5a9afbcca Linux /usr (PPC64)
 15bb03af-77e7-4d4a-b12b-c0d084f7491c Linux /usr (PPC64LE)
@@ -120,6 +122,7 @@ df3300ce-d69f-4c92-978c-9bfb0f38d820 Linux root verity (ARM-64)
 f3393b22-e9af-4613-a948-9d3bfbd0c535 Linux root verity (LoongArch-64)
 d7d150d2-2a04-4a33-8f12-16651205ff7b Linux root verity (MIPS-32 LE)
 16b417f8-3e06-4f57-8dd2-9b5232f41aa6 Linux root verity (MIPS-64 LE)
+d212a430-fbc5-49f9-a983-a7feef2b8d0e Linux root verity (HPPA/PARISC)
 98cfe649-1588-46dc-b2f0-add147424925 Linux root verity (PPC)
 9225a9a3-3c19-4d89-b4f6-eeff88f17631 Linux root verity (PPC64)
 906bd944-4589-4aae-a4e4-dd983917446a Linux root verity (PPC64LE)
@@ -138,6 +141,7 @@ c215d751-7bcd-4649-be90-6627490a4c05 Linux /usr verity (ARM)
 f46b2c26-59ae-48f0-9106-c50ed47f673d Linux /usr verity (LoongArch-64)
 46b98d8d-b55c-4e8f-aab3-37fca7f80752 Linux /usr verity (MIPS-32 LE)
 3c3d61fe-b5f3-414d-bb71-8739a694a4ef Linux /usr verity (MIPS-64 LE)
+5843d618-ec37-48d7-9f12-cea8e08768b2 Linux /usr verity (HPPA/PARISC)
 df765d00-270e-49e5-bc75-f47bb2118b09 Linux /usr verity (PPC)
 bdb528a5-a259-475f-a87d-da53fa736a07 Linux /usr verity (PPC64)
 ee2b9983-21e8-4153-86d9-b6901a54d1ce Linux /usr verity (PPC64LE)
@@ -156,6 +160,7 @@ e98b36ee-32ba-4882-9b12-0ce14655f46a Linux root verity signature (IA-64)
 5afb67eb-ecc8-4f85-ae8e-ac1e7c50e7d0 Linux root verity signature (LoongArch-64)
 c919cc1f-4456-4eff-918c-f75e94525ca5 Linux root verity signature (MIPS-32 LE)
 904e58ef-5c65-4a31-9c57-6af5fc7c5de7 Linux root verity signature (MIPS-64 LE)
+15de6170-65d3-431c-916e-b0dcd8393f25 Linux root verity signature (HPPA/PARISC)
 1b31b5aa-add9-463a-b2ed-bd467fc857e7 Linux root verity signature (PPC)
 f5e2c20c-45b2-4ffa-bce9-2a60737e1aaf Linux root verity signature (PPC64)
 d4a236e7-e873-4c07-bf1d-bf6cf7f1c3c6 Linux root verity signature (PPC64LE)
@@ -174,6 +179,7 @@ c23ce4ff-44bd-4b00-b2d4-b41b3419e02a Linux /usr verity signature (ARM-64)
 b024f315-d330-444c-8461-44bbde524e99 Linux /usr verity signature (LoongArch-64)
 3e23ca0b-a4bc-4b4e-8087-5ab6a26aa8a9 Linux /usr verity signature (MIPS-32 LE)
 f2c2c7ee-adcc-4351-b5c6-ee9816b66e16 Linux /usr verity signature (MIPS-64 LE)
+450dd7d1-3224-45ec-9cf2-a43a346d71ee Linux /usr verity signature (HPPA/PARISC)
 7007891d-d371-4a80-86a4-5cb875b9302e Linux /usr verity signature (PPC)
 0b888863-d7f8-4d9e-9766-239fce4d58af Linux /usr verity signature (PPC64)
 c8bfbd1e-268e-4521-8bba-bf314c399557 Linux /usr verity signature (PPC64LE)
@@ -223,12 +229,24 @@ bc13c2ff-59e6-4262-a352-b275fd6f7172 Linux extended boot
 fe3a2a5d-4f32-41a7-b725-accc3285a309 ChromeOS kernel
 3cb8e202-3b7e-47dd-8a3c-7ff2a13cfcec ChromeOS root fs
 2e0a753d-9e48-43b0-8337-b15192cb1b5e ChromeOS reserved
+cab6e88e-abf3-4102-a07a-d4bb9be3c1d3 ChromeOS firmware
+09845860-705f-4bb5-b16c-8a8a099caf52 ChromeOS miniOS
+3f0f8318-f146-4e6b-8222-c28c8f02e0d5 ChromeOS hibernate
 85d5e45a-237c-11e1-b4b3-e89a8f7fc3a7 MidnightBSD data
 85d5e45e-237c-11e1-b4b3-e89a8f7fc3a7 MidnightBSD boot
 85d5e45b-237c-11e1-b4b3-e89a8f7fc3a7 MidnightBSD swap
 0394ef8b-237e-11e1-b4b3-e89a8f7fc3a7 MidnightBSD UFS
 85d5e45d-237c-11e1-b4b3-e89a8f7fc3a7 MidnightBSD ZFS
 85d5e45c-237c-11e1-b4b3-e89a8f7fc3a7 MidnightBSD Vinum
+9d087404-1ca5-11dc-8817-01301bb8a9f5 DragonFlyBSD Label32
+9d58fdbd-1ca5-11dc-8817-01301bb8a9f5 DragonFlyBSD Swap
+9d94ce7c-1ca5-11dc-8817-01301bb8a9f5 DragonFlyBSD UFS1
+9dd4478f-1ca5-11dc-8817-01301bb8a9f5 DragonFlyBSD Vinum
+dbd5211b-1ca5-11dc-8817-01301bb8a9f5 DragonFlyBSD CCD
+3d48ce54-1d16-11dc-8696-01301bb8a9f5 DragonFlyBSD Label64
+bd215ab2-1d16-11dc-8696-01301bb8a9f5 DragonFlyBSD Legacy
+61dc63ac-6e38-11dc-8513-01301bb8a9f5 DragonFlyBSD HAMMER
+5cbb9ad1-862d-11dc-a94d-01301bb8a9f5 DragonFlyBSD HAMMER2
 45b0969e-9b03-4f30-b4c6-b4b80ceff106 Ceph Journal
 45b0969e-9b03-4f30-b4c6-5ec00ceff106 Ceph Encrypted Journal
 4fbd7e29-9d25-41b8-afd0-062c0ceff05d Ceph OSD
@@ -247,6 +265,10 @@ c91818f9-8025-47af-89d2-f030d7000c2c Plan 9 partition
 2e54b353-1271-4842-806f-e436d6af6985 HiFive BBL
 42465331-3ba3-10f1-802a-4861696b7521 Haiku BFS
 6828311a-ba55-42a4-bcde-a89bb5edecae Marvell Armada 3700 Boot partition
+3de21764-95bd-54bd-a5c3-4abe786f38a8 U-Boot environment
+734e5afe-f61a-11e6-bc64-92361f002671 Atari TOS basic data
+35540011-b055-499f-842d-c69aeca357b7 Atari TOS raw data (XHDI)
+481b2a38-0561-420b-b72a-f1c4988efc16 Minix filesystem
 """)
 
 _MBR_NAMES: Final = _table("""
