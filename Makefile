@@ -48,14 +48,9 @@ test-long: ## Run only the long tests
 	@IMAGER_LONG=1 $(PYTEST) -n $(JOBS) -m slow $(ARGS)
 
 .PHONY: bench
-bench: ## Measure imager and its peers side by side
+bench: ## Measure imager and its peers side by side (half an hour; ARGS=--quick for less)
 	@scripts/setup.sh base bench
-	@$(BIN)/python -m bench $(ARGS)
-
-.PHONY: bench
-bench: ## Measure speed, size and memory beside the peers (half an hour; ARGS="--quick" for less)
-	@scripts/setup.sh base bench
-	@$(BIN)/python -m bench $(if $(ARGS),,--write-docs) $(ARGS)
+	@$(BIN)/python -m bench $(if $(ARGS),$(ARGS),--write-docs)
 
 .PHONY: lint
 lint: ## Check style, types and shell scripts

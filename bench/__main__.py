@@ -9,13 +9,11 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from bench import captures, machine, memory, plot, report, restores, surveys, targets
 from bench.data import GIB, Disk, make_disk, warm, write_used_bytes
-from bench.loops import Loop
 from bench.measure import BenchError, in_turns, remove
 
 _HOME = Path(__file__).resolve().parent.parent
@@ -48,8 +46,7 @@ class Bench:
         """Captures side by side."""
         disk, used = self.disk(), self.work / "used.raw"
         write_used_bytes(disk, used)
-        with Loop(disk.path) if captures.is_root() else nullcontext() as loop:
-            results = in_turns(captures.contenders(disk, used, self.work, loop), self.rounds, note)
+        results = in_turns(captures.contenders(disk, used, self.work), self.rounds, note)
         used.unlink()
         self.verdicts += targets.of_captures(results)
         self.numbers["capture"] = report.as_json(results)

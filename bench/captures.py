@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
 from bench.data import Disk
-from bench.loops import Loop
+from bench.loops import can_have_loops, on_loop
 from bench.measure import IMAGER, Contender, remove, run
 
 OURS = "imager, level 3"
@@ -32,20 +31,20 @@ def capture_command(disk: Path, output: Path, options: str = "") -> str:
     return f"{IMAGER} capture --quiet {options} {disk} {output}"
 
 
-def contenders(disk: Disk, used: Path, work: Path, loop: Loop | None) -> list[Contender]:
+def contenders(disk: Disk, used: Path, work: Path) -> list[Contender]:
     """All rows that can run here."""
     ours, fast, plain, checked, alone = (work / f"{name}.zst" for name in ("ours", "fast", "a0", "crc", "used"))
     rows = [
-        Contender(OURS, capture_command(disk.path, ours, "--level 3"), ours),
+        Contender(OURS, capture_command(disk.path, ours, "--level 3"), ours, may_fail=False),
         Contender(PARTCLONE, partclone_command(disk.path, plain, "-a0"), plain),
         Contender(ZSTD, f"zstd -q -T2 -3 {used} -o {alone}", alone),
-        Contender(OURS_FAST, capture_command(disk.path, fast, "--level fast"), fast),
+        Contender(OURS_FAST, capture_command(disk.path, fast, "--level fast"), fast, may_fail=False),
         Contender(PARTCLONE_CRC, partclone_command(disk.path, checked), checked),
     ]
-    if loop and shutil.which("fsarchiver"):
+    if can_have_loops() and shutil.which("fsarchiver"):
         archive = work / "fsarchiver.fsa"
         rows.append(
-            Contender(FSARCHIVER, fsarchiver_command(loop, archive), archive, most_rounds=_FURTHER_ROUNDS),
+            Contender(FSARCHIVER, fsarchiver_command(disk.path, archive), archive, most_rounds=_FURTHER_ROUNDS),
         )
     if shutil.which("borg"):
         rows.append(_borg(disk, work / "borg"))
@@ -54,9 +53,9 @@ def contenders(disk: Disk, used: Path, work: Path, loop: Loop | None) -> list[Co
     return rows
 
 
-def fsarchiver_command(loop: Loop, archive: Path) -> str:
+def fsarchiver_command(disk: Path, archive: Path) -> str:
     """Save with fsarchiver, which wants a block device."""
-    return f"fsarchiver savefs -j2 -Z3 -o {archive} {loop.device}"
+    return on_loop(disk, f"fsarchiver savefs -j2 -Z3 -o {archive} $device")
 
 
 def _borg(disk: Disk, folder: Path) -> Contender:
@@ -77,8 +76,3 @@ def _restic(disk: Disk, folder: Path) -> Contender:
         run(f"{start} init")
 
     return Contender(RESTIC, f"{start} backup --stdin < {disk.path}", folder, prepare, _FURTHER_ROUNDS)
-
-
-def is_root() -> bool:
-    """Whether loop devices can be had."""
-    return os.geteuid() == 0

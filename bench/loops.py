@@ -1,26 +1,20 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A loop device for the peers that want one; detached by its name, and no other."""
+"""A loop device for the peers that want a block device; detached by its name, and no other."""
 
 from __future__ import annotations
 
-import subprocess
+import os
 from pathlib import Path
-from types import TracebackType
 
 
-class Loop:
-    """A file as a block device, inside a `with` block."""
+def can_have_loops() -> bool:
+    """Whether loop devices can be had."""
+    return os.geteuid() == 0
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self.device = ""
 
-    def __enter__(self) -> Loop:
-        done = subprocess.run(["losetup", "-f", "--show", self._path], check=True, stdout=subprocess.PIPE, text=True)
-        self.device = done.stdout.strip()
-        return self
+def on_loop(path: Path, command: str) -> str:
+    """Shell words that run a command while a file is attached as $device.
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        subprocess.run(["losetup", "-d", self.device], check=False)
+    Only for as long: this project does not capture a file that somebody else has open as a disk.
+    """
+    return f"device=$(losetup -f --show {path}); ({command}); status=$?; losetup -d $device; exit $status"

@@ -52,6 +52,7 @@ class Contender:
         command: For bash, with pipefail; the time of all of it counts.
         output: The file or folder that it makes; measured and removed after each run.
         prepare: Called before each run, outside of the time.
+        may_fail: A failure drops it, instead of ending the bench: a peer that does not work here.
         most_rounds: Runs in no more rounds than this: for peers that are only there for comparison.
     """
 
@@ -60,6 +61,7 @@ class Contender:
     output: Path | None = None
     prepare: Callable[[], object] = lambda: None
     most_rounds: int = 1000
+    may_fail: bool = True
 
 
 @dataclass
@@ -118,7 +120,8 @@ def remove(path: Path) -> None:
 def in_turns(contenders: list[Contender], rounds: int, note: Callable[[str], object]) -> Results:
     """Run all contenders once in each round.
 
-    One that fails drops out, and its failure is reported: a peer that does not work here is no reason to stop.
+    Raises:
+        BenchError: One failed that may not.
     """
     results = Results({each.name: [] for each in contenders})
     for number in range(rounds):
@@ -128,6 +131,8 @@ def in_turns(contenders: list[Contender], rounds: int, note: Callable[[str], obj
             try:
                 results.runs[each.name].append(_run_one(each))
             except BenchError as error:
+                if not each.may_fail:
+                    raise
                 results.failures[each.name] = str(error)
                 note(f"dropped: {each.name}: {error}")
                 continue

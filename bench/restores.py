@@ -8,9 +8,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.captures import capture_command, fsarchiver_command, is_root, partclone_command
+from bench.captures import capture_command, fsarchiver_command, partclone_command
 from bench.data import Disk
-from bench.loops import Loop
+from bench.loops import can_have_loops, on_loop
 from bench.measure import IMAGER, Contender, Results, in_turns, run
 
 OURS = "imager, digests checked"
@@ -34,15 +34,20 @@ def restores(disk: Disk, work: Path, rounds: int, note: Note) -> Results:
             os.truncate(target, disk.size_bytes)
 
     rows = [
-        Contender(OURS, f"{IMAGER} restore --yes --quiet {ours} {target}", target, blank),
+        Contender(OURS, f"{IMAGER} restore --yes --quiet {ours} {target}", target, blank, may_fail=False),
         Contender(PARTCLONE, _partclone(plain, target), target, blank),
         Contender(PARTCLONE_CRC, _partclone(checked, target), target, blank),
     ]
+    images = [ours, plain, checked]
+    if can_have_loops() and shutil.which("fsarchiver"):
+        archive = work / "fsarchiver.fsa"
+        run(fsarchiver_command(disk.path, archive))
+        images.append(archive)
+        command = on_loop(target, f"fsarchiver restfs -j2 {archive} id=0,dest=$device")
+        rows.append(Contender(FSARCHIVER, command, target, blank, most_rounds=3))
     results = in_turns(rows, rounds, note)
-    for image in (ours, plain, checked):
+    for image in images:
         image.unlink()
-    if is_root() and shutil.which("fsarchiver"):
-        _add_fsarchiver(results, disk, work, min(rounds, 3), note)
     return results
 
 
@@ -50,27 +55,12 @@ def _partclone(image: Path, target: Path) -> str:
     return f"zstd -dcq {image} | partclone.extfs -r -f 0.1 -L /dev/null -q -s - -O {target}"
 
 
-def _add_fsarchiver(results: Results, disk: Disk, work: Path, rounds: int, note: Note) -> None:
-    archive, target = work / "fsarchiver.fsa", work / "target"
-    with target.open("wb"):
-        os.truncate(target, disk.size_bytes)
-    with Loop(disk.path) as source:
-        run(fsarchiver_command(source, archive))
-    with Loop(target) as loop:
-        command = f"fsarchiver restfs -j2 {archive} id=0,dest={loop.device}"
-        found = in_turns([Contender(FSARCHIVER, command)], rounds, note)
-    results.runs.update(found.runs)
-    results.failures.update(found.failures)
-    archive.unlink()
-    target.unlink()
-
-
 def checks(disk: Disk, work: Path, rounds: int, note: Note) -> Results:
     """Verification of our own image by us and by zstd."""
     image = work / "ours.zst"
     run(capture_command(disk.path, image))
     rows = [
-        Contender(OURS_VERIFY, f"{IMAGER} verify --quiet {image}"),
+        Contender(OURS_VERIFY, f"{IMAGER} verify --quiet {image}", may_fail=False),
         Contender(ZSTD_TEST, f"zstd -tq {image}"),
     ]
     results = in_turns(rows, rounds, note)

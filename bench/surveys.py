@@ -77,7 +77,7 @@ def _half(found: Surveys, path: Path, rounds: int, note: Note) -> None:
 def _survey(found: Surveys, name: str, path: Path, rounds: int, note: Note, *beside: Contender) -> Results:
     extents = path.with_suffix(".extents")
     command = f"{IMAGER} survey --extents {path} > {extents}"
-    results = in_turns([Contender(name, command), *beside], rounds, note)
+    results = in_turns([Contender(name, command, may_fail=False), *beside], rounds, note)
     if name in results.runs:
         found.extents[name] = _line_count(extents)
     remove(extents)
