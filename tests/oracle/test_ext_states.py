@@ -44,7 +44,7 @@ def block_bitmap_of(image: Path, group: int) -> int:
         "-t ext2",
         "-t ext3",
         "-t ext4",
-        "-t ext2 -r 0",
+        "-t ext2 -E revision=0",
         "-t ext2 -O meta_bg,^resize_inode",
         "-t ext4 -O ^has_journal",
         "-t ext2 -O uninit_bg",
@@ -183,7 +183,7 @@ def test_bitmap_in_the_log_is_united_with_that_on_disk(tmp_path, name, commit):
 
 
 def test_group_that_the_log_initialises_is_read(tmp_path):
-    image = make(tmp_path / "image", "-t ext4 -b 1024 -J size=1", 40 * MIB)
+    image = make(tmp_path / "image", "-t ext4 -b 1024 -J size=1", 80 * MIB)
     text = call("dumpe2fs", image)
     group = next(part for part in text.split("\nGroup ")[1:] if "BLOCK_UNINIT" in part)
     number, bitmap = int(group.split(":")[0]), int(group.split("Block bitmap at ")[1].split()[0])
