@@ -1,0 +1,271 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""LUKS1 and LUKS2: what a container holds, and, with a passphrase, which of its sectors are in use.
+
+The image gets ciphertext, never plain text: an opened container is read to find out which sectors the file system
+inside uses, and those sectors are copied as they lie on the disk::
+
+    container   [ headers, key slots | ciphertext ......................................... | rest ]
+    used          all of it            sectors that the volume inside uses                    all of it
+
+Opening takes no device-mapper and no root: the volume key is derived and the sectors are decrypted in this process.
+A mapping that the system has already set up serves as well. Locked, being re-encrypted, with integrity tags, or with
+anything that is not known here, a container is copied whole.
+
+References:
+    LUKS On-Disk Format Specification, version 1.2.3; LUKS2 On-Disk Format Specification, version 1.1.4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from imager.blocks import BlockReader, OutOfRange
+from imager.errors import SourceUnusable, UsageError
+from imager.extents import Extents
+from imager.layout import Content
+from imager.volumes import _luks_header1, _luks_header2
+from imager.volumes._luks_ciphers import parse_cipher
+from imager.volumes._luks_keys import VolumeKey, forbid_core_files, volume_key
+from imager.volumes._luks_model import MAGIC, SECTOR_BYTES, Header, KeySlot, NotOpenable, Payload
+from imager.volumes.base import Assembly, Member
+
+__all__ = (
+    "TYPES",
+    "OpenContainer",
+    "VolumeKey",
+    "assemble",
+    "describe",
+    "forbid_core_files",
+    "mapped",
+    "obstacle",
+    "opened",
+    "payload",
+    "unlock",
+)
+
+TYPES: Final = ("crypto_LUKS",)
+
+LOCKED: Final = "it is encrypted and locked"
+
+
+class DecryptingReader(BlockReader):
+    """The plain text of a container, decrypted as it is read."""
+
+    def __init__(self, below: BlockReader, place: Payload, key: VolumeKey) -> None:
+        self._below = below
+        self._place = place
+        self._cipher = parse_cipher(place.cipher)
+        self._key = key
+        self.size = place.size
+        self.sector_size = max(below.sector_size, place.sector_bytes)
+
+    def _read(self, offset: int, length: int) -> bytes:
+        if self._key.is_wiped:
+            raise SourceUnusable(f"the volume of the container {self._key.uuid} was closed")
+        grain = self._place.sector_bytes
+        start = offset // grain * grain
+        end = -(-(offset + length) // grain) * grain
+        content = self._below.read(self._place.offset + start, end - start)
+        first_iv = self._place.iv_tweak + start // SECTOR_BYTES
+        plain = self._cipher.decrypt(self._key.content, content, first_iv, grain)
+        return plain[offset - start : offset - start + length]
+
+
+@dataclass(frozen=True)
+class OpenContainer:
+    """The volume inside of a container.
+
+    Attributes:
+        key: The member's number.
+        name: luks- and the UUID.
+        readers: Its plain text.
+        place: Where its ciphertext lies on the member.
+    """
+
+    key: int
+    name: str
+    readers: tuple[BlockReader, ...]
+    place: Payload
+
+    def back(self, used: Extents) -> dict[int, Extents]:
+        """Where the ciphertext of the used bytes lies: whole sectors, because a part of one cannot be decrypted."""
+        sectors = used.clip(0, self.place.size).align_outward(self.place.sector_bytes, self.place.size)
+        return {self.key: sectors.shift(self.place.offset)}
+
+
+def describe(reader: BlockReader) -> Content:
+    """What a container says of itself without a passphrase.
+
+    Raises:
+        SourceUnreadable: The medium could not be read; nothing else escapes on any content.
+    """
+    return _describe(_read_header(reader), reader.size)
+
+
+def obstacle(reader: BlockReader) -> str:
+    """Why no passphrase can open the container here; empty when one could.
+
+    Raises:
+        SourceUnreadable: The medium could not be read.
+    """
+    return _read_header(reader).obstacle
+
+
+def payload(reader: BlockReader) -> Payload | None:
+    """Where the ciphertext lies; None when the container cannot be opened here.
+
+    Raises:
+        SourceUnreadable: The medium could not be read.
+    """
+    opening = _read_header(reader).opening
+    return opening.payload if opening else None
+
+
+def unlock(reader: BlockReader, passphrase: bytes | bytearray) -> VolumeKey:
+    """Derive the volume key; from now on this process writes no core file.
+
+    Args:
+        reader: The container.
+        passphrase: As cryptsetup takes it: typed, without the newline; a key file, every byte of it.
+
+    Raises:
+        UsageError: The passphrase opens no key slot.
+        SourceUnusable: No passphrase could open the container here.
+        SourceUnreadable: The medium could not be read.
+    """
+    forbid_core_files()
+    header = _read_header(reader)
+    opening = header.opening
+    if opening is None:
+        raise SourceUnusable(f"the container cannot be unlocked: {header.obstacle}", uuid=header.uuid)
+    skipped: list[str] = []
+    tried = 0
+    for slot in _in_order(opening.slots):
+        try:
+            content = volume_key(reader, opening, slot, passphrase)
+        except NotOpenable as error:
+            skipped.append(f"key slot {slot.number} was not tried: {error}")
+            continue
+        tried += 1
+        if content is not None:
+            return VolumeKey(content, uuid=header.uuid, slot=slot.number)
+    raise UsageError(
+        f"the passphrase opens none of the {tried} key slots that were tried of container {header.uuid}",
+        hint="; ".join(skipped) if skipped else "Check the passphrase and the keyboard layout, or name a key file.",
+        uuid=header.uuid,
+        slots_tried=tried,
+        slots_skipped=len(skipped),
+    )
+
+
+def opened(member: Member, key: VolumeKey) -> OpenContainer:
+    """The volume inside, decrypted with a key that `unlock` gave for the same container.
+
+    Raises:
+        SourceUnusable: The key belongs to another container, or this one cannot be opened.
+        SourceUnreadable: The medium could not be read.
+    """
+    header, place = _openable(member)
+    if key.uuid != header.uuid:
+        raise SourceUnusable(f"the key belongs to container {key.uuid}, and {member.name} is {header.uuid}")
+    parse_cipher(place.cipher).check_key(len(key.content))
+    return OpenContainer(member.key, f"luks-{header.uuid}", (DecryptingReader(member.reader, place, key),), place)
+
+
+def mapped(member: Member, mapping: BlockReader) -> OpenContainer:
+    """The volume inside, read through a mapping that the system has set up for this member.
+
+    Raises:
+        SourceUnusable: The mapping does not show the container's data from end to end.
+        SourceUnreadable: The medium could not be read.
+    """
+    header, place = _openable(member)
+    if mapping.size != place.size:
+        raise SourceUnusable(f"the mapping of {member.name} has {mapping.size} bytes, its data have {place.size}")
+    return OpenContainer(member.key, f"luks-{header.uuid}", (mapping,), place)
+
+
+def assemble(
+    members: Sequence[Member],
+    keys: Mapping[int, VolumeKey] | None = None,
+    mappings: Mapping[int, BlockReader] | None = None,
+) -> Assembly:
+    """Open every container for which there is a key or a mapping; the others are to be copied whole.
+
+    Args:
+        members: Containers of all disks.
+        keys: What `unlock` gave, by the members' keys.
+        mappings: Readers of mappings that the system has set up, by the members' keys.
+
+    Raises:
+        SourceUnreadable: The medium could not be read; nothing else escapes on any content.
+    """
+    found = Assembly()
+    volumes: list[OpenContainer] = []
+    for member in members:
+        header = _read_header(member.reader)
+        found.contents[member.key] = _describe(header, member.reader.size)
+        try:
+            volume = _open_with(member, (keys or {}).get(member.key), (mappings or {}).get(member.key))
+        except SourceUnusable as error:
+            found.whole[member.key] = str(error)
+            continue
+        if volume is None:
+            found.whole[member.key] = header.obstacle or LOCKED
+            continue
+        volumes.append(volume)
+        found.own[member.key] = _around(volume.place, member.reader.size)
+        content = _describe(header, member.reader.size)
+        content.facts["state"] = "unlocked"
+        found.contents[member.key] = content
+    return Assembly(tuple(volumes), found.own, found.contents, found.whole)
+
+
+def _open_with(member: Member, key: VolumeKey | None, mapping: BlockReader | None) -> OpenContainer | None:
+    if key is not None:
+        return opened(member, key)
+    return mapped(member, mapping) if mapping is not None else None
+
+
+def _around(place: Payload, container_bytes: int) -> Extents:
+    """Headers and key slots, and what lies behind the data."""
+    return Extents.of(((0, place.offset), (place.end, container_bytes)))
+
+
+def _openable(member: Member) -> tuple[Header, Payload]:
+    header = _read_header(member.reader)
+    if header.opening is None:
+        raise SourceUnusable(f"{member.name or 'the container'} cannot be opened: {header.obstacle}")
+    return header, header.opening.payload
+
+
+def _in_order(slots: Sequence[KeySlot]) -> Iterator[KeySlot]:
+    """Preferred ones first; those that other programs skip unless they are named come last."""
+    yield from sorted(slots, key=lambda slot: (-slot.priority, slot.number))
+
+
+def _read_header(reader: BlockReader) -> Header:
+    try:
+        start = reader.read(0, min(_luks_header1.PHDR_BYTES, reader.size))
+        if start.startswith(MAGIC + b"\0\1") and len(start) == _luks_header1.PHDR_BYTES:
+            return _luks_header1.parse(start, reader.size)
+        header = _luks_header2.read(reader)
+    except OutOfRange as error:
+        return Header(0, obstacle=f"its header points outside of it: {error}")
+    return header or Header(0, obstacle="it has no header of LUKS")
+
+
+def _describe(header: Header, container_bytes: int) -> Content:
+    place = header.opening.payload if header.opening else None
+    state = "locked" if header.opening else f"cannot be unlocked: {header.obstacle}"
+    return Content(
+        "encrypted",
+        TYPES[0],
+        label=header.label,
+        uuid=header.uuid,
+        size_bytes=place.end if place else container_bytes,
+        warnings=header.warnings,
+        facts={**header.facts, "state": state},
+    )
