@@ -15,7 +15,7 @@ from imager.blocks import BlockReader, OutOfRange, Slice
 from imager.errors import SourceUnreadable
 from imager.extents import Extents
 from imager.filesystems import registry
-from imager.filesystems.base import HIBERNATED, NotTrusted, Parser
+from imager.filesystems.base import HIBERNATED, NotTrusted, Parser, UsedMap
 from imager.filesystems.expectations import contradiction
 from imager.filesystems.signatures import Signature, blkid_says, find_signatures
 from imager.layout import Content, ContentKind
@@ -95,11 +95,22 @@ def examine(volume: Volume, *, all_blocks: bool = False) -> Examined:
         return _whole(volume, replace(content, warnings=content.warnings + error.warnings), str(error))
     except (OutOfRange, SourceUnreadable) as error:
         return _whole(volume, content, f"its structures could not be read: {error}")
-    content = replace(found.content, claims=claims.names())
     if all_blocks:
-        return _whole(volume, content, "every block was asked for")
-    used = found.used.clip(0, volume.reader.size) | _edges(volume, content)
-    return Examined(replace(content, mapped_bytes=used.total_bytes), used)
+        return _whole(volume, replace(found.content, claims=claims.names()), "every block was asked for")
+    return trusted(volume, found, claims.names())
+
+
+def trusted(volume: Volume, found: UsedMap, claims: tuple[str, ...]) -> Examined:
+    """A parser's map with what is always used beside it: the edges, and what lies past the file system's end."""
+    size = volume.reader.size
+    ends_at = min(size if found.content.size_bytes is None else found.content.size_bytes, size)
+    used = found.used.clip(0, size) | edges(size) | Extents.single(ends_at, size)
+    return Examined(replace(found.content, claims=claims, mapped_bytes=used.total_bytes), used)
+
+
+def edges(size: int) -> Extents:
+    """The first and last MiB of a volume."""
+    return Extents.of(((0, min(EDGE_BYTES, size)), (max(0, size - EDGE_BYTES), size)))
 
 
 def _best_description(claims: _Claims) -> Content:
@@ -142,10 +153,3 @@ def _has_blank_edges(reader: BlockReader) -> bool:
 def _whole(volume: Volume, content: Content, reason: str) -> Examined:
     size = volume.reader.size
     return Examined(replace(content, mapped_bytes=size, whole_reason=reason), Extents.single(0, size))
-
-
-def _edges(volume: Volume, content: Content) -> Extents:
-    """The first and last MiB, and everything past the end that the content claims for itself."""
-    size = volume.reader.size
-    ends_at = min(size if content.size_bytes is None else content.size_bytes, size)
-    return Extents.of(((0, min(EDGE_BYTES, size)), (max(0, size - EDGE_BYTES), size), (ends_at, size)))

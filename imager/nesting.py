@@ -18,8 +18,11 @@ from typing import Final
 
 from imager.blocks import OutOfRange
 from imager.errors import SourceUnreadable
-from imager.examine import EDGE_BYTES, Examined, Volume, examine
+from imager.examine import Examined, Volume, edges, examine, trusted
 from imager.extents import Extents
+from imager.filesystems.base import NotTrusted
+from imager.filesystems.expectations import contradiction
+from imager.filesystems.registry import SHARED
 from imager.layout import Content
 from imager.volumes.base import Assembly, Manager, Member
 from imager.volumes.base import Volume as AssembledVolume
@@ -88,11 +91,32 @@ class _Walk:
     def descend(self, nodes: Sequence[_Node]) -> None:
         """Examine volumes and what lies in them."""
         self._next_key = len(nodes)
+        seen: list[_Node] = []
         while nodes:
             for node in nodes:
                 self._examined[node.key] = _examine_copies(node, all_blocks=self._all_blocks)
+            seen += nodes
             grown = self._sort_into_groups(nodes)
             nodes = [child for group in grown for child in self._assemble(group)]
+        self._unite_devices(seen)
+
+    def _unite_devices(self, nodes: Sequence[_Node]) -> None:
+        """Read file systems that lie on several devices through all of them at once."""
+        shared: dict[tuple[str, str], list[_Node]] = {}
+        for node in nodes:
+            content, volume = self._examined[node.key].content, node.volumes[0]
+            is_alone = len(node.volumes) == 1 and not contradiction(volume.partition_type, content)
+            if content.type in SHARED and content.whole_reason and is_alone and not self._all_blocks:
+                shared.setdefault((content.type, content.uuid), []).append(node)
+        for (kind, _), devices in shared.items():
+            if len(devices) < 2:
+                continue
+            try:
+                maps = SHARED[kind].used_maps([node.volumes[0].reader for node in devices])
+            except (NotTrusted, OutOfRange, SourceUnreadable):
+                continue  # each is copied whole, for the reason that it gave alone
+            for node, found in zip(devices, maps, strict=True):
+                self._examined[node.key] = trusted(node.volumes[0], found, self._examined[node.key].content.claims)
 
     def _sort_into_groups(self, nodes: Sequence[_Node]) -> list[_Group]:
         """Put the members among the nodes into groups; the groups that grew."""
@@ -142,7 +166,7 @@ class _Walk:
         reason = group.assembly.whole.get(node.key, "")
         if node.key not in group.assembly.own and not reason:
             reason = examined.content.whole_reason
-        parts = [group.assembly.own.get(node.key, Extents()), _edges(size)]
+        parts = [group.assembly.own.get(node.key, Extents()), edges(size)]
         inside: list[Content] = []
         for child in group.children:
             held = self.result(child)
@@ -156,10 +180,6 @@ class _Walk:
             return Examined(replace(content, mapped_bytes=size, whole_reason=reason), Extents.single(0, size))
         used = Extents.union_of(parts).clip(0, size)
         return Examined(replace(content, mapped_bytes=used.total_bytes, whole_reason=""), used)
-
-
-def _edges(size: int) -> Extents:
-    return Extents.of(((0, min(EDGE_BYTES, size)), (max(0, size - EDGE_BYTES), size)))
 
 
 def _examine_copies(node: _Node, *, all_blocks: bool) -> Examined:

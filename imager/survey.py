@@ -13,7 +13,7 @@ from typing import Final
 
 from imager.blocks import BlockReader, Slice
 from imager.errors import UsageError
-from imager.examine import EDGE_BYTES, Examined, Volume
+from imager.examine import Examined, Volume, edges
 from imager.extents import Extents
 from imager.filesystems.base import HIBERNATED
 from imager.filesystems.signatures import Signature, find_signatures
@@ -209,7 +209,7 @@ def _with_partitions(outline: _Outline, held: Sequence[Examined], options: Surve
     found, size = outline.found, outline.disk.reader.size
     gaps, gap_extents = _gaps(found, size, take_all=options.gaps)
     kept = [_ranges(found.table.table_ranges), _ranges(found.table.boot_ranges), gap_extents]
-    kept.append(Extents.of(((0, min(EDGE_BYTES, size)), (max(0, size - EDGE_BYTES), size))))
+    kept.append(edges(size))
     left_out: list[Extents] = []
     entries = {entry.number: entry for entry in found.partitions}
     for entry, each in zip(outline.entries, held, strict=True):

@@ -11,6 +11,7 @@ however hostile.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -95,5 +96,18 @@ class Parser(Protocol):
             NotTrusted: The map cannot be relied on; the volume is to be copied whole.
             OutOfRange: A structure points outside of the volume; the same follows.
             InUseElsewhere: Another machine holds it.
+            SourceUnreadable: The medium could not be read.
+        """
+
+
+class SharedParser(Parser, Protocol):
+    """A file system that may lie on several devices, such as Btrfs."""
+
+    def used_maps(self, readers: Sequence[BlockReader]) -> list[UsedMap]:
+        """Read which bytes are in use on each of its devices; some may be missing.
+
+        Raises:
+            NotTrusted: No map can be proven for any of them.
+            OutOfRange: A structure points outside of a device; the same follows.
             SourceUnreadable: The medium could not be read.
         """

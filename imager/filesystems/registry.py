@@ -6,11 +6,14 @@ from __future__ import annotations
 from typing import Final
 
 from imager.blocks import BlockReader, OutOfRange
-from imager.filesystems import exfat, ext, fat, ntfs, swap
-from imager.filesystems.base import Parser
+from imager.filesystems import btrfs, exfat, ext, fat, ntfs, swap, xfs
+from imager.filesystems.base import Parser, SharedParser
 from imager.layout import Content
 
-PARSERS: Final[tuple[Parser, ...]] = (ext, fat, exfat, ntfs, swap)
+PARSERS: Final[tuple[Parser, ...]] = (ext, fat, exfat, ntfs, xfs, swap)
+
+SHARED: Final[dict[str, SharedParser]] = {"btrfs": btrfs}
+"""Those that may lie on several devices, by blkid's name."""
 
 
 def probe_all(reader: BlockReader) -> tuple[tuple[Parser, Content], ...]:
