@@ -11,6 +11,7 @@ from pathlib import Path
 
 from imager.extents import Extents
 from imager.filesystems import xfs
+from imager.filesystems._ext_crc import CRC32C
 from imager.filesystems.base import UsedMap
 from tests.harness.loop import call, sparse_file
 from tests.harness.poison import FileReader
@@ -22,8 +23,8 @@ VARIANTS = {
     "1k": "-b size=1024",
     "2k": "-b size=2048",
     "8k": "-b size=8192",
-    "64k": "-b size=65536",
-    "64k 32k sectors": "-b size=65536 -s size=32768",
+    "64k": "-b size=65536 -d agcount=2",
+    "64k 32k sectors": "-b size=65536 -s size=32768 -d agcount=2",
     "4k sectors": "-s size=4096",
     "2k sectors": "-s size=2048",
     "rmapbt reflink": "-m rmapbt=1,reflink=1,bigtime=1,inobtcount=1,finobt=1",
@@ -53,9 +54,11 @@ _SMALL = {"TEST_DIR": "1", "TEST_DEV": "1", "QA_CHECK_FS": "1"}
 """With these mkfs.xfs makes file systems below 300 MB, as its own tests need them."""
 
 
-def make(path: Path, options: str, size_bytes: int = 160 * MIB + 5000, *, prototype: Path | None = None) -> Path:
-    """A file system in a file; its size is no multiple of anything."""
-    sparse_file(path, size_bytes)
+def make(path: Path, options: str, size_bytes: int = 0, *, prototype: Path | None = None) -> Path:
+    """A file system in a file; unless told otherwise, its size is no multiple of anything."""
+    # Blocks of 64 KiB make mkfs.xfs 6.13 want a log of 133 MiB, which must fit into one of two allocation groups.
+    usual = 320 * MIB if options.startswith("-b size=65536") else 160 * MIB
+    sparse_file(path, size_bytes or usual + 5000)
     words = [*options.split(), *(["-p", os.fspath(prototype)] if prototype else [])]
     subprocess.run(["mkfs.xfs", "-q", "-f", *words, path], check=True, capture_output=True, env=os.environ | _SMALL)
     return path
@@ -98,6 +101,21 @@ def free_by_xfs_db(image: Path) -> Extents:
     triples = [tuple(map(int, row)) for row in rows if len(row) == 3 and all(word.isdigit() for word in row)]
     starts = [(ag * ag_blocks + block) * block_size for ag, block, _ in triples]
     return Extents(starts, [start + count * block_size for start, (_, _, count) in zip(starts, triples, strict=True)])
+
+
+def add_incompat(image: Path, bits: int) -> None:
+    """Set feature bits that mkfs.xfs does not know yet, in every copy of the superblock; the kernel does the rest."""
+    block_size, ag_blocks, count, sector, known = fields(
+        image, "sb 0", "blocksize", "agblocks", "agcount", "sectsize", "features_incompat"
+    )
+    with image.open("r+b") as file:
+        for number in range(count):
+            at = number * ag_blocks * block_size
+            raw = bytearray(os.pread(file.fileno(), sector, at))
+            raw[0xD8:0xDC] = (known | bits).to_bytes(4, "big")
+            raw[0xE0:0xE4] = bytes(4)
+            raw[0xE0:0xE4] = (CRC32C.of(bytes(raw)) ^ 0xFFFFFFFF).to_bytes(4, "little")
+            os.pwrite(file.fileno(), raw, at)
 
 
 def age(top: Path, seed: int, *, reflink: bool) -> None:
