@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How the bytes of a volume come to lie on places of physical volumes: joined, striped, copied, in any nesting.
+
+Each mapping can be read, once for each copy of the bytes, and turns used bytes of the volume into used bytes of the
+members. It knows bytes and places, and nothing of any metadata.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from imager.blocks import BlockReader, Segment, Segments, Slice
+from imager.extents import Extents, Int64Array
+
+Found = dict[int, Extents]
+
+
+class Mapping(Protocol):
+    """A volume, or a part of one."""
+
+    @property
+    def size(self) -> int:
+        """Its length in bytes."""
+
+    @property
+    def readers(self) -> tuple[BlockReader, ...]:
+        """Its bytes, once for each copy of them."""
+
+    def back(self, used: Extents) -> Found:
+        """Where used bytes lie on the members, by their keys."""
+
+
+def unite(found: Iterable[Found]) -> Found:
+    """All that is used on each member."""
+    parts: dict[int, list[Extents]] = {}
+    for each in found:
+        for key, used in each.items():
+            parts.setdefault(key, []).append(used)
+    return {key: Extents.union_of(used) for key, used in parts.items()}
+
+
+def _copy(part: Mapping, number: int) -> BlockReader:
+    readers = part.readers
+    return readers[min(number, len(readers) - 1)]
+
+
+def _copies(parts: Sequence[Mapping]) -> int:
+    return max(len(part.readers) for part in parts)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A range of a member."""
+
+    key: int
+    reader: BlockReader
+    start: int
+    size: int
+
+    @property
+    def readers(self) -> tuple[BlockReader, ...]:
+        """See Mapping."""
+        return (Slice(self.reader, self.start, self.size),)
+
+    def back(self, used: Extents) -> Found:
+        """See Mapping."""
+        return {self.key: used.clip(0, self.size).shift(self.start)}
+
+
+@dataclass(frozen=True)
+class Part:
+    """A range of another mapping."""
+
+    whole: Mapping
+    start: int
+    size: int
+
+    @property
+    def readers(self) -> tuple[BlockReader, ...]:
+        """See Mapping."""
+        return tuple(Slice(reader, self.start, self.size) for reader in self.whole.readers)
+
+    def back(self, used: Extents) -> Found:
+        """See Mapping."""
+        return self.whole.back(used.clip(0, self.size).shift(self.start))
+
+
+class Joined:
+    """Parts one after the other."""
+
+    def __init__(self, parts: Sequence[Mapping]) -> None:
+        self._parts = tuple(parts)
+        self.size = sum(part.size for part in parts)
+        self.readers: tuple[BlockReader, ...] = tuple(
+            Segments([Segment(_copy(part, number), 0, part.size) for part in parts]) for number in range(_copies(parts))
+        )
+
+    def back(self, used: Extents) -> Found:
+        """See Mapping."""
+        found: list[Found] = []
+        start = 0
+        for part in self._parts:
+            found.append(part.back(used.clip(start, start + part.size).shift(-start)))
+            start += part.size
+        return unite(found)
+
+
+class Copied:
+    """Copies of the same bytes."""
+
+    def __init__(self, parts: Sequence[Mapping]) -> None:
+        self._parts = tuple(parts)
+        self.size = min(part.size for part in parts)
+        self.readers = tuple(Slice(reader, 0, self.size) for part in parts for reader in part.readers)
+
+    def back(self, used: Extents) -> Found:
+        """See Mapping."""
+        return unite(part.back(used) for part in self._parts)
+
+
+class Striped:
+    """Pieces of equal length in turn on each part, RAID0's way."""
+
+    def __init__(self, parts: Sequence[Mapping], stripe_bytes: int) -> None:
+        self._parts = tuple(parts)
+        self._stripe = stripe_bytes
+        each = min(part.size for part in parts) // stripe_bytes * stripe_bytes
+        self.size = each * len(parts)
+        self.readers: tuple[BlockReader, ...] = tuple(
+            StripedReader([_copy(part, number) for part in parts], stripe_bytes) for number in range(_copies(parts))
+        )
+
+    def back(self, used: Extents) -> Found:
+        """See Mapping."""
+        inner = used.clip(0, self.size)
+        count = len(self._parts)
+        return unite(
+            part.back(
+                Extents(
+                    striped_before(inner.starts, number, count, self._stripe),
+                    striped_before(inner.ends, number, count, self._stripe),
+                )
+            )
+            for number, part in enumerate(self._parts)
+        )
+
+
+def striped_before(offsets: Int64Array, number: int, count: int, stripe_bytes: int) -> Int64Array:
+    """How many bytes of a striped volume before each offset lie on one of its parts.
+
+    Any range of the volume is one range of each part: from the bytes before its start to the bytes before its end.
+    """
+    row, inside = np.divmod(offsets, count * stripe_bytes)
+    before: Int64Array = row * stripe_bytes + np.clip(inside - number * stripe_bytes, 0, stripe_bytes)
+    return before
+
+
+class StripedReader(BlockReader):
+    """The bytes of a striped volume."""
+
+    def __init__(self, parts: Sequence[BlockReader], stripe_bytes: int) -> None:
+        self._parts = tuple(parts)
+        self._stripe = stripe_bytes
+        self.size = min(part.size for part in parts) // stripe_bytes * stripe_bytes * len(parts)
+        self.sector_size = max(part.sector_size for part in parts)
+
+    def _read(self, offset: int, length: int) -> bytes:
+        pieces: list[bytes] = []
+        while length:
+            stripe, inside = divmod(offset, self._stripe)
+            row, number = divmod(stripe, len(self._parts))
+            step = min(length, self._stripe - inside)
+            pieces.append(self._parts[number].read(row * self._stripe + inside, step))
+            offset, length = offset + step, length - step
+        return b"".join(pieces)
