@@ -158,13 +158,13 @@ def _has_right_csum(sb: Superblock) -> bool:
 
 def _check_members(found: Sequence[Superblock], members: Mapping[int, BlockReader]) -> None:
     first = found[0]
+    for sb in found[1:]:
+        if sb.raw_field("fsid") != first.raw_field("fsid"):
+            raise NotTrusted("the volumes belong to different file systems")
     if len(members) != len(found):
         raise NotTrusted("two of the volumes are the same device of one file system")
     if len(members) > first["num_devices"]:
         raise NotTrusted(f"it has {first['num_devices']} devices, but {len(members)} say that they belong to it")
-    for sb in found[1:]:
-        if sb.raw_field("fsid") != first.raw_field("fsid"):
-            raise NotTrusted("the volumes belong to different file systems")
     generations = sorted({sb["generation"] for sb in found})
     if len(generations) > 1:
         raise NotTrusted(f"its devices are of different generations, {generations[0]} to {generations[-1]}")
