@@ -19,7 +19,7 @@ References:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -64,6 +64,15 @@ class _Head:
     cycle_after: int
 
 
+@dataclass(frozen=True)
+class _RecordHeader:
+    """A record's first block: its fields, how many blocks of headers it has, and how many blocks in all."""
+
+    fields: np.void
+    header_blocks: int
+    record_blocks: int
+
+
 class _Log:
     """The log, in basic blocks."""
 
@@ -97,9 +106,18 @@ class _Log:
         head = self._find_head()
         if head is None:
             return "the cycles of its blocks are out of step"
-        start = self._last_record(head)
+        start = self._last_record(head.block)
         if start is None:
             return "there is no record in front of its head"
+        if not self._is_one_step(head, start):
+            return "the cycles of its blocks are out of step"
+        if self._end_of(start) != head.block % self._length:
+            # A record that was not written to its end counts for nothing, and recovery takes its place as the head.
+            # Tools that reset the log leave the same picture, with zeros behind their first record.
+            head = replace(head, block=start)
+            start = self._last_record(head.block)
+            if start is None or self._end_of(start) != head.block:
+                return "its last record does not end at its head"
         return self._why_no_unmount_record(start, head)
 
     def _find_head(self) -> _Head | None:
@@ -116,39 +134,52 @@ class _Log:
                 high = middle
             else:
                 low = middle
-        head = _Head(high, first, first - 1)
-        return head if first > 0 and self._is_one_step(head) else None
+        return _Head(high, first, first - 1) if first > 0 else None
 
-    def _is_one_step(self, head: _Head) -> bool:
-        """Whether the blocks around the head show this cycle in front of it and the one before it behind."""
+    def _is_one_step(self, head: _Head, start: int) -> bool:
+        """Whether the blocks around the head show this cycle in front of it and the one before it behind.
+
+        Blocks of the last record, which begins at start, may be zero when no cycle is: recovery looks for the cycles
+        before this one, and not for zeros, there.
+        """
         count = min(2 * _WINDOW_BLOCKS, self._length)
-        start = head.block - count // 2
-        places = np.arange(start, start + count) % self._length
-        expected = np.where(places < head.block, head.cycle_before, head.cycle_after)
-        return bool(np.all(self._cycles(start, count) == expected))
+        first = head.block - count // 2
+        places = np.arange(first, first + count) % self._length
+        cycles = self._cycles(first, count)
+        is_expected = cycles == np.where(places < head.block, head.cycle_before, head.cycle_after)
+        if head.cycle_after > 0:
+            is_expected |= (places >= start) & (places < head.block) & (cycles == 0)
+        return bool(is_expected.all())
 
-    def _last_record(self, head: _Head) -> int | None:
+    def _last_record(self, head_block: int) -> int | None:
         """The block with the header of the last record; as large as records are, it is not far."""
         count = min(_WINDOW_BLOCKS // 2, self._length)
-        words = self._words(self._read(head.block - count, count))
+        words = self._words(self._read(head_block - count, count))
         found = np.flatnonzero(words[:, 0] == XLOG_HEADER_MAGIC_NUM)
-        return (head.block - count + int(found[-1])) % self._length if found.size else None
+        return (head_block - count + int(found[-1])) % self._length if found.size else None
+
+    def _header(self, start: int) -> _RecordHeader:
+        fields = np.frombuffer(self._read(start, 1).tobytes(), _RECORD_HEADER)[0]
+        blocks = 1
+        if self._has_v2 and int(fields["h_version"]) & _VERSION_2:
+            blocks = max(1, -(-int(fields["h_size"]) // _CYCLE_DATA_BYTES))
+        length = blocks + -(-int(fields["h_len"]) // BASIC_BLOCK_BYTES)
+        return _RecordHeader(fields, blocks, length)
+
+    def _end_of(self, start: int) -> int | None:
+        """The block after a record; None when it is longer than the log."""
+        length = self._header(start).record_blocks
+        return (start + length) % self._length if length <= self._length else None
 
     def _why_no_unmount_record(self, start: int, head: _Head) -> str:
-        header = np.frombuffer(self._read(start, 1).tobytes(), _RECORD_HEADER)[0]
-        if header["h_fs_uuid"].tobytes() != self._uuid:
+        header = self._header(start)
+        if header.fields["h_fs_uuid"].tobytes() != self._uuid:
             return "its last record is that of another file system"
         cycle = head.cycle_before if start < head.block else head.cycle_after
-        if int(header["h_lsn"]) != cycle << 32 | start:
+        if int(header.fields["h_lsn"]) != cycle << 32 | start:
             return "its last record was written for another place"
-        header_blocks = 1
-        if self._has_v2 and int(header["h_version"]) & _VERSION_2:
-            header_blocks = max(1, -(-int(header["h_size"]) // _CYCLE_DATA_BYTES))
-        length = header_blocks + -(-int(header["h_len"]) // BASIC_BLOCK_BYTES)
-        if length > self._length or (start + length) % self._length != head.block % self._length:
-            return "its last record does not end at its head"
-        operation = np.frombuffer(self._read(start + header_blocks, 1)[0, :12].tobytes(), _OP_HEADER)[0]
+        operation = np.frombuffer(self._read(start + header.header_blocks, 1)[0, :12].tobytes(), _OP_HEADER)[0]
         is_unmount = int(operation["oh_clientid"]) == _XFS_LOG and int(operation["oh_flags"]) & _XLOG_UNMOUNT_TRANS
-        if int(header["h_num_logops"]) != 1 or not is_unmount:
+        if int(header.fields["h_num_logops"]) != 1 or not is_unmount:
             return "its last record is not that of an unmount"
         return ""

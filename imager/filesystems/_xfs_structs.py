@@ -99,7 +99,6 @@ FINOBT: Final = 0x1
 
 META_UUID: Final = 0x4
 NEEDSREPAIR: Final = 0x10
-ZONED: Final = 0x200
 
 VERSION_BITS: Final = {
     0x0010: "attr",
@@ -125,9 +124,8 @@ INCOMPAT: Final = {
     0x20: "nrext64",
     0x40: "exchange",
     0x80: "parent",
-    0x100: "metadir",
 }
-_REFUSED_INCOMPAT: Final = {ZONED: "zoned", 0x400: "zone gaps"}
+_REFUSED_INCOMPAT: Final = {0x100: "metadir", 0x200: "zoned", 0x400: "zone gaps"}
 LOG_INCOMPAT: Final = {0x1: "log xattrs"}
 
 

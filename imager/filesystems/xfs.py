@@ -57,7 +57,7 @@ DOC: Final = ParserDoc(
         ("the log was not closed by a clean unmount", "what it holds is newer than the trees of free space"),
         ("an external log", "it lies on another disk, so nothing tells whether it is clean"),
         ("needsrepair is flagged", "a repair was interrupted"),
-        ("an unknown feature, or zoned", "it may keep data where the trees show none"),
+        ("metadir, zoned, or an unknown feature", "it may keep data where the trees show none"),
         ("versions 1 to 3", "nothing writes them any more"),
         ("trees, counts or checksums disagree", "they are damaged or out of date"),
         ("more than 262,144 allocation groups", "reading all their headers would take too long"),
