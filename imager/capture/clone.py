@@ -25,11 +25,10 @@ from blake3 import blake3
 from imager.capture.chunks import UsedChunk, used_chunks
 from imager.capture.describe import sentences_about_lost
 from imager.capture.options import CaptureOptions
-from imager.capture.pipeline import InOrder
 from imager.capture.presence import check_still_there
 from imager.capture.reading import ChunkReader, Range
 from imager.capture.setup import make_reader
-from imager.capture.work import usable_cores, window_of
+from imager.crew import Crew
 from imager.devices.buffers import aligned_buffer
 from imager.devices.opening import DiskReader
 from imager.errors import ImagerError
@@ -222,19 +221,12 @@ def _copy(
     options: CaptureOptions,
     progress: Progress,
 ) -> list[Range]:
-    threads = options.threads or usable_cores()
     chunks = used_chunks(survey.used, disk_size=source.size, chunk_size=options.chunk_size)
     reader = make_reader(source, options)
-    workers: InOrder[UsedChunk, _Filled] = InOrder(
-        chunks,
-        functools.partial(_make_filler, reader, pool),
-        threads=threads,
-        window=window_of(threads),
-    )
     lost: list[Range] = []
     progress.start(survey.used.total_bytes, "clone")
-    with workers:
-        for filled in workers:
+    with Crew(chunks, functools.partial(_make_filler, reader, pool), threads=options.threads) as results:
+        for filled in results:
             lost += filled.lost
             used_bytes = filled.chunk.used_bytes
             sharing.give(filled)

@@ -12,21 +12,15 @@ import time
 from typing import TYPE_CHECKING
 
 from imager.capture.allocation import reuse_memory_of
-from imager.capture.chunks import UsedChunk, used_chunks
+from imager.capture.chunks import used_chunks
 from imager.capture.describe import describe, sentences_about_lost
 from imager.capture.options import CaptureOptions, CaptureResult
-from imager.capture.pipeline import InOrder
 from imager.capture.presence import check_still_there
 from imager.capture.reading import Range
 from imager.capture.resume import check_chunks, continued
 from imager.capture.setup import make_reader
-from imager.capture.work import (
-    Compressed,
-    level_number,
-    make_compressor,
-    usable_cores,
-    window_of,
-)
+from imager.capture.work import Compressed, level_number, make_compressor
+from imager.crew import Crew
 from imager.devices.opening import DiskReader
 from imager.extents import Extents
 from imager.image.description import Description, FinalFacts
@@ -69,7 +63,6 @@ class _Capture:
         self._output = output
         self._options = options
         self._progress = progress
-        self._threads = options.threads or usable_cores()
         self._reader = make_reader(source, options)
         self._lost: list[Range] = []
         self._survey = survey
@@ -111,24 +104,20 @@ class _Capture:
             named_set=self._options.set_id is not None,
         )
         self._lost += check_chunks(
-            point, self._description, self._reader, threads=self._threads, progress=self._progress
+            point, self._description, self._reader, threads=self._options.threads, progress=self._progress
         )
         return point
 
     def _write_chunks(self, writer: ImageWriter, point: ResumePoint | None) -> None:
         after = int(point.numbers[-1]) if point else None
         chunk_size, level = self._description.chunk_size, level_number(self._options.level)
-        workers: InOrder[UsedChunk, Compressed] = InOrder(
-            used_chunks(self._description.used, disk_size=self._source.size, chunk_size=chunk_size, after=after),
-            functools.partial(make_compressor, self._reader, chunk_size, level),
-            threads=self._threads,
-            window=window_of(self._threads),
-        )
+        chunks = used_chunks(self._description.used, disk_size=self._source.size, chunk_size=chunk_size, after=after)
+        make_worker = functools.partial(make_compressor, self._reader, chunk_size, level)
         behind = 0 if after is None else (after + 1) * chunk_size
         reuse_memory_of(chunk_size)
         self._progress.start(self._description.used.clip(behind, self._source.size).total_bytes, "capture")
-        with workers:
-            for done in workers:
+        with Crew(chunks, make_worker, threads=self._options.threads) as results:
+            for done in results:
                 self._take(done, writer)
         self._progress.done()
 

@@ -13,10 +13,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
-from imager.capture.chunks import UsedChunk, used_chunks
-from imager.capture.pipeline import InOrder
+from imager.capture.chunks import used_chunks
 from imager.capture.reading import ChunkReader, Range
-from imager.capture.work import Hashed, make_hasher, window_of
+from imager.capture.work import Hashed, make_hasher
+from imager.crew import Crew
 from imager.errors import ImagerError, SourceUnusable, UsageError
 from imager.image.description import Description
 from imager.image.resume import ResumePoint
@@ -108,7 +108,7 @@ def check_chunks(
     description: Description,
     reader: ChunkReader,
     *,
-    threads: int,
+    threads: int | None,
     progress: Progress,
 ) -> list[Range]:
     """Compare every chunk that is there with the source, on all cores.
@@ -125,15 +125,10 @@ def check_chunks(
     end = min((int(numbers[-1]) + 1) * description.chunk_size, description.disk_size)
     used = description.used.clip(0, end)
     chunks = used_chunks(used, disk_size=description.disk_size, chunk_size=description.chunk_size)
-    workers: InOrder[UsedChunk, Hashed] = InOrder(
-        chunks,
-        functools.partial(make_hasher, reader, description.chunk_size),
-        threads=threads,
-        window=window_of(threads),
-    )
+    make_worker = functools.partial(make_hasher, reader, description.chunk_size)
     progress.start(used.total_bytes, "compare with the partial image")
-    with workers:
-        for position, hashed in enumerate(workers):
+    with Crew(chunks, make_worker, threads=threads) as results:
+        for position, hashed in enumerate(results):
             if position >= numbers.size or int(numbers[position]) != hashed.number:
                 raise SourceUnusable(
                     f"the partial image lacks chunk {hashed.number} although it holds later ones", hint=_AGAIN

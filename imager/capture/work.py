@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What a worker thread does with a chunk: read and hash it, and compress it.
 
-Everything that can be reused is: one aligned buffer and one compressor a thread, for the thread's whole life. The
-libraries release the GIL, so threads are enough for all cores (processes were measured slower).
+Everything that can be reused is: one aligned buffer and one compressor a thread, for the thread's whole life.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -25,9 +23,6 @@ Level = int | Literal["fast"]
 FAST_LEVEL: Final = 1
 """What "fast" stands for. Measured on an ext4 root in chunks of 1 MiB: level 1 compresses 1.6 times as fast as 3 for
 9 % more bytes; level -1 would add 14 % of speed for another 10 % of bytes, and reading and writing then weigh more."""
-
-_SPARE_CHUNKS: Final = 12
-"""How far workers may be ahead: a group of 32 chunks is written at once, and they should not wait for that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +43,6 @@ class Compressed:
     chunk: Chunk
     used_bytes: int
     lost: list[Range]
-
-
-def usable_cores() -> int:
-    """How many cores this process may run on: not those of the machine, when a container has fewer."""
-    return len(os.sched_getaffinity(0))
-
-
-def window_of(threads: int) -> int:
-    """How many chunks may be under way or waiting for the writer."""
-    return 2 * threads + _SPARE_CHUNKS
 
 
 def compressor_version() -> str:

@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 
 from imager.blocks import BlockReader
+from imager.crew import Crew
 from imager.extents import Extents
-from imager.image.group import Group
-from imager.image.pool import Decoder, in_order
+from imager.image.frames import Decoder
+from imager.image.group import GROUPS_AHEAD, Group
 from imager.image.reader import StreamedImage
 from imager.progress import NullProgress, Progress
 
@@ -48,29 +50,35 @@ def compare(
         SourceUnreadable: The disk cannot be read.
     """
     progress = progress or NullProgress()
-    description = image.description
-    decoder = Decoder(description.chunk_size)
-    progress.start(description.data_chunk_count * description.chunk_size, "compare")
+    progress.start(image.description.data_chunk_count * image.description.chunk_size, "compare")
+    differing: list[Extents] = []
+    compared_bytes = 0
+    with Crew(image.groups(), lambda: _make_comparer(image, reader), threads=threads, ahead=GROUPS_AHEAD) as results:
+        for group, part, count in results:
+            if len(part):
+                differing.append(part)
+            compared_bytes += count
+            progress.advance(sum(group.lengths))
+            group.release()
+    progress.done()
+    return _sum_up(image, Extents.union_of(differing), compared_bytes)
 
-    def differences(group: Group) -> tuple[Extents, int]:
+
+def _make_comparer(image: StreamedImage, reader: BlockReader) -> Callable[[Group], tuple[Group, Extents, int]]:
+    """What finds the bytes in which the disk differs from a group, and counts those that were compared."""
+    chunk_size = image.description.chunk_size
+    decoder = Decoder(chunk_size)
+
+    def work(group: Group) -> tuple[Group, Extents, int]:
         found = [
-            _differing(decoder(number, frame, length, digest), number * description.chunk_size, image.used, reader)
+            _differing(decoder(number, frame, length, digest), number * chunk_size, image.used, reader)
             for number, frame, length, digest in zip(
                 group.numbers, group.frames, group.lengths, group.digests, strict=True
             )
         ]
-        return Extents.union_of(part for part, _ in found), sum(count for _, count in found)
+        return group, Extents.union_of(part for part, _ in found), sum(count for _, count in found)
 
-    differing: list[Extents] = []
-    compared_bytes = 0
-    for group, (part, count) in in_order(image.groups(), differences, threads):
-        if len(part):
-            differing.append(part)
-        compared_bytes += count
-        progress.advance(sum(group.lengths))
-        group.release()
-    progress.done()
-    return _sum_up(image, Extents.union_of(differing), compared_bytes)
+    return work
 
 
 def _differing(content: memoryview, start: int, used: Extents, reader: BlockReader) -> tuple[Extents, int]:

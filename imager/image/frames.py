@@ -68,6 +68,31 @@ def decode_chunk(
     return content
 
 
+class Decoder:
+    """Decodes chunks with one decompressor and one buffer; for one thread.
+
+    Args:
+        chunk_size: The largest content there may be.
+        buffer: Where contents go; by default one of its own.
+        keeps_frame: See `decode_chunk`.
+    """
+
+    def __init__(self, chunk_size: int, buffer: memoryview | None = None, *, keeps_frame: bool = True) -> None:
+        self._buffer = memoryview(bytearray(chunk_size)) if buffer is None else buffer
+        self._decompressor = new_decompressor()
+        self._keeps_frame = keeps_frame
+
+    def __call__(self, number: int, frame: bytes | memoryview, length: int, digest: bytes) -> memoryview:
+        """The content of a chunk, checked; valid until the next one is decoded.
+
+        Raises:
+            ImageDamaged: It is damaged.
+        """
+        return decode_chunk(
+            frame, length, digest, self._decompressor, self._buffer, number=number, keeps_frame=self._keeps_frame
+        )
+
+
 def check_frame(frame: bytes | memoryview, expected_length: int, *, number: int = -1) -> None:
     """Refuse what is not exactly one zstd frame that claims the expected content.
 

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from imager.image.records import IndexBuilder
 from imager.image.seektable import SeekTable
 
+GROUPS_AHEAD = 1
+"""How many groups are read ahead where threads work on whole groups: each may be 32 MiB large."""
+
 _SPARE_BUFFERS = 8
 
 

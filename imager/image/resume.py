@@ -21,7 +21,7 @@ from imager.extents import Int64Array
 from imager.image.cursor import Cursor
 from imager.image.description import Description
 from imager.image.format import chunks_per_group
-from imager.image.frames import decode_chunk, new_decompressor
+from imager.image.frames import Decoder
 from imager.image.group import Group, Ledger
 from imager.image.headers import Header, read_header
 from imager.image.walk import Walk
@@ -83,11 +83,12 @@ def find_resume_point(output: Output) -> ResumePoint | None:
         except (ImageDamaged, ImageIncomplete):
             return None
         point = _point_behind(header, cursor)
+        decoder = Decoder(point.description.chunk_size)
         with contextlib.suppress(ImageError):
             for group in Walk(cursor, header, zeros=True).groups():
                 if not _keep(point, group):
                     break
-                _check_content(point.description, group)
+                _check_content(group, decoder)
                 point.take(group, cursor.hasher and cursor.hasher.copy())
                 group.release()
     return point
@@ -106,8 +107,6 @@ def _keep(point: ResumePoint, group: Group) -> bool:
     return full and point.chunk_count + len(group.numbers) < point.description.data_chunk_count
 
 
-def _check_content(description: Description, group: Group) -> None:
-    decompressor = new_decompressor()
-    buffer = memoryview(bytearray(description.chunk_size))
-    for number, length, digest, frame in zip(group.numbers, group.lengths, group.digests, group.frames, strict=True):
-        decode_chunk(frame, length, digest, decompressor, buffer, number=number)
+def _check_content(group: Group, decoder: Decoder) -> None:
+    for number, frame, length, digest in zip(group.numbers, group.frames, group.lengths, group.digests, strict=True):
+        decoder(number, frame, length, digest)

@@ -10,26 +10,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 from uuid import UUID
 
 import numpy as np
 
+from imager.crew import Crew
 from imager.errors import ImageDamaged, ImageError, StoreError, UsageError
 from imager.extents import Extents
 from imager.image.columns import ChunkRuns, chunk_length
 from imager.image.description import Description, FinalFacts, decode_final_json
 from imager.image.format import frame_bound
-from imager.image.pool import Decoder, in_order
+from imager.image.frames import Decoder
 from imager.image.records import Trailer
 from imager.image.scan import Places, find_header, find_records
 from imager.image.writer import Chunk, ImageWriter, Summary
 from imager.progress import NullProgress, Progress
 from imager.stores import Input, Output
 
-_BATCH: Final = 16
 _END_LOST: Final = "The end of the image was lost: which bytes the source could not deliver is not known."
 
 
@@ -148,9 +149,6 @@ class _Work:
     threads: int | None
     progress: Progress
 
-    def __post_init__(self) -> None:
-        self._decoder = Decoder(self.description.chunk_size)
-
     def find_whole(self) -> np.ndarray:
         """Numbers of the chunks that are whole, ascending."""
         numbers = np.unique(self.places.numbers)
@@ -182,30 +180,32 @@ class _Work:
         )
 
     def _read(self, numbers: np.ndarray) -> Iterator[Chunk]:
-        batches = (numbers[at : at + _BATCH].tolist() for at in range(0, numbers.size, _BATCH))
-        for batch, chunks in in_order(batches, self._read_batch, self.threads):
-            self.progress.advance(len(batch) * self.description.chunk_size)
-            yield from chunks
+        """Those of the chunks that are whole."""
+        with Crew(numbers.tolist(), self._make_worker, threads=self.threads) as chunks:
+            for chunk in chunks:
+                self.progress.advance(self.description.chunk_size)
+                if chunk is not None:
+                    yield chunk
 
-    def _read_batch(self, numbers: list[int]) -> list[Chunk]:
-        return [chunk for chunk in map(self._read_chunk, numbers) if chunk is not None]
+    def _make_worker(self) -> Callable[[int], Chunk | None]:
+        return functools.partial(self._read_chunk, Decoder(self.description.chunk_size))
 
-    def _read_chunk(self, number: int) -> Chunk | None:
+    def _read_chunk(self, decoder: Decoder, number: int) -> Chunk | None:
         places = self.places
         first, end = np.searchsorted(places.numbers, [number, number + 1])
         for at in range(int(first), int(end)):
             buffer = bytearray(int(places.frame_sizes[at]))
-            chunk = self._try(number, int(places.offsets[at]), buffer, places.digests[at].tobytes())
+            chunk = self._try(decoder, number, int(places.offsets[at]), buffer, places.digests[at].tobytes())
             if chunk is not None:
                 return chunk
         return None
 
-    def _try(self, number: int, offset: int, buffer: bytearray, digest: bytes) -> Chunk | None:
+    def _try(self, decoder: Decoder, number: int, offset: int, buffer: bytearray, digest: bytes) -> Chunk | None:
         length = chunk_length(number, self.description.chunk_size, self.description.disk_size)
         try:
             if self.source.read_at_into(offset, memoryview(buffer)) < len(buffer):
                 return None
-            self._decoder(number, memoryview(buffer), length, digest)
+            decoder(number, memoryview(buffer), length, digest)
         except (ImageDamaged, StoreError):
             return None
         return Chunk(number, bytes(buffer), digest, length)

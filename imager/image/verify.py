@@ -7,14 +7,15 @@ and only the strict comparison with the digest of the file itself tells.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from imager.crew import Crew
 from imager.errors import ImageDamaged, ImageError
 from imager.extents import Extents
 from imager.image.cursor import SALVAGE_HINT
-from imager.image.group import Group
-from imager.image.pool import Decoder, in_order
+from imager.image.frames import Decoder
+from imager.image.group import GROUPS_AHEAD, Group
 from imager.image.reader import Image, StreamedImage
 from imager.image.walk import Ending, Walk
 from imager.progress import NullProgress, Progress
@@ -74,13 +75,8 @@ def verify(
     walk = image.walk(data=not quick, zeros=not quick, hashed=strict)
     progress.start(image.description.data_chunk_count * image.description.chunk_size, "verify")
     tally = _Tally()
-    decoder = Decoder(image.description.chunk_size)
-
-    def check(group: Group) -> list[ImageError]:
-        return [] if quick else _damages_of(group, decoder)
-
     try:
-        for group, found in in_order(_groups(image, walk), check, threads):
+        for group, found in _checked(image, walk, quick=quick, threads=threads):
             tally.take(group, found)
             progress.advance(sum(group.lengths))
             group.release()
@@ -125,6 +121,19 @@ class _Tally:
         )
 
 
+_Checked = tuple[Group, list[ImageError]]
+
+
+def _checked(image: StreamedImage, walk: Walk, *, quick: bool, threads: int | None) -> Iterator[_Checked]:
+    """Every group with what is wrong with its chunks, which takes threads to find."""
+    if quick:
+        yield from ((group, []) for group in _groups(image, walk))
+        return
+    chunk_size = image.description.chunk_size
+    with Crew(_groups(image, walk), lambda: _make_checker(chunk_size), threads=threads, ahead=GROUPS_AHEAD) as results:
+        yield from results
+
+
 def _groups(image: StreamedImage, walk: Walk) -> Iterator[Group]:
     done = 0
     for group in walk.groups():
@@ -134,16 +143,21 @@ def _groups(image: StreamedImage, walk: Walk) -> Iterator[Group]:
         yield group
 
 
-def _damages_of(group: Group, decoder: Decoder) -> list[ImageError]:
-    damages: list[ImageError] = []
-    rows = zip(group.numbers, group.frames, group.lengths, group.digests, group.offsets, strict=True)
-    for number, frame, length, digest, offset in rows:
-        try:
-            decoder(number, frame, length, digest)
-        except ImageDamaged as error:
-            error.facts.setdefault("offset_bytes", offset)
-            damages.append(error)
-    return damages
+def _make_checker(chunk_size: int) -> Callable[[Group], _Checked]:
+    decoder = Decoder(chunk_size)
+
+    def check(group: Group) -> _Checked:
+        damages: list[ImageError] = []
+        rows = zip(group.numbers, group.frames, group.lengths, group.digests, group.offsets, strict=True)
+        for number, frame, length, digest, offset in rows:
+            try:
+                decoder(number, frame, length, digest)
+            except ImageDamaged as error:
+                error.facts.setdefault("offset_bytes", offset)
+                damages.append(error)
+        return group, damages
+
+    return check
 
 
 def _check_file_digest(name: str, walk: Walk) -> None:

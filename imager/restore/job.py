@@ -7,22 +7,21 @@ its own that it uses again and again, and write them in place.
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from imager.crew import Crew
 from imager.devices.buffers import aligned_buffer
 from imager.devices.target import TargetDisk
 from imager.errors import ImagerError, Interrupted
-from imager.image.frames import decode_chunk, new_decompressor
+from imager.image.frames import Decoder
 from imager.image.group import Group
 from imager.image.reader import Image, StreamedImage
 from imager.progress import NullProgress, Progress
-from imager.restore.pipeline import in_threads
 from imager.restore.plan import Plan
-from imager.restore.receiving import Receiver, RestoreResult, default_threads
+from imager.restore.receiving import Receiver, RestoreResult
 
 __all__ = ["RestoreResult", "execute"]
 
@@ -41,7 +40,7 @@ def execute(
         plan: Made from the same image, for this target.
         source: The image.
         target: Open for writing; it stays open.
-        threads: How many chunks are decompressed and written at a time; by default one per processor.
+        threads: How many chunks are decompressed and written at a time; by default one a core.
         progress: Told of every byte.
 
     Raises:
@@ -50,12 +49,11 @@ def execute(
         Interrupted: The user ended it.
     """
     shown = progress or NullProgress()
-    crew = threads or default_threads()
-    receiver = Receiver(plan, target, threads=crew, progress=shown)
+    receiver = Receiver(plan, target, threads=threads, progress=shown)
     try:
         shown.start(plan.placement.take.total_bytes, "restore")
         receiver.begin()
-        _pump(plan, source, receiver, crew)
+        _pump(plan, source, receiver, threads)
         return receiver.finish(source.final)
     except KeyboardInterrupt as error:
         raise receiver.with_state(Interrupted("interrupted")) from error
@@ -65,26 +63,28 @@ def execute(
         shown.done()
 
 
-def _pump(plan: Plan, source: StreamedImage, sink: Receiver, threads: int) -> None:
+def _pump(plan: Plan, source: StreamedImage, sink: Receiver, threads: int | None) -> None:
     """Bring every wanted chunk from the image to the target."""
     if isinstance(source, Image) and plan.scope.kind != "whole":
         jobs = _chosen_jobs(plan, source)
     else:
         jobs = _passing_jobs(plan, source)
-    tools = threading.local()
+    with Crew(jobs, lambda: _make_restorer(plan.chunk_size, sink), threads=threads) as done:
+        for closed in done:
+            if closed:
+                closed.release()
 
-    def restore(job: _Job) -> _Job:
-        if not hasattr(tools, "buffer"):
-            tools.buffer, tools.decompressor = aligned_buffer(plan.chunk_size), new_decompressor()
-        content = decode_chunk(
-            job.frame, job.length, job.digest, tools.decompressor, tools.buffer, number=job.number, keeps_frame=False
-        )
+
+def _make_restorer(chunk_size: int, sink: Receiver) -> Callable[[_Job], Group | None]:
+    """What brings a chunk to the target; it answers with the group that is done then, if one is."""
+    decoder = Decoder(chunk_size, aligned_buffer(chunk_size), keeps_frame=False)
+
+    def restore(job: _Job) -> Group | None:
+        content = decoder(job.number, job.frame, job.length, job.digest)
         sink.write_chunk(job.number, content, job.digest)
-        return job
+        return job.closes
 
-    for job in in_threads(restore, jobs, threads):
-        if job.closes:
-            job.closes.release()
+    return restore
 
 
 @dataclass

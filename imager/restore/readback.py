@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from blake3 import blake3
 
+from imager.crew import Crew
 from imager.devices.buffers import aligned_buffer
 from imager.devices.target import TargetDisk
 from imager.errors import TargetFailed
 from imager.extents import Extents
 from imager.progress import Progress
-from imager.restore.pipeline import in_threads
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from imager.restore.plan import Plan
 
@@ -80,30 +80,37 @@ class Written:
             yield start + distance, length, self._digests[index].tobytes()
 
 
-def read_back(written: Written, target: TargetDisk, threads: int, progress: Progress, total_bytes: int) -> None:
+def read_back(written: Written, target: TargetDisk, threads: int | None, progress: Progress, total_bytes: int) -> None:
     """Compare all that was written with what the target holds.
 
     Raises:
         TargetFailed: It holds something else, or cannot be read.
     """
-    buffers = threading.local()
     progress.start(total_bytes, "read back")
+    wrong: list[tuple[int, int]] = []
+    with Crew(written, lambda: _make_comparer(target), threads=threads) as results:
+        for offset, length, is_wrong in results:
+            progress.advance(length)
+            if is_wrong:
+                wrong.append((offset, offset + length))
+    progress.done()
+    _report(target, Extents.of(wrong))
+
+
+def _make_comparer(target: TargetDisk) -> Callable[[tuple[int, int, bytes]], tuple[int, int, bool]]:
+    """What tells whether a range of the target differs from what was written there."""
+    buffer = aligned_buffer(0)
 
     def differs(entry: tuple[int, int, bytes]) -> tuple[int, int, bool]:
+        nonlocal buffer
         offset, length, digest = entry
-        if len(getattr(buffers, "kept", b"")) < length:
-            buffers.kept = aligned_buffer(length)
-        view = buffers.kept[:length]
+        if len(buffer) < length:
+            buffer = aligned_buffer(length)
+        view = buffer[:length]
         target.read_back_into(offset, view)
         return offset, length, blake3(view).digest() != digest
 
-    wrong: list[tuple[int, int]] = []
-    for offset, length, is_wrong in in_threads(differs, written, threads):
-        progress.advance(length)
-        if is_wrong:
-            wrong.append((offset, offset + length))
-    progress.done()
-    _report(target, Extents.of(wrong))
+    return differs
 
 
 def _report(target: TargetDisk, wrong: Extents) -> None:

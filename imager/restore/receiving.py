@@ -6,9 +6,8 @@ Content comes from whoever has it: an image (`imager.restore.job`) or a disk (`i
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from imager.devices.target import TargetDisk
 from imager.errors import ContentIncomplete, ImagerError
@@ -18,14 +17,6 @@ from imager.restore.damage import DamagedPart
 from imager.restore.plan import Plan
 from imager.restore.readback import read_back
 from imager.restore.write import TargetSink
-
-_MOST_THREADS: Final = 8
-"""More than this the disk does not keep up with, and each takes a chunk's worth of memory."""
-
-
-def default_threads() -> int:
-    """As many as there are cores to run on, within reason."""
-    return min(_MOST_THREADS, len(os.sched_getaffinity(0)))
 
 
 @dataclass(frozen=True)
@@ -92,13 +83,13 @@ class Receiver:
         Args:
             plan: Made for this target.
             target: Open for writing; it stays open.
-            threads: How many read back at a time; by default one per processor.
+            threads: How many read back at a time; by default one a core.
             progress: Told of every byte that is written.
             reading_back: Told of every byte that is read back; by default the same.
         """
         self._plan = plan
         self._target = target
-        self._threads = threads or default_threads()
+        self._threads = threads
         self._progress = progress or NullProgress()
         self._reading_back = reading_back or self._progress
         self._sink = TargetSink(plan, target, verify=plan.options.verify, progress=self._progress)

@@ -14,8 +14,7 @@ from imager.extents import Extents
 from imager.image.blocks import ImageReader
 from imager.image.description import FinalFacts
 from imager.image.format import chunks_per_group
-from imager.image.frames import new_decompressor
-from imager.image.pool import Decoder
+from imager.image.frames import Decoder, new_decompressor
 from imager.image.reader import Image, StreamedImage, open_image
 from imager.image.resume import find_resume_point
 from imager.image.verify import verify

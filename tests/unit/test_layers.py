@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "errors": set(),
     "progress": set(),
     "process": {"errors"},
+    "crew": {"errors"},
     "extents": {"errors"},
     "blocks": {"errors", "extents"},
     "layout": {"errors", "extents"},
@@ -36,9 +37,9 @@ MAY_IMPORT = {
     "nesting": {*SURVEYING, "examine"},
     "survey": {*SURVEYING, "examine", "nesting", "progress"},
     "stores": {"errors", "extents", "process", "progress"},
-    "image": {*PARSING, "stores", "progress", "__init__"},
-    "capture": {*SURVEYING, "examine", "survey", "stores", "image", "pictures", "progress", "__init__"},
-    "restore": {*SURVEYING, "examine", "survey", "stores", "image", "pictures", "progress", "__init__"},
+    "image": {*PARSING, "crew", "stores", "progress", "__init__"},
+    "capture": {*SURVEYING, "examine", "survey", "crew", "stores", "image", "pictures", "progress", "__init__"},
+    "restore": {*SURVEYING, "examine", "survey", "crew", "stores", "image", "pictures", "progress", "__init__"},
     "cloning": {*SURVEYING, "survey", "image", "capture", "restore", "progress"},
 }
 STARTS_PROGRAMS = {"subprocess", "pty", "popen2"}
