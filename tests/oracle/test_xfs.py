@@ -113,7 +113,7 @@ def test_no_file_of_an_aged_file_system_misses_it(tmp_path, name):
 
 @needs_root
 def test_features_that_only_the_kernel_knows_here(tmp_path):
-    image = make(tmp_path / "image", "")
+    image = make(tmp_path / "image", "-l size=32m")
     add_incompat(image, EXCHANGE | PARENT)
     with loop_device(image) as device, mounted(device, tmp_path / "mnt") as top:
         age(top, seed=7, reflink=True)
