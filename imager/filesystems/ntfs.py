@@ -284,14 +284,14 @@ def _check_mirror(reader: BlockReader, geometry: Geometry, mft: Mft) -> None:
 
 def _check_system_files(mft: Mft, used: Extents) -> int:
     """Refuse a $Bitmap that does not know of a system file's clusters; how many clusters are marked as bad."""
-    bad_count = 0
-    for number, name in enumerate(SYSTEM_FILES):
-        if number in _NOT_IN_EVERY_VERSION and not mft.record(number).is_in_use:
-            continue
-        occupied = Extents.union_of([stream.clusters() for stream in mft.streams(number).values()])
-        missing = occupied - used
-        if len(missing):
-            raise NotTrusted(f"$Bitmap marks cluster {missing.starts[0]}, which {name} occupies, as free")
-        if number == BAD_CLUS:
-            bad_count = occupied.total_bytes
-    return bad_count
+    occupied = {
+        name: Extents.union_of([stream.clusters() for stream in mft.streams(number).values()])
+        for number, name in enumerate(SYSTEM_FILES)
+        if number not in _NOT_IN_EVERY_VERSION or mft.record(number).is_in_use
+    }
+    missing = Extents.union_of(occupied.values()) - used
+    if len(missing):
+        cluster = int(missing.starts[0])
+        name = next(name for name, clusters in occupied.items() if clusters.touches(cluster, cluster + 1))
+        raise NotTrusted(f"$Bitmap marks cluster {cluster}, which {name} occupies, as free")
+    return occupied[SYSTEM_FILES[BAD_CLUS]].total_bytes

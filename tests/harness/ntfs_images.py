@@ -8,6 +8,7 @@ import hashlib
 import os
 import random
 import re
+import struct
 import subprocess
 import time
 from collections.abc import Iterator
@@ -128,3 +129,85 @@ def partclone_map(image: Path) -> list[tuple[int, int]]:
     said = run("partclone.ntfs", "-D", "-s", image, "-o", "-", "-L", "/dev/null", "-q")
     rows = re.findall(r"^(0x\w+)\s+(0x\w+)\s+\+$", said, re.MULTILINE)
     return [(int(start, 16), int(start, 16) + int(length, 16)) for start, length in rows]
+
+
+# --- Images that are changed on purpose -----------------------------------------------------------------------------
+
+
+def patch(image: Path, offset: int, content: bytes) -> None:
+    """Overwrite some bytes."""
+    with image.open("r+b") as file:
+        file.seek(offset)
+        file.write(content)
+
+
+def attribute_offset(image: Path, number: int, type_: int, *, in_mirror: bool = False) -> int:
+    """Where an attribute of a record lies, in a table that is in one piece; found without the code under test."""
+    content = image.read_bytes()
+    sector, per_cluster = struct.unpack_from("<HB", content, 11)
+    mft, mirror = struct.unpack_from("<QQ", content, 48)
+    size = max(1024, sector)
+    record = (mirror if in_mirror else mft) * sector * per_cluster + number * size
+    position = record + struct.unpack_from("<H", content, record + 20)[0]
+    while struct.unpack_from("<I", content, position)[0] != type_:
+        position += struct.unpack_from("<I", content, position + 4)[0]
+        assert position < record + size, "no such attribute"
+    return position
+
+
+def patch_attribute(image: Path, number: int, type_: int, at: int, content: bytes) -> None:
+    """Overwrite bytes of an attribute of a record, in the mirror too."""
+    patch(image, attribute_offset(image, number, type_) + at, content)
+    if number < 4:
+        patch(image, attribute_offset(image, number, type_, in_mirror=True) + at, content)
+
+
+def clusters_offset(image: Path, number: int) -> int:
+    """Where the first run of a record's $DATA lies."""
+    content = image.read_bytes()
+    at = attribute_offset(image, number, 0x80)
+    pairs = at + struct.unpack_from("<H", content, at + 32)[0]
+    lengths, offsets = content[pairs] & 15, content[pairs] >> 4
+    lcn = int.from_bytes(content[pairs + 1 + lengths : pairs + 1 + lengths + offsets], "little", signed=True)
+    sector, per_cluster = struct.unpack_from("<HB", content, 11)
+    return lcn * sector * per_cluster
+
+
+def restart_page(
+    log_bytes: int,
+    lsn: int,
+    *,
+    version: tuple[int, int] = (1, 1),
+    in_use: bool = False,
+    flags: int = 0,
+    magic: bytes = b"RSTR",
+    chkdsk_lsn: int = 0,
+) -> bytes:
+    """A restart page with the sizes that Windows 10 gives it."""
+    page = bytearray(4096)
+    major, minor = version
+    struct.pack_into("<4sHHQIIHhh", page, 0, magic, 0x1E, 9, chkdsk_lsn, 4096, 4096, 0x30, minor, major)
+    lists = (0xFFFF, 0) if in_use else (0, 0xFFFF)
+    bits = 67 - log_bytes.bit_length()
+    struct.pack_into("<QHHHHIHHqIHHI", page, 0x30, lsn, 1, *lists, flags, bits, 0xE0, 0x40, log_bytes, 112, 48, 64, 1)
+    struct.pack_into("<QQHHH6xI", page, 0x70, lsn - 8, lsn, 0xFFFF, 0xFFFF, 0, 8)
+    page[0x70 + 32 : 0x70 + 40] = "NTFS".encode("utf-16-le")
+    return protect(page)
+
+
+def protect(content: bytes | bytearray, usn: bytes = b"\x07\0") -> bytes:
+    """Put an update sequence number at the end of each 512 bytes, as it is done before writing."""
+    fixed = bytearray(content)
+    at, count = struct.unpack_from("<HH", fixed, 4)
+    fixed[at : at + 2] = usn
+    for index in range(1, count):
+        fixed[at + 2 * index : at + 2 * index + 2] = fixed[index * 512 - 2 : index * 512]
+        fixed[index * 512 - 2 : index * 512] = usn
+    return bytes(fixed)
+
+
+def write_log(image: Path, *pages: dict) -> None:
+    """Let $LogFile begin with restart pages."""
+    content = image.read_bytes()
+    size = struct.unpack_from("<Q", content, attribute_offset(image, 2, 0x80) + 48)[0]
+    patch(image, clusters_offset(image, 2), b"".join(restart_page(size, **page) for page in pages))
