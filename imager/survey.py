@@ -21,9 +21,8 @@ from imager.layout import Content, Gap, Identity, Layout, Partition
 from imager.nesting import examine_nested
 from imager.partitions.read import FoundTable, read_table
 from imager.volumes.base import Manager
+from imager.volumes.registry import managers
 
-MANAGERS: Final[tuple[Manager, ...]] = ()
-"""The volume managers whose members are followed."""
 GAP_EDGE_BYTES: Final = 16 * 1024 * 1024
 """Of an unpartitioned gap so much is used at both ends: boot loaders and RAID metadata live there."""
 
@@ -76,8 +75,15 @@ class Survey:
     used: Extents
 
 
-def survey(disks: Sequence[Disk], options: SurveyOptions | None = None) -> tuple[Survey, ...]:
+def survey(
+    disks: Sequence[Disk], options: SurveyOptions | None = None, volume_managers: Sequence[Manager] | None = None
+) -> tuple[Survey, ...]:
     """Survey disks that belong together.
+
+    Args:
+        disks: All of them; volumes may lie on several.
+        options: What to copy beyond, or short of, the used blocks.
+        volume_managers: Those that follow members, with the keys of encrypted ones; by default all, without keys.
 
     Raises:
         UsageError: A partition that the options name does not exist.
@@ -87,7 +93,7 @@ def survey(disks: Sequence[Disk], options: SurveyOptions | None = None) -> tuple
     held = examine_nested(
         [volume for outline in outlines for volume in outline.volumes],
         [name for outline in outlines for name in outline.names],
-        MANAGERS,
+        managers() if volume_managers is None else volume_managers,
         all_blocks=chosen.all_blocks,
     )
     results = iter(held)

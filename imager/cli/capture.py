@@ -23,6 +23,7 @@ from imager.cli.options import (
     QuietOption,
     SectorSizeOption,
     ThreadsOption,
+    UnlockOption,
     epilog,
     parse_size,
 )
@@ -60,6 +61,7 @@ def command(
     ] = "1MiB",
     partitions: PartitionsOption = None,
     exclude: ExcludeOption = None,
+    unlock: UnlockOption = None,
     all_blocks: AllBlocksOption = False,
     gaps: GapsOption = False,
     split: Annotated[
@@ -93,6 +95,7 @@ def command(
     content is the raw disk; it appears under its name when it is complete and on stable storage, not before.
     """
     from imager.cli.sources import opened_and_surveyed, survey_options
+    from imager.cli.unlock import parse_requests
 
     _check_output(sources, image, resume=resume, split=split, overwrite=overwrite, image_id=image_id)
     console = Console(json=as_json, quiet=quiet, results=sys.stderr if image == "-" else sys.stdout)
@@ -105,7 +108,9 @@ def command(
     options = replace(options, recorded={name: _recorded(value) for name, value in recorded.items() if value})
     if len(sources) > 1:
         options = replace(options, set_id=uuid.uuid4())
-    with opened_and_surveyed(sources, wanted, sector_size=sector_size, exclusive=True) as opened:
+    with opened_and_surveyed(
+        sources, wanted, sector_size=sector_size, exclusive=True, unlocking=parse_requests(unlock)
+    ) as opened:
         targets = [image] if len(opened) == 1 and not _is_folder(image) else _names_in_folder(Path(image), opened)
         results = []
         for each, name in zip(opened, targets, strict=True):

@@ -23,6 +23,7 @@ from imager.cli.options import (
     QuietOption,
     SectorSizeOption,
     ThreadsOption,
+    UnlockOption,
     YesOption,
     epilog,
 )
@@ -52,6 +53,7 @@ def command(
     targets: Annotated[list[str], typer.Argument(metavar="TARGET", help="The disks to write, or raw image files.")],
     partitions: PartitionsOption = None,
     exclude: ExcludeOption = None,
+    unlock: UnlockOption = None,
     all_blocks: AllBlocksOption = False,
     gaps: GapsOption = False,
     rescue: Annotated[bool, typer.Option("--rescue", help="Go on past unreadable sectors of the source.")] = False,
@@ -70,12 +72,15 @@ def command(
     """
     from imager.capture.options import CaptureOptions
     from imager.cli.sources import opened_and_surveyed, survey_options
+    from imager.cli.unlock import parse_requests
 
     _check_names(source, targets)
     console = Console(json=as_json, quiet=quiet)
     wanted = survey_options(all_blocks=all_blocks, gaps=gaps, partitions=partitions, exclude=exclude)
     options = CaptureOptions(threads=threads, rescue=rescue)
-    with opened_and_surveyed([source], wanted, sector_size=sector_size, exclusive=not dry_run) as opened:
+    with opened_and_surveyed(
+        [source], wanted, sector_size=sector_size, exclusive=not dry_run, unlocking=parse_requests(unlock)
+    ) as opened:
         plans = [_plan(opened[0], target, options, verify=verify) for target in targets]
         lines = [line for plan in plans for line in (*plan.lines(), "")]
         if dry_run:

@@ -40,6 +40,14 @@ ExcludeOption = Annotated[
     list[str] | None,
     typer.Option("--exclude", metavar="N", help="Leave these partitions out: a number, or several with commas."),
 ]
+UnlockOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--unlock",
+        metavar="N[:KEYFILE]",
+        help="Look into this encrypted partition (or: disk), to copy only its used blocks, as ciphertext.",
+    ),
+]
 AllBlocksOption = Annotated[bool, typer.Option("--all-blocks", help="Copy every block, used or not.")]
 GapsOption = Annotated[bool, typer.Option("--gaps", help="Copy all of the space between partitions.")]
 

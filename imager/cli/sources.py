@@ -8,10 +8,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from imager.cli.options import parse_numbers
+from imager.cli.unlock import Request, unlock
 from imager.devices.inventory import disk_info, identify
 from imager.devices.opening import DiskReader, open_source
 from imager.errors import UsageError
 from imager.survey import Disk, Survey, SurveyOptions, survey
+from imager.volumes.registry import managers
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,12 @@ def survey_options(
 
 @contextmanager
 def opened_and_surveyed(
-    paths: Sequence[str], options: SurveyOptions, *, sector_size: int | None, exclusive: bool
+    paths: Sequence[str],
+    options: SurveyOptions,
+    *,
+    sector_size: int | None,
+    exclusive: bool,
+    unlocking: Sequence[Request] = (),
 ) -> Iterator[list[Opened]]:
     """Open disks, survey them together, and close them at the end.
 
@@ -48,6 +55,7 @@ def opened_and_surveyed(
         options: What survey takes.
         sector_size: Sector size of disks in files; None to find out.
         exclusive: Refuse a disk that is in use for writing.
+        unlocking: Encrypted partitions to look into.
     """
     if len(set(paths)) < len(paths):
         raise UsageError(f"the same source is named twice: {', '.join(paths)}")
@@ -59,7 +67,8 @@ def opened_and_surveyed(
             Disk(reader, path, identify(path), reader.physical_sector_size, _known_beforehand(path, reader))
             for path, reader in zip(paths, readers, strict=True)
         ]
-        found = survey(disks, options)
+        keys = unlock(unlocking, paths, readers)
+        found = survey(disks, options, managers(keys))
         yield [Opened(*each) for each in zip(paths, readers, found, strict=True)]
 
 

@@ -18,6 +18,7 @@ from imager.cli.options import (
     PartitionsOption,
     QuietOption,
     SectorSizeOption,
+    UnlockOption,
     epilog,
 )
 from imager.cli.output import Console
@@ -45,6 +46,7 @@ def command(
     ] = False,
     partitions: PartitionsOption = None,
     exclude: ExcludeOption = None,
+    unlock: UnlockOption = None,
     all_blocks: AllBlocksOption = False,
     gaps: GapsOption = False,
     sector_size: SectorSizeOption = None,
@@ -57,6 +59,7 @@ def command(
     The source is only read. It may be in use: then what is shown is a state that changes while it is looked at.
     """
     from imager.cli.sources import opened_and_surveyed, survey_options
+    from imager.cli.unlock import parse_requests
 
     if (svg or extents) and len(sources) > 1:
         raise UsageError("--svg and --extents take one source at a time")
@@ -64,7 +67,9 @@ def command(
         raise UsageError("--extents and --json contradict each other")
     console = Console(json=as_json, quiet=quiet)
     options = survey_options(all_blocks=all_blocks, gaps=gaps, partitions=partitions, exclude=exclude)
-    with opened_and_surveyed(sources, options, sector_size=sector_size, exclusive=False) as opened:
+    with opened_and_surveyed(
+        sources, options, sector_size=sector_size, exclusive=False, unlocking=parse_requests(unlock)
+    ) as opened:
         if svg:
             _write_svg(svg, opened[0])
         if extents:

@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from imager.survey import Disk, Survey, survey
-from tests.harness.disks import FileReader
+from tests.harness.disks import FileReader, Part, gpt_disk, needs_table_tools
 
 MIB = 1024 * 1024
 
@@ -42,6 +44,69 @@ def test_a_file_system_on_two_disks_is_read_through_both(btrfs_pair):
         assert content.type == "btrfs"
         assert content.whole_reason == ""
         assert found.used.total_bytes < 64 * MIB
+
+
+@pytest.fixture(scope="module")
+def encrypted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A GPT disk with a LUKS1 container in partition 1, ext4 inside, made by qemu-img; and its key file."""
+    if shutil.which("qemu-img") is None:
+        pytest.skip("needs qemu-img (qemu-utils)")
+    tmp_path = tmp_path_factory.mktemp("encrypted")
+    plain, container, key = tmp_path / "plain", tmp_path / "container", tmp_path / "key"
+    blank(plain, 64 * MIB)
+    subprocess.run(["mke2fs", "-q", "-t", "ext4", plain], check=True, capture_output=True)
+    key.write_text("correct horse")
+    secret = ["--object", f"secret,id=s,file={key}"]
+    options = ["-o", "key-secret=s,iter-time=200"]
+    subprocess.run(
+        ["qemu-img", "convert", *secret, *options, "-f", "raw", "-O", "luks", plain, container],
+        check=True,
+        capture_output=True,
+    )
+    size = container.stat().st_size
+    disk = gpt_disk(tmp_path / "disk", size + 4 * MIB, [Part(size, start_bytes=MIB)])
+    with disk.open("r+b") as file:
+        file.seek(MIB)
+        file.write(container.read_bytes())
+    return disk, key
+
+
+@needs_table_tools
+def test_a_locked_container_is_copied_whole(encrypted):
+    content = look(encrypted[0])[0].layout.partitions[0].content
+    assert content.type == "crypto_LUKS"
+    assert "locked" in content.whole_reason
+
+
+@needs_table_tools
+def test_an_unlocked_container_is_copied_by_its_used_sectors_as_ciphertext(encrypted, tmp_path):
+    disk, key = encrypted
+    image, target = tmp_path / "image", tmp_path / "target"
+    words = [sys.executable, "-m", "imager"]
+    subprocess.run([*words, "capture", "--unlock", f"1:{key}", disk, image], check=True, capture_output=True)
+    layout = json.loads(subprocess.run([*words, "info", "--json", image], check=True, capture_output=True).stdout)
+    assert layout["layout"]["partitions"][0]["content"]["inside"][0]["type"] == "ext4"
+    assert layout["used_bytes"] < 30 * MIB
+    subprocess.run([*words, "restore", "--yes", image, target], check=True, capture_output=True)
+    opened = tmp_path / "opened"
+    secret = ["--object", f"secret,id=s,file={key}"]
+    source = f"driver=luks,key-secret=s,file.driver=raw,file.offset={MIB},file.size={disk.stat().st_size - 4 * MIB}"
+    source += f",file.file.driver=file,file.file.filename={target}"
+    subprocess.run(
+        ["qemu-img", "convert", *secret, "--image-opts", source, "-O", "raw", opened], check=True, capture_output=True
+    )
+    assert subprocess.run(["e2fsck", "-fn", opened], capture_output=True, check=False).returncode == 0
+
+
+@needs_table_tools
+def test_a_wrong_passphrase_is_told(encrypted, tmp_path):
+    wrong = tmp_path / "wrong"
+    wrong.write_text("incorrect horse")
+    words = [sys.executable, "-m", "imager", "survey", "--unlock", f"1:{wrong}", encrypted[0]]
+    done = subprocess.run(words, capture_output=True, check=False)
+    assert done.returncode == 2
+    assert b"passphrase" in done.stderr
+    assert b"horse" not in done.stderr
 
 
 def test_of_several_clones_of_one_file_system_none_is_taken_for_a_part_of_another(tmp_path):
