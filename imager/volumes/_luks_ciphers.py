@@ -22,7 +22,6 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from imager.volumes._luks_model import SECTOR_BYTES, NotOpenable, shown
 
@@ -115,6 +114,9 @@ def _numbers(first: int, count: int, sector_bytes: int) -> Words:
 
 
 def _aes(key: Key, content: Words, *, encrypt: bool = False) -> bytes:
+    # Not on top: it takes 30 ms to load, and every command that looks at a disk would wait for it.
+    from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
     cipher = Cipher(algorithms.AES(key), modes.ECB())  # noqa: S305 - the modes are made of it, see above
     context = cipher.encryptor() if encrypt else cipher.decryptor()
     return context.update(content.data.cast("B"))

@@ -18,8 +18,6 @@ import resource
 from pathlib import Path
 from typing import Final, NoReturn
 
-from cryptography.hazmat.primitives.kdf.argon2 import Argon2i, Argon2id
-
 from imager.blocks import BlockReader
 from imager.volumes._luks_ciphers import parse_cipher
 from imager.volumes._luks_model import (
@@ -121,7 +119,7 @@ def volume_key(reader: BlockReader, opening: Opening, slot: KeySlot, passphrase:
     finally:
         wipe(area_key)
     key = _merge(stripes[: slot.material_bytes], slot.key_bytes, hash_name)
-    if _is_right(key, opening.digest):
+    if is_right(key, opening.digest):
         return key
     wipe(key)
     return None
@@ -163,7 +161,9 @@ def _available_kib() -> int:
 def _derive(kdf: Kdf, passphrase: Secret, length: int) -> bytearray:
     check_cost(kdf)
     if kdf.type == "pbkdf2":
-        return _pbkdf2(kdf.hash, passphrase, kdf.salt, kdf.iterations, length)
+        return bytearray(hashlib.pbkdf2_hmac(_known_hash(kdf.hash), passphrase, kdf.salt, kdf.iterations, length))
+    from cryptography.hazmat.primitives.kdf.argon2 import Argon2i, Argon2id  # not on top: see _luks_ciphers
+
     argon2 = Argon2id if kdf.type == "argon2id" else Argon2i
     derived = bytearray(length)
     try:
@@ -173,10 +173,6 @@ def _derive(kdf: Kdf, passphrase: Secret, length: int) -> bytearray:
     except (MemoryError, ValueError) as error:
         raise NotOpenable(f"Argon2 with {kdf.memory_kib} KiB cannot be computed here") from error
     return derived
-
-
-def _pbkdf2(hash_name: str, passphrase: Secret, salt: bytes, iterations: int, length: int) -> bytearray:
-    return bytearray(hashlib.pbkdf2_hmac(_known_hash(hash_name), passphrase, salt, iterations, length))
 
 
 def _known_hash(name: str) -> str:
@@ -211,6 +207,7 @@ def _diffuse(block: bytes, hash_name: str) -> bytes:
     return b"".join(pieces)
 
 
-def _is_right(key: bytearray, digest: KeyDigest) -> bool:
-    found = _pbkdf2(digest.hash, key, digest.salt, digest.iterations, len(digest.digest))
+def is_right(key: bytearray | memoryview, digest: KeyDigest) -> bool:
+    """Whether a volume key is the one that the header was made with."""
+    found = hashlib.pbkdf2_hmac(_known_hash(digest.hash), key, digest.salt, digest.iterations, len(digest.digest))
     return hmac.compare_digest(found, digest.digest)

@@ -17,8 +17,9 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 from imager.blocks import BlockReader, OutOfRange
@@ -27,12 +28,13 @@ from imager.extents import Extents
 from imager.layout import Content
 from imager.volumes import _luks_header1, _luks_header2
 from imager.volumes._luks_ciphers import parse_cipher
-from imager.volumes._luks_keys import VolumeKey, forbid_core_files, volume_key
-from imager.volumes._luks_model import MAGIC, SECTOR_BYTES, Header, KeySlot, NotOpenable, Payload
+from imager.volumes._luks_keys import VolumeKey, forbid_core_files, is_right, volume_key, wipe
+from imager.volumes._luks_model import MAGIC, SECTOR_BYTES, Header, KeySlot, NotOpenable, Opening, Payload
 from imager.volumes.base import Assembly, Member
 
 __all__ = (
     "TYPES",
+    "Containers",
     "OpenContainer",
     "VolumeKey",
     "assemble",
@@ -43,6 +45,7 @@ __all__ = (
     "opened",
     "payload",
     "unlock",
+    "wipe",
 )
 
 TYPES: Final = ("crypto_LUKS",)
@@ -167,11 +170,16 @@ def opened(member: Member, key: VolumeKey) -> OpenContainer:
         SourceUnusable: The key belongs to another container, or this one cannot be opened.
         SourceUnreadable: The medium could not be read.
     """
-    header, place = _openable(member)
-    if key.uuid != header.uuid:
-        raise SourceUnusable(f"the key belongs to container {key.uuid}, and {member.name} is {header.uuid}")
-    parse_cipher(place.cipher).check_key(len(key.content))
-    return OpenContainer(member.key, f"luks-{header.uuid}", (DecryptingReader(member.reader, place, key),), place)
+    header, opening = _openable(member)
+    try:
+        fits = key.uuid == header.uuid and is_right(key.content, opening.digest)
+    except NotOpenable as error:
+        raise SourceUnusable(f"{_name(member)} cannot be opened: {error}") from error
+    if not fits:
+        raise SourceUnusable(f"the key of container {key.uuid} does not open {_name(member)} ({header.uuid})")
+    place = opening.payload
+    reader = DecryptingReader(member.reader, place, key)
+    return OpenContainer(member.key, f"luks-{header.uuid}", (reader,), place)
 
 
 def mapped(member: Member, mapping: BlockReader) -> OpenContainer:
@@ -181,52 +189,66 @@ def mapped(member: Member, mapping: BlockReader) -> OpenContainer:
         SourceUnusable: The mapping does not show the container's data from end to end.
         SourceUnreadable: The medium could not be read.
     """
-    header, place = _openable(member)
+    header, opening = _openable(member)
+    place = opening.payload
     if mapping.size != place.size:
-        raise SourceUnusable(f"the mapping of {member.name} has {mapping.size} bytes, its data have {place.size}")
+        raise SourceUnusable(f"the mapping of {_name(member)} has {mapping.size} bytes, its data have {place.size}")
     return OpenContainer(member.key, f"luks-{header.uuid}", (mapping,), place)
 
 
-def assemble(
-    members: Sequence[Member],
-    keys: Mapping[int, VolumeKey] | None = None,
-    mappings: Mapping[int, BlockReader] | None = None,
-) -> Assembly:
-    """Open every container for which there is a key or a mapping; the others are to be copied whole.
+@dataclass(frozen=True)
+class Containers:
+    """The manager of containers: opens those for which there is a key or a mapping.
 
-    Args:
-        members: Containers of all disks.
-        keys: What `unlock` gave, by the members' keys.
-        mappings: Readers of mappings that the system has set up, by the members' keys.
-
-    Raises:
-        SourceUnreadable: The medium could not be read; nothing else escapes on any content.
+    Attributes:
+        keys: What `unlock` gave; each opens the container of its UUID.
+        find_mapping: Reader of the mapping that the system has set up for a UUID, or None.
     """
-    found = Assembly()
-    volumes: list[OpenContainer] = []
-    for member in members:
-        header = _read_header(member.reader)
-        found.contents[member.key] = _describe(header, member.reader.size)
-        try:
-            volume = _open_with(member, (keys or {}).get(member.key), (mappings or {}).get(member.key))
-        except SourceUnusable as error:
-            found.whole[member.key] = str(error)
-            continue
-        if volume is None:
-            found.whole[member.key] = header.obstacle or LOCKED
-            continue
-        volumes.append(volume)
-        found.own[member.key] = _around(volume.place, member.reader.size)
-        content = _describe(header, member.reader.size)
-        content.facts["state"] = "unlocked"
-        found.contents[member.key] = content
-    return Assembly(tuple(volumes), found.own, found.contents, found.whole)
+
+    keys: tuple[VolumeKey, ...] = ()
+    find_mapping: Callable[[str], BlockReader | None] = lambda _: None
+    TYPES: tuple[str, ...] = TYPES
+
+    def assemble(self, members: Sequence[Member]) -> Assembly:
+        """Open what can be opened; everything else is to be copied whole.
+
+        Raises:
+            SourceUnreadable: The medium could not be read; nothing else escapes on any content.
+        """
+        found = Assembly()
+        volumes: list[OpenContainer] = []
+        headers = {member.key: _read_header(member.reader) for member in members}
+        uuids = Counter(header.uuid for header in headers.values())
+        for member in members:
+            header = headers[member.key]
+            content = found.contents[member.key] = _describe(header, member.reader.size)
+            try:
+                volume = self._open(member, header, is_only=uuids[header.uuid] == 1)
+            except SourceUnusable as error:
+                found.whole[member.key] = str(error)
+                continue
+            volumes.append(volume)
+            found.own[member.key] = _around(volume.place, member.reader.size)
+            content.facts["state"] = "unlocked"
+        return replace(found, volumes=tuple(volumes))
+
+    def _open(self, member: Member, header: Header, *, is_only: bool) -> OpenContainer:
+        if header.obstacle:
+            raise SourceUnusable(header.obstacle)
+        keys = [key for key in self.keys if key.uuid == header.uuid and not key.is_wiped]
+        if keys:
+            return opened(member, keys[0])
+        mapping = self.find_mapping(header.uuid) if header.uuid else None
+        if mapping is None:
+            raise SourceUnusable(LOCKED)
+        if not is_only:
+            raise SourceUnusable("there are two containers with its UUID, and one of them is mapped")
+        return mapped(member, mapping)
 
 
-def _open_with(member: Member, key: VolumeKey | None, mapping: BlockReader | None) -> OpenContainer | None:
-    if key is not None:
-        return opened(member, key)
-    return mapped(member, mapping) if mapping is not None else None
+def assemble(members: Sequence[Member]) -> Assembly:
+    """Take every container as locked; see Containers for those that can be opened."""
+    return Containers().assemble(members)
 
 
 def _around(place: Payload, container_bytes: int) -> Extents:
@@ -234,11 +256,15 @@ def _around(place: Payload, container_bytes: int) -> Extents:
     return Extents.of(((0, place.offset), (place.end, container_bytes)))
 
 
-def _openable(member: Member) -> tuple[Header, Payload]:
+def _openable(member: Member) -> tuple[Header, Opening]:
     header = _read_header(member.reader)
     if header.opening is None:
-        raise SourceUnusable(f"{member.name or 'the container'} cannot be opened: {header.obstacle}")
-    return header, header.opening.payload
+        raise SourceUnusable(f"{_name(member)} cannot be opened: {header.obstacle}")
+    return header, header.opening
+
+
+def _name(member: Member) -> str:
+    return member.name or "the container"
 
 
 def _in_order(slots: Sequence[KeySlot]) -> Iterator[KeySlot]:
