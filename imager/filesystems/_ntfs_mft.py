@@ -28,7 +28,7 @@ from imager.filesystems._ntfs_records import (
     Record,
     parse_record,
 )
-from imager.filesystems._ntfs_streams import Stream
+from imager.filesystems._ntfs_streams import MOST_RUNS, Stream
 from imager.filesystems.base import NotTrusted
 
 MFT: Final = 0
@@ -136,12 +136,18 @@ class Mft:
     def streams(self, number: int) -> dict[Key, Stream]:
         """All attributes of a file, by type and name."""
         found: dict[Key, Stream] = {}
+        run_count = 0
         for piece in self._pieces(number):
             key = (piece.type, piece.name)
-            if key not in found:
-                found[key] = Stream(self._reader, self._geometry, piece, _called(number, piece))
+            stream = found.get(key)
+            before = stream.run_count if stream else 0
+            if stream is None:
+                stream = found[key] = Stream(self._reader, self._geometry, piece, _called(number, piece))
             elif piece.value is None:
-                found[key].extend(piece)
+                stream.extend(piece)
+            run_count += stream.run_count - before
+            if run_count > MOST_RUNS:
+                raise NotTrusted(f"MFT record {number} has more than {MOST_RUNS} runs")
         for stream in found.values():
             stream.check_complete()
         return found

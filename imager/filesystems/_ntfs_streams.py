@@ -22,7 +22,7 @@ from imager.filesystems._ntfs_records import COMPRESSED, ENCRYPTED, SPARSE, Attr
 from imager.filesystems.base import NotTrusted
 
 HOLE: Final = -1
-MOST_RUNS: Final = 2**20
+MOST_RUNS: Final = 2**19
 """No file that is read here is in so many pieces, and each costs a microsecond."""
 
 
@@ -134,6 +134,11 @@ class Stream:
     def is_resident(self) -> bool:
         """Whether it lies in its MFT record, so that it has no clusters."""
         return self._value is not None
+
+    @property
+    def run_count(self) -> int:
+        """In how many pieces it is, holes included."""
+        return len(self._runs)
 
     @property
     def first_lcn(self) -> int:

@@ -11,8 +11,9 @@ Whether the map is up to date is decided by the log, not only by the volume's di
 in which Windows is hibernated, as it is after each "shut down" with Fast Startup, is copied whole.
 
 Limitations: ntfs-3g keeps no log. After a power cut while it was writing, a volume looks clean and $Bitmap may be
-older than the files; nothing on the volume tells. Of shadow copies (restore points, previous versions) only what lies
-in their own files is in use by $Bitmap; what they have in common with clusters that were freed since is not.
+older than the files; nothing on the volume tells. Shadow copies (restore points, previous versions) keep in their own
+files only what was overwritten since. They read the rest from the volume, from clusters too that were freed since, and
+these are not in use by $Bitmap: there is a warning.
 
 References:
     ntfs-3g 2022.10.3: include/ntfs-3g/layout.h, libntfs-3g/volume.c. Field names are its own.
@@ -214,8 +215,8 @@ def _warnings(reader: BlockReader, geometry: Geometry, bad_count: int) -> Iterat
         yield f"its backup boot sector is {'missing' if backup == 'missing' else 'not like the first one'}"
     if _has_shadow_copies(reader):
         yield (
-            "it has shadow copies (restore points, previous versions): "
-            "what only they need of unused clusters is not copied"
+            "it has shadow copies (restore points, previous versions), which may be damaged in the image: "
+            "they need clusters that the volume counts as unused; only a copy of every block keeps them"
         )
 
 

@@ -325,7 +325,7 @@ def test_mutations_end_in_a_map_or_a_refusal(tmp_path: Path):
     rng = random.Random(3)
     end = time.monotonic() + (310 if IS_LONG else 60)
     trusted = rounds = 0
-    while time.monotonic() < end and (IS_LONG or rounds < 700):
+    while time.monotonic() < end and (IS_LONG or rounds < 500):
         trusted += check_outcome(mutate(clean, where, rng))
         rounds += 1
     assert 0 < trusted < rounds
