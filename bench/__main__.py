@@ -14,7 +14,7 @@ from pathlib import Path
 
 from bench import captures, machine, memory, plot, report, restores, surveys, targets
 from bench.data import GIB, Disk, make_disk, warm, write_used_bytes
-from bench.measure import BenchError, in_turns, remove
+from bench.measure import BenchError, Rounds, in_turns, remove
 
 _HOME = Path(__file__).resolve().parent.parent
 _PAGE = _HOME / "docs/explanation/performance.md"
@@ -26,7 +26,7 @@ _GROUPS = ("capture", "restore", "verify", "memory", "survey")
 class Bench:
     """A run of the bench, and what it has found so far."""
 
-    rounds: int
+    rounds: Rounds
     quick: bool
     work: Path
     data: Path
@@ -123,7 +123,7 @@ def main() -> None:
     size = int(options.size_gib * GIB)
     options.data.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix="imager-bench-", dir=options.work or _work_folder(size)))
-    bench = Bench(options.rounds, options.quick, work, options.data, size)
+    bench = Bench(Rounds(options.rounds, options.further_rounds), options.quick, work, options.data, size)
     head = _head(options, work)
     try:
         for name in options.groups:
@@ -143,6 +143,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"what to measure: {', '.join(_GROUPS)} (all)")
     parser.add_argument("--quick", action="store_true", help="1 GiB and 3 rounds, to see that it works")
     parser.add_argument("--rounds", type=int, help="how often each command runs (7)")
+    parser.add_argument("--further-rounds", type=int, default=3, help="the same for peers without a promise (3)")
     parser.add_argument("--size-gib", type=float, help="bytes of real files on the measured disk (3)")
     parser.add_argument("--work", type=Path, help="folder for all output (/dev/shm, when it is large enough)")
     parser.add_argument("--data", type=Path, default=_HOME / "build/bench", help="folder of the measured disks")
@@ -170,7 +171,8 @@ def _head(options: argparse.Namespace, work: Path) -> str:
     lines = [
         *machine.describe(),
         f"{options.size_gib:g} GiB of this machine's files on ext4, in the page cache; output to {work.parent}; "
-        f"{options.rounds} rounds (peers without a promise: 3); load {machine.load():.1f} at the start",
+        f"{options.rounds} rounds (peers without a promise: {options.further_rounds}); "
+        f"load {machine.load():.1f} at the start",
         "Times are the median, and in brackets the least and the most of all rounds: how far these lie apart is how "
         'noisy the machine was. "Times ours" is the median of the ratios within a round, so > 1 is slower than imager',
     ]

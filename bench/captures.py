@@ -18,7 +18,6 @@ ZSTD = "zstd -T2 -3, used bytes alone"
 FSARCHIVER = "fsarchiver -j2 -Z3"
 BORG = "borg zstd,3, raw disk"
 RESTIC = "restic, raw disk"
-_FURTHER_ROUNDS = 3
 
 
 def partclone_command(disk: Path, output: Path, options: str = "") -> str:
@@ -44,7 +43,7 @@ def contenders(disk: Disk, used: Path, work: Path) -> list[Contender]:
     if can_have_loops() and shutil.which("fsarchiver"):
         archive = work / "fsarchiver.fsa"
         rows.append(
-            Contender(FSARCHIVER, fsarchiver_command(disk.path, archive), archive, most_rounds=_FURTHER_ROUNDS),
+            Contender(FSARCHIVER, fsarchiver_command(disk.path, archive), archive, is_further=True),
         )
     if shutil.which("borg"):
         rows.append(_borg(disk, work / "borg"))
@@ -66,7 +65,7 @@ def _borg(disk: Disk, folder: Path) -> Contender:
         run(f"{home} borg init -e none {folder}")
 
     command = f"{home} borg create --compression zstd,3 --read-special {folder}::disk {disk.path}"
-    return Contender(BORG, command, folder, prepare, _FURTHER_ROUNDS)
+    return Contender(BORG, command, folder, prepare, is_further=True)
 
 
 def _restic(disk: Disk, folder: Path) -> Contender:
@@ -75,4 +74,4 @@ def _restic(disk: Disk, folder: Path) -> Contender:
     def prepare() -> None:
         run(f"{start} init")
 
-    return Contender(RESTIC, f"{start} backup --stdin < {disk.path}", folder, prepare, _FURTHER_ROUNDS)
+    return Contender(RESTIC, f"{start} backup --stdin < {disk.path}", folder, prepare, is_further=True)

@@ -53,15 +53,15 @@ class Contender:
         output: The file or folder that it makes; measured and removed after each run.
         prepare: Called before each run, outside of the time.
         may_fail: A failure drops it, instead of ending the bench: a peer that does not work here.
-        most_rounds: Runs in no more rounds than this: for peers that are only there for comparison.
+        is_further: A peer of which nothing was promised; it runs in fewer rounds.
     """
 
     name: str
     command: str
     output: Path | None = None
     prepare: Callable[[], object] = lambda: None
-    most_rounds: int = 1000
     may_fail: bool = True
+    is_further: bool = False
 
 
 @dataclass
@@ -117,16 +117,24 @@ def remove(path: Path) -> None:
     subprocess.run(["rm", "-rf", "--", path], check=True)
 
 
-def in_turns(contenders: list[Contender], rounds: int, note: Callable[[str], object]) -> Results:
+@dataclass(frozen=True)
+class Rounds:
+    """How often commands run: those that promises are about, and further peers."""
+
+    promised: int
+    further: int
+
+
+def in_turns(contenders: list[Contender], rounds: Rounds, note: Callable[[str], object]) -> Results:
     """Run all contenders once in each round.
 
     Raises:
         BenchError: One failed that may not.
     """
     results = Results({each.name: [] for each in contenders})
-    for number in range(rounds):
+    for number in range(rounds.promised):
         for each in contenders:
-            if each.name in results.failures or number >= each.most_rounds:
+            if each.name in results.failures or (each.is_further and number >= rounds.further):
                 continue
             try:
                 results.runs[each.name].append(_run_one(each))

@@ -11,7 +11,7 @@ from pathlib import Path
 from bench.captures import capture_command, fsarchiver_command, partclone_command
 from bench.data import Disk
 from bench.loops import can_have_loops, on_loop
-from bench.measure import IMAGER, Contender, Results, in_turns, run
+from bench.measure import IMAGER, Contender, Results, Rounds, in_turns, run
 
 OURS = "imager, digests checked"
 PARTCLONE = "zstd -dc | partclone -r, from -a0"
@@ -22,7 +22,7 @@ ZSTD_TEST = "zstd -t"
 Note = Callable[[str], object]
 
 
-def restores(disk: Disk, work: Path, rounds: int, note: Note) -> Results:
+def restores(disk: Disk, work: Path, rounds: Rounds, note: Note) -> Results:
     """All restores that can run here."""
     ours, plain, checked, target = (work / name for name in ("ours.zst", "a0.zst", "crc.zst", "target"))
     run(capture_command(disk.path, ours))
@@ -44,7 +44,7 @@ def restores(disk: Disk, work: Path, rounds: int, note: Note) -> Results:
         run(fsarchiver_command(disk.path, archive))
         images.append(archive)
         command = on_loop(target, f"fsarchiver restfs -j2 {archive} id=0,dest=$device")
-        rows.append(Contender(FSARCHIVER, command, target, blank, most_rounds=3))
+        rows.append(Contender(FSARCHIVER, command, target, blank, is_further=True))
     results = in_turns(rows, rounds, note)
     for image in images:
         image.unlink()
@@ -55,7 +55,7 @@ def _partclone(image: Path, target: Path) -> str:
     return f"zstd -dcq {image} | partclone.extfs -r -f 0.1 -L /dev/null -q -s - -O {target}"
 
 
-def checks(disk: Disk, work: Path, rounds: int, note: Note) -> Results:
+def checks(disk: Disk, work: Path, rounds: Rounds, note: Note) -> Results:
     """Verification of our own image by us and by zstd."""
     image = work / "ours.zst"
     run(capture_command(disk.path, image))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench import sparse
-from bench.measure import IMAGER, PYTHON, Contender, Results, in_turns, remove
+from bench.measure import IMAGER, PYTHON, Contender, Results, Rounds, in_turns, remove
 from bench.restores import Note
 
 AS_MADE = "16 TiB ext4 as mke2fs makes it"
@@ -34,7 +34,7 @@ class Surveys:
     extents: dict[str, int] = field(default_factory=dict)
 
 
-def surveys(work: Path, rounds: int, note: Note, *, quick: bool = False) -> Surveys:
+def surveys(work: Path, rounds: Rounds, note: Note, *, quick: bool = False) -> Surveys:
     """Survey each of the file systems; they are made one after the other, since they take memory."""
     found = Surveys()
     path = work / "huge.ext4"
@@ -65,7 +65,7 @@ def check_generator(work: Path) -> bool:
     return content
 
 
-def _half(found: Surveys, path: Path, rounds: int, note: Note) -> None:
+def _half(found: Surveys, path: Path, rounds: Rounds, note: Note) -> None:
     sparse.make_ext4(path, features="^uninit_bg,^metadata_csum", debugfs_lines=sparse.half_allocated())
     ranges = path.with_suffix(".ranges")
     ranges.write_text("".join(f"{start} {length}\n" for start, length in sparse.bitmap_runs(path)), encoding="ascii")
@@ -74,7 +74,7 @@ def _half(found: Surveys, path: Path, rounds: int, note: Note) -> None:
     ranges.unlink()
 
 
-def _survey(found: Surveys, name: str, path: Path, rounds: int, note: Note, *beside: Contender) -> Results:
+def _survey(found: Surveys, name: str, path: Path, rounds: Rounds, note: Note, *beside: Contender) -> Results:
     extents = path.with_suffix(".extents")
     command = f"{IMAGER} survey --extents {path} > {extents}"
     results = in_turns([Contender(name, command, may_fail=False), *beside], rounds, note)
