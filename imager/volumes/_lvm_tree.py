@@ -20,7 +20,7 @@ import numpy as np
 
 from imager.blocks import BlockReader, OutOfRange
 from imager.volumes._lvm_label import SECTOR_BYTES
-from imager.volumes._lvm_mapping import Copied, Joined, Mapping, Part, Place, Striped
+from imager.volumes.mapping import Copied, Joined, Mapping, Part, Place, Striped
 from imager.volumes._lvm_model import Area, LogicalVolume, Segment, VolumeGroup
 from imager.volumes._lvm_text import BadText, number_of, string_of
 from imager.volumes.base import Member

@@ -20,7 +20,7 @@ from imager.blocks import BlockReader, OutOfRange
 from imager.extents import Extents
 from imager.layout import Content
 from imager.volumes._lvm_label import BadLabel, Label, dashed, read_label, read_metadata_area
-from imager.volumes._lvm_mapping import Mapping
+from imager.volumes.mapping import Mapping
 from imager.volumes._lvm_model import LogicalVolume, PhysicalVolume, VolumeGroup, read_group
 from imager.volumes._lvm_text import BadText
 from imager.volumes._lvm_tree import Tree, Unmapped

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How the bytes of a volume come to lie on places of physical volumes: joined, striped, copied, in any nesting.
+"""How the bytes of a volume come to lie on places of members: joined, striped, copied, in any nesting.
 
 Each mapping can be read, once for each copy of the bytes, and turns used bytes of the volume into used bytes of the
 members. It knows bytes and places, and nothing of any metadata.
