@@ -126,6 +126,7 @@ def main() -> None:
     bench = Bench(Rounds(options.rounds, options.further_rounds), options.quick, work, options.data, size)
     head = _head(options, work)
     try:
+        restores.warm_up(work)
         for name in options.groups:
             note(f"{name}, load {machine.load():.1f}")
             group: Callable[[], None] = getattr(bench, name)

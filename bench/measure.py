@@ -21,6 +21,7 @@ from pathlib import Path
 MIB = 1 << 20
 PYTHON = Path(sys.executable).as_posix()
 IMAGER = f"{PYTHON} -m imager"
+_TRANSLATED = Path(__file__).resolve().parent.parent / "build/bench/pycache"
 
 
 class BenchError(Exception):
@@ -81,7 +82,7 @@ class Results:
         return [getattr(theirs, value) / getattr(our, value) for theirs, our in pairs]
 
 
-def run(command: str, output: Path | None = None, environment: dict[str, str] | None = None) -> Run:
+def run(command: str, output: Path | None = None) -> Run:
     """Run a command once.
 
     Raises:
@@ -93,7 +94,7 @@ def run(command: str, output: Path | None = None, environment: dict[str, str] | 
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
-        env={**os.environ, "LC_ALL": "C", **(environment or {})},
+        env=_environment(),
     ) as process:
         said = process.stderr.read() if process.stderr else b""
         _, status, usage = os.wait4(process.pid, 0)
@@ -103,6 +104,12 @@ def run(command: str, output: Path | None = None, environment: dict[str, str] | 
         raise BenchError(f"`{command}` ended with {process.returncode}: {said[-600:].decode(errors='replace').strip()}")
     size = disk_usage(output) if output else 0
     return Run(wall, usage.ru_utime, usage.ru_stime, usage.ru_maxrss << 10, size)
+
+
+def _environment() -> dict[str, str]:
+    """Without what would make Python translate our modules at each start: an installed program has them translated."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {**kept, "LC_ALL": "C", "PYTHONPYCACHEPREFIX": _TRANSLATED.as_posix()}
 
 
 def disk_usage(path: Path) -> int:

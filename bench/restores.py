@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from bench import sparse
 from bench.captures import capture_command, fsarchiver_command, partclone_command
 from bench.data import Disk
 from bench.loops import can_have_loops, on_loop
@@ -66,3 +67,19 @@ def checks(disk: Disk, work: Path, rounds: Rounds, note: Note) -> Results:
     results = in_turns(rows, rounds, note)
     image.unlink()
     return results
+
+
+def warm_up(work: Path) -> None:
+    """Each command once, so that no measured run is the first one after a change of the program."""
+    disk, image, target = work / "small.ext4", work / "small.zst", work / "target"
+    sparse.make_ext4(disk, size_gib=1)
+    commands = (
+        f"survey {disk}",
+        f"capture -q {disk} {image}",
+        f"verify -q {image}",
+        f"restore -q --yes {image} {target}",
+    )
+    for command in commands:
+        run(f"{IMAGER} {command}")
+    for path in (disk, image, target):
+        path.unlink()
