@@ -11,6 +11,7 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -209,6 +210,16 @@ class ChunkMap:
         chunk = self._chunk_of_stripe[stripes]
         found: Int64Array = self.length[chunk] // self._columns[chunk]
         return found
+
+    def have_copies_beside(self, devids: Collection[int]) -> bool:
+        """Whether everything on these devices has a copy on others."""
+        is_here = np.isin(self._devid, np.array(sorted(devids), dtype=np.uint64))
+        chunk = self._chunk_of_stripe
+        here, elsewhere = np.zeros(len(self.logical), dtype=bool), np.zeros(len(self.logical), dtype=bool)
+        here[chunk[is_here]] = True
+        elsewhere[chunk[~is_here]] = True
+        is_mirrored = (self._columns == 1) & (self._parities == 0)
+        return bool((~here | (is_mirrored & elsewhere)).all())
 
     def stripe_ranges(self, devid: int) -> Extents:
         """What is allocated on a device."""

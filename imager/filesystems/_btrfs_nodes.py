@@ -161,11 +161,17 @@ class NodeReader:
             pending = pending[~good]
             if not pending.size:
                 return raw
-        where = f"the metadata block at logical address {nodes.bytenr[pending[0]]}"
-        if len(self._members) < self._sb["num_devices"]:
-            found, all_ = len(self._members), self._sb["num_devices"]
-            raise NotTrusted(f"it is on {found} of {all_} devices, and {where} cannot be read here")
-        raise NotTrusted(f"{where} is damaged in every copy")
+        raise NotTrusted(self._why_unread(int(nodes.bytenr[pending[0]])))
+
+    def _why_unread(self, bytenr: int) -> str:
+        where = f"the metadata block at logical address {bytenr}"
+        at_hand, all_ = len(self._members), self._sb["num_devices"]
+        places = [self._chunks.locate(np.array([bytenr]), self._nodesize, copy) for copy in range(MOST_COPIES)]
+        if all(int(devids[0]) in self._members for devids, _, exists in places if exists[0]):
+            return f"{where} is damaged in every copy"
+        if at_hand == 1:
+            return f"it is one of {all_} devices, and {where} lies on another"
+        return f"only {at_hand} of its {all_} devices are here, and {where} lies on another"
 
     def _fill(self, raw: Uint8Array, rows: Int64Array, bytenr: Int64Array, copy: int) -> BoolArray:
         """Read a copy of each of the rows, in the order of their place on disk; which of them could be read."""

@@ -9,8 +9,8 @@ Every node that is read is proven by checksum, generation, owner, level and plac
 those of every block group and of the superblock. The file system is copied as of its last commit; its log is replayed
 when it is mounted, from the blocks in the map.
 
-Limitations: several devices need metadata that can be read through those at hand. RAID5 and RAID6 are mapped in whole
-rows of stripes, since parity is made from all of a row.
+Limitations: of several devices all must be at hand, or, where everything is mirrored, one side of the mirror. RAID5 and
+RAID6 are mapped in whole rows of stripes, since parity is made from all of a row.
 
 References:
     Linux Documentation/filesystems/btrfs.rst, fs/btrfs (Linux 6.12), include/uapi/linux/btrfs_tree.h.
@@ -70,7 +70,7 @@ DOC: Final = ParserDoc(
         *sorted({*INCOMPAT.values(), *COMPAT_RO.values()}),
         "checksums: crc32c, xxhash64, sha256, blake2b",
         "profiles: single, DUP, RAID0, RAID1, RAID1C3, RAID1C4, RAID10, RAID5, RAID6",
-        "several devices; one of several, when all metadata has a copy there",
+        "several devices; when some are missing, those that hold no more than copies of what they hold",
         "log trees after a crash",
     ),
     whole_when=(
@@ -81,7 +81,8 @@ DOC: Final = ParserDoc(
         ("it stands on a seed device", "a part of its metadata belongs to another file system"),
         ("a change of ids or checksums is under way", "its trees are not of one kind"),
         ("the first superblock is damaged", "the kernel would not mount it; its copies are older at times"),
-        ("metadata is damaged in every copy, or lies on a device that is missing", "not all extents are known"),
+        ("metadata is damaged in every copy", "not all extents are known"),
+        ("a device is missing, which may hold what no other has", "it may have been written to last"),
         ("extents disagree with the block groups' or the superblock's count", "it is damaged"),
         ("devices are of different generations", "one of them has missed writes"),
     ),
@@ -104,16 +105,23 @@ def probe(reader: BlockReader) -> Content | None:
 
 
 def used_map(reader: BlockReader) -> UsedMap:
-    """What is used of a volume that is the only device of its file system, or whose copies show all metadata.
+    """What is used of a volume that is the only device of its file system.
 
     Raises:
-        NotTrusted: The map cannot be proven.
+        NotTrusted: The map cannot be proven, or the file system has other devices.
     """
+    devices = _sound_superblock(reader)["num_devices"]
+    if devices > 1:
+        raise NotTrusted(f"it is one of {devices} devices, and only together they show what is used")
     return used_maps([reader])[0]
 
 
 def used_maps(readers: Sequence[BlockReader]) -> list[UsedMap]:
-    """What is used of each device of one file system; some may be missing.
+    """What is used of each device of one file system.
+
+    A device that is missing may be newer than those that are here: a crash came between the writes of their
+    superblocks, or it was mounted without them. Then this map lacks what was written last. So some may be missing only
+    where they hold a copy of all that is here.
 
     Args:
         readers: All of its devices that could be found, in any order.
@@ -249,6 +257,9 @@ class _Volume:
         self._chunks = ChunkMap(
             np.concatenate(logical), np.concatenate(chunks), np.concatenate(stripes), sb["sectorsize"]
         )
+        missing = sb["num_devices"] - len(self._members)
+        if missing > 0 and not self._chunks.have_copies_beside(self._members):
+            raise NotTrusted(f"{missing} of its {sb['num_devices']} devices are missing, and may be newer")
         self._devices = np.concatenate(devices)
         if (self._devices["fsid"] != np.frombuffer(sb.node_fsid, "V16")[0]).any():
             raise NotTrusted("it stands on a seed device, which belongs to another file system")

@@ -103,8 +103,9 @@ def scrub_errors(top: Path) -> str:
     """What a scrub of the mounted file system finds; empty when that is nothing."""
     done = subprocess.run(["btrfs", "scrub", "start", "-B", top], capture_output=True, text=True, check=False)
     summary = re.search(r"Error summary:\s*(.*)", done.stdout)
-    is_clean = done.returncode == 0 and summary is not None and summary.group(1).startswith("no errors")
-    return "" if is_clean else done.stdout + done.stderr
+    if summary is None:
+        raise RuntimeError(f"scrub of {top}: status {done.returncode}: {done.stdout}{done.stderr}")
+    return "" if summary[1].startswith("no errors") else summary[1]
 
 
 def allocated_by_dump(image: Path) -> Extents:

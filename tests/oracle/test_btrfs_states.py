@@ -61,8 +61,8 @@ def overwrite(image: Path, offset: int) -> None:
         file.write(b"something else")
 
 
-def test_a_device_with_a_copy_of_all_metadata_is_mapped_alone(tmp_path):
-    images = filled(tmp_path, "-d raid0 -m raid1", devices=2)
+def test_one_side_of_a_mirror_is_mapped_alone(tmp_path):
+    images = filled(tmp_path, "-d raid1 -m raid1", devices=2)
 
     together = maps_of(*images)
     alone = maps_of(images[1])[0]
@@ -70,6 +70,15 @@ def test_a_device_with_a_copy_of_all_metadata_is_mapped_alone(tmp_path):
     assert alone.used == together[1].used
     assert alone.content.warnings == ("1 of its 2 devices are not among the disks that were read",)
     assert alone.content.facts["device"] == "2 of 2 devices"
+    with FileReader(images[1]) as reader, pytest.raises(NotTrusted, match="it is one of 2 devices"):
+        btrfs.used_map(reader)
+
+
+@pytest.mark.parametrize(("data", "devices", "here"), [("raid0", 2, 1), ("single", 2, 1), ("raid1", 3, 2)])
+def test_what_a_missing_device_may_know_better_is_whole(tmp_path, data, devices, here):
+    images = filled(tmp_path, f"-d {data} -m raid1", devices=devices)
+
+    assert reason_for(*images[:here]) == f"1 of its {devices} devices are missing, and may be newer"
 
 
 def test_order_of_devices_is_the_callers(tmp_path):
@@ -84,7 +93,9 @@ def test_order_of_devices_is_the_callers(tmp_path):
 def test_without_a_device_that_holds_metadata_it_is_whole(tmp_path, profile):
     images = filled(tmp_path, f"-d {profile} -m raid0", devices=4)
 
-    assert reason_for(images[0]).startswith("it is on 1 of 4 devices")
+    for here in (images[:1], images[:3]):
+        reason = reason_for(*here)
+        assert "lies on another" in reason or "are missing, and may be newer" in reason
 
 
 def test_devices_of_different_file_systems_are_refused(tmp_path):
@@ -141,7 +152,7 @@ def test_a_seed_device_is_mapped_and_what_stands_on_it_is_whole(tmp_path):
         call("mount", "-o", "remount,rw", above, top)
         (top / "new").write_bytes(b"x" * 100_000)
 
-    assert "seed device" in reason_for(grown) or "cannot be read here" in reason_for(grown)
+    assert "seed device" in reason_for(grown) or "are missing" in reason_for(grown)
     assert "different file systems" in reason_for(seed, grown)
 
 
