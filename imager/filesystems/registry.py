@@ -10,7 +10,7 @@ from imager.filesystems import btrfs, exfat, ext, fat, ntfs, swap, xfs
 from imager.filesystems.base import Parser, SharedParser
 from imager.layout import Content
 
-PARSERS: Final[tuple[Parser, ...]] = (ext, fat, exfat, ntfs, xfs, swap)
+PARSERS: Final[tuple[Parser, ...]] = (ext, fat, exfat, ntfs, xfs, btrfs, swap)
 
 SHARED: Final[dict[str, SharedParser]] = {"btrfs": btrfs}
 """Those that may lie on several devices, by blkid's name."""
