@@ -26,12 +26,10 @@ class Cloned:
     Attributes:
         outcomes: For each target, what was written, or what went wrong with it.
         unreadable: Used ranges of the source that could not be read; zeros were written there.
-        unreadable_where: The same for people.
     """
 
     outcomes: tuple[RestoreResult | ImagerError, ...]
     unreadable: Extents
-    unreadable_where: tuple[str, ...]
 
 
 def clone_onto(
@@ -75,7 +73,7 @@ def clone_onto(
         failures[index] = failure and receivers[index].with_state(failure)
     final = FinalFacts(unreadable=read.unreadable)
     outcomes = [failure or _finish(each, final) for each, failure in zip(receivers, failures, strict=True)]
-    return Cloned(tuple(outcomes), read.unreadable, read.unreadable_where)
+    return Cloned(tuple(outcomes), read.unreadable)
 
 
 def _begin(receiver: Receiver) -> ImagerError | None:

@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Protocol
 from blake3 import blake3
 
 from imager.capture.chunks import UsedChunk, used_chunks
-from imager.capture.describe import sentences_about_lost
 from imager.capture.options import CaptureOptions
 from imager.capture.presence import check_still_there
 from imager.capture.reading import ChunkReader, Range
@@ -62,14 +61,12 @@ class CloneResult:
     Attributes:
         bytes_read: Used bytes of the source.
         unreadable: Used ranges that could not be read; zeros were written there.
-        unreadable_where: The same for people, a sentence for each partition that is hit.
         failures: What went wrong with each target, in the order of the sinks; None for those that hold everything.
         seconds: How long it took.
     """
 
     bytes_read: int
     unreadable: Extents
-    unreadable_where: tuple[str, ...]
     failures: tuple[ImagerError | None, ...]
     seconds: float
 
@@ -105,7 +102,7 @@ class _Pool:
 class _Target:
     """A sink and the thread that feeds it."""
 
-    _WAITING = 3
+    _WAITING = 8
 
     def __init__(self, sink: ChunkSink, done_with: Callable[[_Filled], None]) -> None:
         self._sink = sink
@@ -205,7 +202,6 @@ def clone(
     return CloneResult(
         bytes_read=survey.used.total_bytes,
         unreadable=unreadable,
-        unreadable_where=sentences_about_lost(unreadable, survey.layout),
         failures=tuple(
             target.failure if isinstance(target.failure, ImagerError) else None for target in sharing.targets
         ),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What an image says about the capture that made it: its header, and the words about what was lost."""
+"""What an image says about the capture that made it: its header."""
 
 from __future__ import annotations
 
@@ -13,16 +13,13 @@ from imager.capture.options import CaptureOptions
 from imager.capture.work import compressor_version
 from imager.devices.opening import DiskReader
 from imager.errors import UsageError
-from imager.extents import Extents
 from imager.image.columns import fitting_chunk_size
 from imager.image.description import Description
-from imager.layout import Layout
 
 if TYPE_CHECKING:
     from imager.survey import Survey
 
 _NO_ID: Final = uuid.UUID(int=0)
-_SHOWN_RANGES: Final = 8
 
 
 def describe(source: DiskReader, survey: Survey, options: CaptureOptions) -> Description:
@@ -62,29 +59,3 @@ def _now() -> str:
                 hint="Unset the variable, or give it a whole number.",
             ) from error
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def sentences_about_lost(lost: Extents, layout: Layout) -> tuple[str, ...]:
-    """Which partitions unreadable ranges hit, and where; a sentence each, none when nothing was lost."""
-    found: list[str] = []
-    outside = lost
-    for entry in layout.partitions:
-        if entry.kind == "extended":
-            continue
-        hit = lost.clip(entry.start, entry.end)
-        if len(hit):
-            content = f" ({entry.content.type})" if entry.content and entry.content.type else ""
-            found.append(_sentence(f"partition {entry.number}{content}", hit))
-            outside -= hit
-    if len(outside):
-        found.append(_sentence("outside of partitions" if layout.partitions else "the disk", outside))
-    return tuple(found)
-
-
-def _sentence(what: str, lost: Extents) -> str:
-    shown = ", ".join(
-        f"{start}-{end}"
-        for start, end in zip(lost.starts[:_SHOWN_RANGES].tolist(), lost.ends[:_SHOWN_RANGES].tolist(), strict=True)
-    )
-    more = f" and {len(lost) - _SHOWN_RANGES} more ranges" if len(lost) > _SHOWN_RANGES else ""
-    return f"{what}: {lost.total_bytes} bytes could not be read and are zeros here (disk bytes {shown}{more})"

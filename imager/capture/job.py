@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from imager.capture.allocation import reuse_memory_of
 from imager.capture.chunks import used_chunks
-from imager.capture.describe import describe, sentences_about_lost
+from imager.capture.describe import describe
 from imager.capture.options import CaptureOptions, CaptureResult
 from imager.capture.presence import check_still_there
 from imager.capture.reading import Range
@@ -21,6 +21,7 @@ from imager.capture.resume import check_chunks, continued
 from imager.capture.setup import make_reader
 from imager.capture.work import Compressed, level_number, make_compressor
 from imager.crew import Crew
+from imager.damage import damaged_parts
 from imager.devices.opening import DiskReader
 from imager.extents import Extents
 from imager.image.description import Description, FinalFacts
@@ -81,13 +82,12 @@ class _Capture:
             self._write_chunks(writer, point)
             check_still_there(self._source)
             unreadable = Extents.of(self._lost) & self._description.used if self._lost else Extents()
-            where = sentences_about_lost(unreadable, self._description.layout)
-            summary = writer.finish(FinalFacts(unreadable=unreadable, warnings=where))
+            summary = writer.finish(FinalFacts(unreadable=unreadable))
         except BaseException:
             writer.abort()
             raise
         resumed = point.chunk_count if point else 0
-        return self._result(summary, unreadable, where, resumed, time.monotonic() - began)
+        return self._result(summary, unreadable, resumed, time.monotonic() - began)
 
     def _resume_point(self) -> ResumePoint | None:
         if not self._options.resume:
@@ -129,9 +129,7 @@ class _Capture:
             count = sum(end - start for start, end in done.lost)
             self._progress.note(f"{count} bytes near byte {done.lost[0][0]} cannot be read: they become zeros")
 
-    def _result(
-        self, summary: Summary, unreadable: Extents, where: tuple[str, ...], resumed: int, seconds: float
-    ) -> CaptureResult:
+    def _result(self, summary: Summary, unreadable: Extents, resumed: int, seconds: float) -> CaptureResult:
         return CaptureResult(
             image_id=summary.image_id,
             root_digest=summary.root_digest,
@@ -141,6 +139,6 @@ class _Capture:
             chunk_count=summary.chunk_count,
             resumed_chunks=resumed,
             unreadable=unreadable,
-            unreadable_where=where,
+            damage=damaged_parts(self._description.layout, Extents(), unreadable),
             seconds=seconds,
         )

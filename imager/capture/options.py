@@ -7,6 +7,7 @@ import uuid
 from dataclasses import dataclass, field
 
 from imager.capture.work import Level
+from imager.damage import DamagedPart
 from imager.extents import Extents
 
 
@@ -56,7 +57,7 @@ class CaptureResult:
         chunk_count: Chunks with data.
         resumed_chunks: How many of them were there already.
         unreadable: Used ranges that could not be read and are zeros in the image.
-        unreadable_where: The same for people, a sentence for each partition that is hit.
+        damage: The same by partition.
         seconds: How long it took.
     """
 
@@ -68,7 +69,7 @@ class CaptureResult:
     chunk_count: int
     resumed_chunks: int
     unreadable: Extents
-    unreadable_where: tuple[str, ...]
+    damage: tuple[DamagedPart, ...]
     seconds: float
 
     def as_dict(self) -> dict[str, object]:
@@ -82,10 +83,6 @@ class CaptureResult:
             "chunk_count": self.chunk_count,
             "resumed_chunks": self.resumed_chunks,
             "unreadable": [[start, end] for start, end in self.unreadable],
-            "unreadable_where": list(self.unreadable_where),
+            "damage": self.damage,
             "seconds": round(self.seconds, 3),
         }
-
-    def damage_sentences(self) -> tuple[str, ...]:
-        """What is missing in the image, for people."""
-        return self.unreadable_where

@@ -234,5 +234,5 @@ def _lines(opened: Sequence[Opened], names: Sequence[str], results: Sequence[Cap
             f"{each.path} -> {name}: {size_text(result.bytes_read)} of {size_text(each.reader.size)} copied into "
             f"{size_text(result.bytes_written)} in {duration_text(result.seconds)} ({rate}/s)"
         )
-        for sentence in result.unreadable_where:
-            yield f"  {sentence}"
+        for part in result.damage:
+            yield f"  DAMAGED: {part.sentence()}"

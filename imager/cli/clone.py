@@ -145,6 +145,5 @@ def _report(plans: Sequence[Plan], done: Cloned, seconds: float, console: Consol
         else:
             facts.append(outcome.as_dict())
             lines.extend(result_lines(outcome, seconds))
-    lines += [f"  {sentence}" for sentence in done.unreadable_where]
     console.result({"seconds": seconds, "unreadable": list(done.unreadable), "targets": facts}, lines)
     return status

@@ -64,6 +64,7 @@ def _facts(image: Image | StreamedImage, final: FinalFacts | None) -> dict[str, 
 
 def _lines(image: Image | StreamedImage, final: FinalFacts | None) -> Iterator[str]:
     from imager.cli.show import layout_lines, terminal_style
+    from imager.damage import damaged_parts
     from imager.pictures.sizes import size_text
 
     about = image.description
@@ -82,7 +83,5 @@ def _lines(image: Image | StreamedImage, final: FinalFacts | None) -> Iterator[s
         return
     for text in final.warnings:
         yield f"warning: {text}"
-    for what, ranges in (("unreadable on the source", final.unreadable), ("missing from the image", final.missing)):
-        if len(ranges):
-            where = f"in {len(ranges)} ranges, the first at byte {int(ranges.starts[0])}"
-            yield f"damage    {size_text(ranges.total_bytes)} {what}, {where}"
+    for part in damaged_parts(about.layout, final.missing, final.unreadable):
+        yield f"DAMAGED: {part.sentence()}"

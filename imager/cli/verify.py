@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # imported late at run time, so that --help is fast
     from imager.image.compare import Comparison
     from imager.image.reader import Image, StreamedImage
     from imager.image.verify import Verified
+    from imager.layout import Layout
 
 NAME = "verify"
 EPILOG = epilog(
@@ -86,18 +87,18 @@ def _verify(
     }
     for text in found.warnings:
         console.warn(text)
-    console.result(facts, _verified_lines(name, found, quick=quick))
+    console.result(facts, _verified_lines(name, found, opened.layout, quick=quick))
     return ContentIncomplete.exit_code if damaged else 0
 
 
-def _verified_lines(name: str, found: Verified, *, quick: bool) -> Iterator[str]:
+def _verified_lines(name: str, found: Verified, layout: Layout, *, quick: bool) -> Iterator[str]:
+    from imager.damage import damaged_parts
     from imager.pictures.sizes import size_text
 
     what = "structure" if quick else "every digest"
     yield f"{name}: {what} is right; {found.chunk_count} chunks, {size_text(found.content_bytes)}"
-    for text, ranges in (("unreadable on the source", found.unreadable), ("missing", found.missing)):
-        if len(ranges):
-            yield f"but {size_text(ranges.total_bytes)} in {len(ranges)} ranges were {text} when it was made"
+    for part in damaged_parts(layout, found.missing, found.unreadable):
+        yield f"DAMAGED: {part.sentence()}"
 
 
 def _compare(

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from imager.damage import DamagedPart, damaged_parts
 from imager.errors import ContentIncomplete, TargetTooSmall, UsageError
 from imager.extents import Extents
 from imager.image.description import Description, FinalFacts
@@ -17,7 +18,6 @@ from imager.layout import Layout
 from imager.partitions.adapt import missing_bytes, table_only_ranges
 from imager.pictures.sizes import size_text
 from imager.restore.clearing import Clearing, layout_marks, plan_clearing, volume_marks
-from imager.restore.damage import DamagedPart, damaged_parts
 from imager.restore.guards import TargetState, check_boot_code_place, check_sector_size, check_target
 from imager.restore.scope import HEAD_BYTES, MIB, Placement, RestoreScope, place, wanted_partition
 from imager.restore.words import lost_sentences, plan_lines, warning_sentences, written_rows

@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from imager.damage import DamagedPart
 from imager.devices.target import TargetDisk
 from imager.errors import ContentIncomplete, ImagerError
 from imager.image.description import FinalFacts
 from imager.progress import NullProgress, Progress
-from imager.restore.damage import DamagedPart
 from imager.restore.plan import Plan
 from imager.restore.readback import read_back
 from imager.restore.write import TargetSink

@@ -17,13 +17,13 @@ import threading
 from typing import Final, TypeVar
 
 from imager.blocks import BlockReader
+from imager.damage import DamagedPart, damaged_parts
 from imager.devices.target import TargetDisk
 from imager.errors import ContentIncomplete, ImageDamaged, ImagerError, SourceUnreadable
 from imager.extents import Extents
 from imager.image.description import FinalFacts
 from imager.partitions.adapt import Patch, relocate
 from imager.progress import NullProgress, Progress
-from imager.restore.damage import DamagedPart, damaged_parts
 from imager.restore.plan import Plan
 from imager.restore.readback import Written
 

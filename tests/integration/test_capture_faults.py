@@ -54,7 +54,7 @@ def test_rescue_loses_exactly_the_bad_sectors(disk, tmp_path):
         result = capture_file(faulty.path, tmp_path / "image.zst", USED, rescue=True)
     assert list(result.unreadable) == bad
     assert decompressed(tmp_path / "image.zst") == without(expected_content(disk, USED), bad)
-    assert [text.split(":")[0] for text in result.unreadable_where] == ["partition 1 (ext4)", "outside of partitions"]
+    assert [part.what for part in result.damage] == ["partition 1 (ext4)", "outside of partitions"]
 
 
 @needs_fuse

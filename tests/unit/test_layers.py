@@ -33,13 +33,14 @@ MAY_IMPORT = {
     "partitions": PARSING,
     "devices": PARSING,
     "pictures": {"errors", "extents", "layout"},
+    "damage": {"errors", "extents", "layout", "pictures"},
     "examine": SURVEYING,
     "nesting": {*SURVEYING, "examine"},
     "survey": {*SURVEYING, "examine", "nesting", "progress"},
     "stores": {"errors", "extents", "process", "progress"},
     "image": {*PARSING, "crew", "stores", "progress", "__init__"},
-    "capture": {*SURVEYING, "examine", "survey", "crew", "stores", "image", "pictures", "progress", "__init__"},
-    "restore": {*SURVEYING, "examine", "survey", "crew", "stores", "image", "pictures", "progress", "__init__"},
+    "capture": {*SURVEYING, "survey", "crew", "damage", "stores", "image", "pictures", "progress", "__init__"},
+    "restore": {*SURVEYING, "survey", "crew", "damage", "stores", "image", "pictures", "progress", "__init__"},
     "cloning": {*SURVEYING, "survey", "image", "capture", "restore", "progress"},
 }
 STARTS_PROGRAMS = {"subprocess", "pty", "popen2"}

@@ -168,7 +168,7 @@ def test_file_takes_any_sector_size():
 
 def test_damage_needs_to_be_accepted_and_is_named():
     final = FinalFacts(missing=Extents.single(20 * MIB, 21 * MIB), unreadable=Extents.single(MIB, MIB + 512))
-    with pytest.raises(ContentIncomplete, match=r"partition 2 \(ext4\): 1.0 MiB missing") as caught:
+    with pytest.raises(ContentIncomplete, match=r"partition 2 \(ext4\): 1.0 MiB are missing") as caught:
         make_plan(describe(GPT, USED), final, target_of(DISK))
     assert "--accept-damage" in caught.value.hint
     plan = make_plan(describe(GPT, USED), final, target_of(DISK), options=ACCEPT)
