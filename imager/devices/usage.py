@@ -12,7 +12,7 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -112,19 +112,22 @@ def refuse_if_in_use(path: str | os.PathLike[str], *, for_writing: bool) -> None
         TargetRefused: for_writing, and it is in use.
     """
     uses = [use for use in uses_of(path) if for_writing or use.writable]
-    if not uses:
-        return
-    reasons = "; ".join(map(str, uses))
+    if uses:
+        raise in_use(os.fspath(path), uses, for_writing=for_writing)
+
+
+def in_use(name: str, uses: Sequence[Use], *, for_writing: bool) -> SourceBusy | TargetRefused:
+    """What to raise about a disk that is in use: by whom, and how to end that."""
     kind = TargetRefused if for_writing else SourceBusy
-    raise kind(
-        f"{os.fspath(path)} is in use: {reasons}",
+    return kind(
+        f"{name} is in use: {'; '.join(map(str, uses))}",
         hint=_hint(uses),
-        path=os.fspath(path),
+        path=name,
         uses=[{"kind": use.kind, "who": use.who, "detail": use.detail} for use in uses],
     )
 
 
-def _hint(uses: list[Use]) -> str:
+def _hint(uses: Sequence[Use]) -> str:
     if any(use.kind == "mounted" and use.detail == "/" for use in uses):
         return "The running system is on it: start the machine from a boot medium instead."
     # What stands on top has to go first: it was found last.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from imager.devices.target import Clearing
-from imager.devices.usage import Use
+from imager.devices.usage import Use, in_use
 from imager.errors import TargetRefused
 from imager.extents import Extents
 from imager.layout import Identity, Layout
@@ -88,13 +88,7 @@ def check_target(target: TargetState) -> None:
             path=name,
         )
     if target.uses:
-        remedies = dict.fromkeys(use.remedy for use in target.uses if use.remedy)
-        raise TargetRefused(
-            f"{name} is in use: {'; '.join(str(use) for use in target.uses)}",
-            hint=f"end that first: {'; '.join(remedies)}" if remedies else "",
-            path=name,
-            uses=target.uses,
-        )
+        raise in_use(name, target.uses, for_writing=True)
 
 
 def check_sector_size(target: TargetState, sector_bytes: int) -> None:
