@@ -16,8 +16,10 @@ from imager.blocks import MemoryReader
 from imager.errors import SourceUnusable, UsageError
 from imager.examine import Volume, examine
 from imager.extents import Extents
-from imager.volumes import luks
+from imager.survey import Disk, survey
+from imager.volumes import luks, lvm
 from imager.volumes.base import Member
+from imager.volumes.registry import managers
 from tests.harness.loop import call
 from tests.harness.luks import CASES, container, expected
 from tests.harness.poison import FileReader, poison, tree_hashes
@@ -100,8 +102,8 @@ def test_every_key_slot_is_tried(made, kind):
     path = made(f"--type {kind} {CHEAP} --key-slot 3")
     for number, slot in ((1, 6), (2, 0)):
         (path.parent / f"key{number}").write_bytes(b"%d" % number)
-        call("cryptsetup", "-q", "luksAddKey", *CHEAP.split(), "--key-slot", str(slot), "--key-file", path.parent / "key",
-             path, path.parent / f"key{number}")  # fmt: skip
+        words = f"luksAddKey {CHEAP} --key-slot {slot} --key-file"
+        cryptsetup(words, path.parent / "key", path, path.parent / f"key{number}")
     with FileReader(path) as reader:
         assert luks.describe(reader).facts["key slots"].split()[0] == "3"
         assert [luks.unlock(reader, word).slot for word in (b"one\0binary\nkey", b"1", b"2")] == [3, 6, 0]
@@ -235,13 +237,34 @@ def test_no_file_of_the_kernels_containers_misses_what_is_outside_of_the_map(tmp
         opened = luks.opened(Member(1, reader), key).readers[0]
         plain.write_bytes(opened.read(0, opened.size))
 
-    folder = tmp_path / "out"
-    folder.mkdir()
     call("e2fsck", "-fn", plain)
+    assert file_digests(plain, tmp_path / "out") == expected(case)["files"][""]
+
+
+def test_no_logical_volume_in_a_container_misses_what_is_outside_of_the_map(tmp_path):
+    path, poisoned = tmp_path / "container", tmp_path / "poisoned"
+    path.write_bytes(container("luks2-lvm"))
+    with FileReader(path) as reader, luks.unlock(reader, b"correct horse") as key:
+        (found,) = survey([Disk(reader)], None, managers([key]))
+        poison(path, poisoned, found.used)
+
+    with FileReader(poisoned) as reader, luks.unlock(reader, b"correct horse") as key:
+        (physical,) = luks.opened(Member(1, reader), key).readers
+        volumes = {volume.name: volume for volume in lvm.assemble([Member(1, physical)]).volumes}
+        for name, files in expected("luks2-lvm")["files"].items():
+            plain = tmp_path / name
+            (opened,) = volumes[f"vg0/{name}"].readers
+            plain.write_bytes(opened.read(0, opened.size))
+            call("e2fsck", "-fn", plain)
+            assert file_digests(plain, tmp_path / f"{name}-files") == files
+
+
+def file_digests(plain: Path, folder: Path) -> dict[str, str]:
+    """Every file of an ext4 image, as the guest listed them."""
+    folder.mkdir()
     call("debugfs", "-R", f"rdump / {folder}", plain)
     files = [entry for entry in folder.rglob("*") if entry.is_file()]
-    found = {os.fspath(entry.relative_to(folder)): hashlib.sha256(entry.read_bytes()).hexdigest() for entry in files}
-    assert found == expected(case)["files"][""]
+    return {os.fspath(entry.relative_to(folder)): hashlib.sha256(entry.read_bytes()).hexdigest() for entry in files}
 
 
 def test_the_image_holds_ciphertext_only(tmp_path):

@@ -19,7 +19,7 @@ from tests.harness.luks import HDR_SIZE, container, metadata, with_checksums, wi
 
 IS_LONG = os.environ.get("IMAGER_LONG") == "1"
 ROUNDS = 300
-LONG_SECONDS = 400
+LONG_SECONDS = 130
 
 ODD = (
     0,
