@@ -19,11 +19,13 @@ from typing import Final
 import numpy as np
 
 from imager.blocks import BlockReader, OutOfRange
+from imager.extents import Extents
 from imager.volumes._lvm_label import SECTOR_BYTES
-from imager.volumes.mapping import Copied, Joined, Mapping, Part, Place, Striped
 from imager.volumes._lvm_model import Area, LogicalVolume, Segment, VolumeGroup
 from imager.volumes._lvm_text import BadText, number_of, string_of
+from imager.volumes._lvm_thin import Pool, ThinNotTrusted, allocated_bytes
 from imager.volumes.base import Member
+from imager.volumes.mapping import Copied, Joined, Mapping, Part, Place, Striped
 
 _MOST_DEPTH: Final = 6
 _MOST_MAPPED_AREAS: Final = 200_000
@@ -55,6 +57,14 @@ class Followed:
 
     mapping: Mapping
     names: frozenset[str]
+
+
+@dataclass(frozen=True)
+class FollowedPool:
+    """A thin pool: the volume of its data, and the used bytes of that."""
+
+    data: Followed
+    used: Extents
 
 
 class Tree:
@@ -96,9 +106,42 @@ class Tree:
             raise Unmapped(self._part_of(name))
         return self._follow(name, 0)
 
-    def follow_part(self, name: str, owner: str) -> Followed:
-        """A hidden volume, which must be a part of its owner and of nothing else."""
-        return self._follow_child(name, owner, 0)
+    def follow_pool(self, lv: LogicalVolume) -> FollowedPool:
+        """The data of a thin pool, and which of it is allocated.
+
+        Raises:
+            Unmapped: The pool's metadata cannot be trusted, or data or metadata cannot be read.
+        """
+        reason = self.group_reason() or self._pool_reason(lv)
+        if reason:
+            raise Unmapped(reason)
+        section = lv.segments[0].section
+        try:
+            metadata = self._follow_child(string_of(section, "metadata"), lv.name, 1)
+            data = self._follow_child(string_of(section, "pool"), lv.name, 1)
+            pool = Pool(
+                number_of(section, "chunk_size", least=1, most=2**32) * SECTOR_BYTES,
+                number_of(section, "transaction_id"),
+                data.mapping.size,
+            )
+            used = [allocated_bytes(reader, pool) for reader in metadata.mapping.readers]
+        except (BadText, ThinNotTrusted, OutOfRange) as error:
+            raise Unmapped(str(error)) from error
+        return FollowedPool(data, Extents.union_of(used))
+
+    def _pool_reason(self, lv: LogicalVolume) -> str:
+        """Why the text alone says that a pool cannot be followed; empty when it does not."""
+        unknown = sorted(lv.flags - _VOLUME_FLAGS)
+        if unknown:
+            return f"{lv.name} is marked {', '.join(unknown)[:200]}"
+        if len(lv.segments) != 1:
+            return f"{lv.name} has {len(lv.segments)} segments"
+        if any(isinstance(value, dict) for value in lv.segments[0].section.values()):
+            return f"changes of {lv.name} are under way"
+        for parent in self.parents[lv.name]:
+            if any(segment.type != "thin" for segment in self._group.lvs[parent].segments):
+                return f"it is a part of {parent}"
+        return ""
 
     def _part_of(self, name: str) -> str:
         for parent in sorted(self.parents[name]):

@@ -20,11 +20,11 @@ from imager.blocks import BlockReader, OutOfRange
 from imager.extents import Extents
 from imager.layout import Content
 from imager.volumes._lvm_label import BadLabel, Label, dashed, read_label, read_metadata_area
-from imager.volumes.mapping import Mapping
 from imager.volumes._lvm_model import LogicalVolume, PhysicalVolume, VolumeGroup, read_group
 from imager.volumes._lvm_text import BadText
 from imager.volumes._lvm_tree import Tree, Unmapped
 from imager.volumes.base import Assembly, Member
+from imager.volumes.mapping import Mapping
 
 TYPES: Final = ("LVM2_member",)
 _PV_FLAGS: Final = frozenset(("ALLOCATABLE",))
@@ -266,6 +266,9 @@ def _map_volumes(group: VolumeGroup, tree: Tree, present: dict[str, _Pv], result
     """Follow what can be followed; all extents of everything else are used."""
     followed: set[str] = set()
     for name, lv in group.lvs.items():
+        if any(segment.type == "thin-pool" for segment in lv.segments):
+            followed |= _map_pool(group, lv, tree, present, result)
+            continue
         if "VISIBLE" not in lv.flags or any(segment.type in _HIDDEN_TYPES for segment in lv.segments):
             continue
         try:
@@ -282,6 +285,29 @@ def _map_volumes(group: VolumeGroup, tree: Tree, present: dict[str, _Pv], result
         if name not in followed:
             result.add_own(occupied)
         _refuse_unknown_places(group, lv, present)
+
+
+def _map_pool(
+    group: VolumeGroup, lv: LogicalVolume, tree: Tree, present: dict[str, _Pv], result: _Result
+) -> frozenset[str]:
+    """Only the allocated chunks of a thin pool's data are used; the names of the volumes that are accounted for."""
+    try:
+        found = tree.follow_pool(lv)
+    except Unmapped as error:
+        _tell(group, lv, str(error), present, result)
+        return frozenset()
+    back = found.data.mapping.back(found.used)
+    result.add_own(back)
+    content = Content(
+        "volume-manager",
+        "thin-pool",
+        name=f"{group.name}/{lv.name}",
+        size_bytes=found.data.mapping.size,
+        used_bytes=found.used.total_bytes,
+    )
+    for key, used in back.items():
+        result.inside.setdefault(key, []).append(replace(content, mapped_bytes=used.total_bytes))
+    return found.data.names
 
 
 def _occupied(group: VolumeGroup, lv: LogicalVolume, present: dict[str, _Pv]) -> dict[int, Extents]:
