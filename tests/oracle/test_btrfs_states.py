@@ -6,8 +6,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -16,8 +14,10 @@ from imager.extents import Extents
 from imager.filesystems import btrfs
 from imager.filesystems.base import NotTrusted, UsedMap
 from tests.harness.btrfs_images import MIB, allocated_by_dump, attached, check, fill, make, mounted_images, scrub_errors
+from tests.harness.faulty import needs_fuse
 from tests.harness.loop import call, can_mount, loop_device, mounted, needs_root, sparse_file
 from tests.harness.poison import FileReader, poison, tree_hashes
+from tests.harness.write_log import logged_file
 
 pytestmark = [
     needs_root,
@@ -215,19 +215,27 @@ def test_profiles_converted_and_devices_added_and_removed(tmp_path):
         assert not scrub_errors(top)
 
 
+@needs_fuse
 def test_a_device_that_is_being_replaced_is_whole(tmp_path):
-    (image,) = make(tmp_path, "-m single -d single", size_bytes=700 * MIB)
-    target = sparse_file(tmp_path / "target", 700 * MIB)
-    with attached([image]) as (device,), loop_device(target) as new, mounted(device, tmp_path / "mnt") as top:
-        (top / "large").write_bytes(os.urandom(10 * MIB) * 50)
-        os.sync()
-        call("btrfs", "replace", "start", "-f", device, new, top)
-        time.sleep(0.05)
-        # An unmount in the middle suspends it.
-    states = subprocess.run(
-        ["btrfs", "inspect-internal", "dump-tree", "-t", "dev", image], capture_output=True, text=True
-    )
-    if "state SUSPENDED" not in states.stdout.upper() and "SUSPENDED" not in states.stdout.upper():
-        pytest.skip("the replacement was over before the unmount")
+    (image,) = make(tmp_path, "-m single -d single")
+    target = sparse_file(tmp_path / "target", 160 * MIB)
+    with logged_file(image, tmp_path) as logged:
+        with attached([logged.path]) as (device,), loop_device(target) as new:
+            with mounted(device, tmp_path / "mnt", kind="btrfs") as top:
+                (top / "large").write_bytes(os.urandom(20 * MIB))
+                call("btrfs", "replace", "start", "-B", "-f", device, new, top)
+            call("btrfs", "device", "scan", "--forget", new)
 
-    assert "being replaced" in reason_for(image)
+        after_superblocks = [n for n, (at, _) in enumerate(logged.entries(), start=1) if at == 64 * 1024]
+        outcomes = [_trust(state) for _, state in logged.states(tmp_path / "state", after_superblocks)]
+
+    assert "one of its devices is being replaced by another" in outcomes
+    assert maps_of(target)[0].used == allocated_by_dump(target) | OUTSIDE_OF_CHUNKS
+
+
+def _trust(image: Path) -> str:
+    try:
+        maps_of(image)
+    except NotTrusted as error:
+        return str(error)
+    return "trusted"
