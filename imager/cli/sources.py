@@ -67,8 +67,9 @@ def opened_and_surveyed(
             Disk(reader, path, identify(path), reader.physical_sector_size, _known_beforehand(path, reader))
             for path, reader in zip(paths, readers, strict=True)
         ]
-        keys = unlock(unlocking, paths, readers)
-        found = survey(disks, options, managers(keys))
+        with ExitStack() as keys_held:  # wiped as soon as the maps are known
+            keys = [keys_held.enter_context(key) for key in unlock(unlocking, paths, readers)]
+            found = survey(disks, options, managers(keys))
         yield [Opened(*each) for each in zip(paths, readers, found, strict=True)]
 
 

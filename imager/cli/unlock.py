@@ -52,6 +52,8 @@ def unlock(requests: Sequence[Request], names: Sequence[str], readers: Sequence[
         NotConfirmed: There is no terminal to ask on.
     """
     keys = []
+    if requests:
+        luks.forbid_core_files()  # before the first passphrase is in memory
     for request in requests:
         found = [(name, part) for name, disk in zip(names, readers, strict=True) if (part := _container(disk, request))]
         if not found:

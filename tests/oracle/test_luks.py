@@ -8,10 +8,13 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from tests.harness.files import FileReader
+from tests.harness.programs import call
 from imager.blocks import MemoryReader
 from imager.errors import SourceUnusable, UsageError
 from imager.examine import Volume, examine
@@ -20,9 +23,8 @@ from imager.survey import Disk, survey
 from imager.volumes import luks, lvm
 from imager.volumes.base import Member
 from imager.volumes.registry import managers
-from tests.harness.loop import call
 from tests.harness.luks import CASES, container, expected
-from tests.harness.poison import FileReader, poison, tree_hashes
+from tests.harness.poison import poison, tree_hashes
 
 MIB = 2**20
 
@@ -278,3 +280,22 @@ def test_the_image_holds_ciphertext_only(tmp_path):
     copied = b"".join(image[start:end] for start, end in used)
     assert b"\n4998\n4999\n5000\n" in plain
     assert b"\n4998\n4999\n5000\n" not in copied
+
+
+@pytest.mark.parametrize("passphrase", [b"correct horse", b"wrong donkey"])
+def test_neither_passphrase_nor_key_reaches_the_image_or_the_screen(tmp_path, passphrase):
+    path, image, key_file = tmp_path / "container", tmp_path / "image", tmp_path / "secret"
+    path.write_bytes(container("luks2-512"))
+    key_file.write_bytes(passphrase)
+    with luks.unlock(MemoryReader(container("luks2-512")), b"correct horse") as key:
+        secrets = [passphrase, bytes(key.content), bytes(key.content[:32]), key.content.hex().encode()]
+
+    words = [sys.executable, "-m", "imager", "capture", "--json", "--unlock", f"disk:{key_file}", path, image]
+    done = subprocess.run(words, capture_output=True, check=False)
+
+    assert done.returncode == (0 if passphrase == b"correct horse" else 2)
+    assert image.exists() == (done.returncode == 0)
+    left = [done.stdout, done.stderr, *(each.read_bytes() for each in tmp_path.glob("image*"))]
+    if image.exists():
+        left.append(subprocess.run(["zstd", "-dc", image], capture_output=True, check=True).stdout)
+    assert not [secret for secret in secrets for text in left if secret in text]
