@@ -13,8 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.files import FileReader
-from tests.harness.programs import call
 from imager.blocks import MemoryReader
 from imager.errors import SourceUnusable, UsageError
 from imager.examine import Volume, examine
@@ -23,8 +21,10 @@ from imager.survey import Disk, survey
 from imager.volumes import luks, lvm
 from imager.volumes.base import Member
 from imager.volumes.registry import managers
+from tests.harness.files import FileReader
 from tests.harness.luks import CASES, container, expected
 from tests.harness.poison import poison, tree_hashes
+from tests.harness.programs import call
 
 MIB = 2**20
 
