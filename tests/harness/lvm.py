@@ -15,7 +15,9 @@ import shutil
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from tests.harness.loop import call, loop_device, sparse_file
+from tests.harness.files import sparse_file
+from tests.harness.loop import loop_device
+from tests.harness.programs import call
 
 MIB = 2**20
 _SETTINGS = (

@@ -14,10 +14,11 @@ from imager.examine import Examined, Volume
 from imager.nesting import examine_nested
 from imager.volumes import lvm
 from imager.volumes.base import Assembly, Member
-from tests.harness.fat_images import missing_tools
-from tests.harness.loop import call, loop_device, mounted, needs_root
+from tests.harness.files import FileReader, sparse_file
+from tests.harness.loop import loop_device, mounted, needs_root
 from tests.harness.lvm import MIB, VolumeGroup, volume_group
-from tests.harness.poison import FileReader, poison, tree_hashes
+from tests.harness.poison import poison, tree_hashes
+from tests.harness.programs import call, missing_tools
 
 _MISSING = missing_tools("lvm", "mke2fs", "e2fsck")
 pytestmark = [needs_root, pytest.mark.skipif(bool(_MISSING), reason=f"not installed: {_MISSING}")]
@@ -25,8 +26,7 @@ pytestmark = [needs_root, pytest.mark.skipif(bool(_MISSING), reason=f"not instal
 
 def aged_ext4(path: Path, size: int, folder: Path) -> Path:
     """An ext4 file system in which files were written, every second one deleted, and others written again."""
-    with path.open("wb") as file:
-        file.truncate(size)
+    sparse_file(path, size)
     call("mke2fs", "-q", "-t", "ext4", path)
     rng = random.Random(3)
     with loop_device(path) as disk, mounted(disk, folder / "mnt") as top:
