@@ -35,6 +35,7 @@ from imager.filesystems.base import NotTrusted
 MOST_CHUNKS: Final = 2**18
 """256 TiB in chunks of 1 GiB."""
 
+_RANGES_AT_ONCE: Final = 2**18
 _TYPES: Final = 0x7
 """DATA, SYSTEM, METADATA."""
 
@@ -85,6 +86,8 @@ class ChunkMap:
         Raises:
             NotTrusted: Values that cannot be, or a profile that is not known.
         """
+        if not len(chunks):
+            raise NotTrusted("it has no chunks")
         order = np.argsort(logical, kind="stable")
         counts = chunks["num_stripes"].astype(np.int64)
         if int(counts.sum()) != len(stripes) or len(chunks) > MOST_CHUNKS:
@@ -234,15 +237,17 @@ class ChunkMap:
         low = np.searchsorted(starts, self.logical[chunk], side="left")
         high = np.searchsorted(starts, self.logical[chunk] + self.length[chunk], side="left")
         linear = (self._columns[chunk] == 1) & (self._parities[chunk] == 0)
-        parts = []
-        for chosen, place in (
+        kinds = (
             (linear, _as_it_is),
             (self._parities[chunk] > 0, _in_whole_rows),
             (~linear & (self._parities[chunk] == 0), _in_column),
-        ):
-            stripes, counts = mine[chosen], (high - low)[chosen]
-            each, ranges = np.repeat(stripes, counts), _ramps(low[chosen], counts)
-            parts.append(place(self._on_stripes(each, starts[ranges], ends[ranges])))
+        )
+        parts = []
+        for is_kind, place in kinds:
+            for chosen in _portions(np.flatnonzero(is_kind), high - low):
+                counts = (high - low)[chosen]
+                each, ranges = np.repeat(mine[chosen], counts), _ramps(low[chosen], counts)
+                parts.append(place(self._on_stripes(each, starts[ranges], ends[ranges])))
         return Extents.union_of(parts)
 
     def _cut_at_chunks(self, used: Extents) -> tuple[Int64Array, Int64Array]:
@@ -296,6 +301,12 @@ def _in_column(on: _OnStripes) -> Extents:
         rows, inside = np.divmod(point, on.row_bytes)
         ends.append(on.base + rows * STRIPE_LEN + np.clip(inside - on.column * STRIPE_LEN, 0, STRIPE_LEN))
     return Extents(*ends)
+
+
+def _portions(stripes: Int64Array, counts: Int64Array) -> list[Int64Array]:
+    """Stripes in groups that have a limited number of ranges, so that memory has a limit."""
+    group = np.cumsum(counts[stripes]) // _RANGES_AT_ONCE
+    return np.split(stripes, np.flatnonzero(np.diff(group)) + 1)
 
 
 def _ramps(first: Int64Array, counts: Int64Array) -> Int64Array:

@@ -11,6 +11,8 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
+from itertools import repeat
 from typing import Final
 
 import numpy as np
@@ -26,6 +28,7 @@ from imager.filesystems._btrfs_structs import (
     EXTENT_TREE_KEYS,
     FILE_EXTENT,
     FILE_EXTENT_ON_DISK,
+    MAX_LEVEL,
     METADATA_ITEM_KEY,
     ROOT,
     ROOT_ITEM_KEY,
@@ -135,25 +138,21 @@ class BlockGroups:
         return self._logical, self._length, self._used
 
 
-def roots_in(leaves: Leaves, owner: int | None = None) -> list[tuple[int, int, TreeRoot]]:
-    """The trees that some leaves of a tree of roots name.
+def roots_in(leaves: Leaves, wanted: Collection[int]) -> dict[int, TreeRoot]:
+    """Where some trees begin, as far as these leaves of the root tree say so."""
+    is_wanted = np.isin(leaves.items["objectid"], np.array(sorted(wanted), dtype=np.uint64))
+    chosen = np.flatnonzero(leaves.of_type(ROOT_ITEM_KEY) & is_wanted & (leaves.items["offset"] == 0))
+    numbers = leaves.items[chosen]["objectid"].tolist()
+    return dict(zip(numbers, _tree_roots(leaves, chosen, numbers), strict=True))
 
-    Args:
-        leaves: Of the root tree or of the log root tree.
-        owner: What the nodes of these trees have as their owner; by default the tree's own number.
 
-    Returns:
-        The key's objectid and offset, and where the tree begins.
-    """
-    chosen = np.flatnonzero(leaves.of_type(ROOT_ITEM_KEY))
-    records = leaves.records(chosen, ROOT)
+def _tree_roots(leaves: Leaves, chosen: Int64Array, owners: Iterable[int]) -> list[TreeRoot]:
     found = []
-    for key, record in zip(leaves.items[chosen], records, strict=True):
-        number, bytenr, level = int(key["objectid"]), int(record["bytenr"]), int(record["level"])
-        if bytenr >= 2**62 or level > 7:
-            raise NotTrusted(f"the root of tree {number} has an impossible place or level")
-        root = TreeRoot(bytenr, level, int(record["generation"]), number if owner is None else owner)
-        found.append((number, int(key["offset"]), root))
+    for record, owner in zip(leaves.records(chosen, ROOT), owners, strict=True):
+        bytenr, level = int(record["bytenr"]), int(record["level"])
+        if bytenr >= 2**62 or level > MAX_LEVEL:
+            raise NotTrusted(f"the root of tree {owner} has an impossible place or level")
+        found.append(TreeRoot(bytenr, level, int(record["generation"]), owner))
     return found
 
 
@@ -176,7 +175,8 @@ class LogTrees:
         root = TreeRoot(self._sb["log_root"], self._sb["log_root_level"], self._sb["generation"] + 1, TREE_LOG)
         trees: list[TreeRoot] = []
         for leaves in self._nodes.leaves(root, self._visit):
-            trees += [tree for _, _, tree in roots_in(leaves, TREE_LOG)]
+            chosen = np.flatnonzero(leaves.of_type(ROOT_ITEM_KEY))
+            trees += _tree_roots(leaves, chosen, repeat(TREE_LOG, len(chosen)))
             if len(trees) > _MOST_LOG_TREES:
                 raise NotTrusted(f"it has more than {_MOST_LOG_TREES} log trees")
         for tree in trees:

@@ -252,8 +252,6 @@ class _Volume:
             chunks.append(records)
             devices.append(leaves.records(leaves.of_type(DEV_ITEM_KEY), DEV_ITEM))
             stripes.append(_stripes(leaves, chosen, records["num_stripes"].astype(np.int64)))
-        if not stripes:
-            raise NotTrusted("its chunk tree holds no chunks")
         self._chunks = ChunkMap(
             np.concatenate(logical), np.concatenate(chunks), np.concatenate(stripes), sb["sectorsize"]
         )
@@ -271,11 +269,9 @@ class _Volume:
         wanted = {EXTENT_TREE, DEV_TREE}
         if sb["compat_ro_flags"] & HAS_BLOCK_GROUP_TREE:
             wanted.add(BLOCK_GROUP_TREE)
-        found = {}
+        found: dict[int, TreeRoot] = {}
         for leaves in nodes.leaves(TreeRoot(sb["root"], sb["root_level"], sb["generation"], ROOT_TREE)):
-            for number, offset, root in roots_in(leaves):
-                if number in wanted and offset == 0:
-                    found[number] = root
+            found |= roots_in(leaves, wanted)
         if found.keys() != wanted:
             raise NotTrusted(f"its root tree does not name the trees {sorted(wanted - found.keys())}")
         return found
