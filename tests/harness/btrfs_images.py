@@ -16,7 +16,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from imager.extents import Extents
-from tests.harness.loop import call, loop_device, mounted, sparse_file
+from tests.harness.files import sparse_file
+from tests.harness.loop import loop_device, mounted
+from tests.harness.programs import call
 
 MIB = 2**20
 

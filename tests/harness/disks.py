@@ -12,24 +12,19 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from imager.blocks import BlockReader
-from tests.harness.loop import call, sparse_file
+from tests.harness.files import sparse_file
+from tests.harness.programs import call, missing_tools
 
 MIB = 1024 * 1024
 
 needs_table_tools = pytest.mark.skipif(
-    not all(
-        shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") for name in ("sfdisk", "sgdisk", "parted")
-    ),
-    reason="needs sfdisk, sgdisk and parted",
+    bool(missing_tools("sfdisk", "sgdisk", "parted")), reason="needs sfdisk, sgdisk and parted"
 )
 
 
@@ -65,19 +60,6 @@ class Place:
     type: str = ""
     uuid: str = ""
     name: str = ""
-
-
-class FileReader(BlockReader):
-    """A file as a disk, read at offsets."""
-
-    def __init__(self, path: Path, *, sector_size: int = 512) -> None:
-        self._path = path
-        self.size = path.stat().st_size
-        self.sector_size = sector_size
-
-    def _read(self, offset: int, length: int) -> bytes:
-        with self._path.open("rb") as file:
-            return os.pread(file.fileno(), length, offset)
 
 
 def sfdisk(path: Path, script: str, *options: str) -> Path:
@@ -129,16 +111,9 @@ def hybrid_disk(path: Path, size_bytes: int, parts: Sequence[Part], listed_numbe
 
 def parted(path: Path, *words: str, sector_size: int = 512) -> str:
     """Run parted on a file as a disk with sectors of that length."""
-    done = subprocess.run(
-        ["parted", "--script", "--machine", "--align=none", path, *words],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin", "PARTED_SECTOR_SIZE": str(sector_size)},
+    return call(
+        "parted", "--script", "--machine", "--align=none", path, *words, env={"PARTED_SECTOR_SIZE": str(sector_size)}
     )
-    if done.returncode:
-        raise RuntimeError(f"parted {words}: {done.stderr or done.stdout}")
-    return done.stdout
 
 
 def parted_lists(path: Path, *, sector_size: int = 512) -> list[Place]:

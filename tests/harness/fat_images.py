@@ -3,36 +3,21 @@
 
 from __future__ import annotations
 
-import os
 import random
 import re
 import shutil
 import subprocess
 from pathlib import Path
 
+from tests.harness.files import sparse_file
 from tests.harness.poison import tree_hashes
-
-_PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
-_QUIET = {**os.environ, "MTOOLS_SKIP_CHECK": "1", "PATH": _PATH, "LC_ALL": "C.UTF-8"}
-
-
-def missing_tools(*names: str) -> str:
-    """The names of those programs that are not installed."""
-    return " ".join(name for name in names if shutil.which(name, path=_PATH) is None)
-
-
-def run(*command: str | Path) -> str:
-    """Run a program that must succeed, and return what it printed."""
-    done = subprocess.run([*map(str, command)], env=_QUIET, capture_output=True, check=False)
-    assert done.returncode == 0, f"{command}: {done.returncode}: {done.stdout + done.stderr!r}"
-    return done.stdout.decode(errors="replace")
+from tests.harness.programs import call
 
 
 def make_fat(image: Path, size_bytes: int, *options: str) -> Path:
     """An empty FAT file system that fills a sparse file."""
-    with image.open("wb") as file:
-        file.truncate(size_bytes)
-    run("mkfs.fat", "--invariant", *options, image)
+    sparse_file(image, size_bytes)
+    call("mkfs.fat", "--invariant", *options, image)
     return image
 
 
@@ -40,10 +25,10 @@ def age(image: Path, work: Path, budget_bytes: int) -> None:
     """Fill, delete every second file, and fill again, so that files and directories are in fragments."""
     rng = random.Random(budget_bytes)
     first = _make_tree(work / "first", rng, budget_bytes // 2)
-    run("mcopy", "-i", image, "-s", "-Q", *sorted((work / "first").iterdir()), "::")
-    run("mdel", "-i", image, *(f"::/{name}" for name in first[::2]))
+    call("mcopy", "-i", image, "-s", "-Q", *sorted((work / "first").iterdir()), "::")
+    call("mdel", "-i", image, *(f"::/{name}" for name in first[::2]))
     _make_tree(work / "second", rng, budget_bytes // 4)
-    run("mcopy", "-i", image, "-s", "-Q", *sorted((work / "second").iterdir()), "::")
+    call("mcopy", "-i", image, "-s", "-Q", *sorted((work / "second").iterdir()), "::")
 
 
 def _make_tree(top: Path, rng: random.Random, budget_bytes: int) -> list[str]:
@@ -61,13 +46,13 @@ def files_in(image: Path, out: Path) -> dict[str, str]:
     """Every file of an image, with the digest of its content, as mtools reads it."""
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
-    run("mcopy", "-i", image, "-s", "-n", "-Q", "::*", out)
+    call("mcopy", "-i", image, "-s", "-n", "-Q", "::*", out)
     return tree_hashes(out)
 
 
 def judge(image: Path) -> str:
     """What fsck.fat says of an image without changing it, whatever the image's name."""
-    done = subprocess.run(["fsck.fat", "-n", "-v", image], env=_QUIET, capture_output=True, check=False)
+    done = subprocess.run(["fsck.fat", "-n", "-v", image], capture_output=True, check=False)
     return f"{done.returncode}: {done.stdout.decode(errors='replace').replace(str(image), 'image')}"
 
 
@@ -79,7 +64,7 @@ def clusters(verdict: str) -> tuple[int, int] | None:
 
 def partclone_map(image: Path) -> list[tuple[int, int]]:
     """What partclone would copy, as (start, end) in bytes."""
-    said = run("partclone.fat", "-D", "-s", image, "-o", "-", "-L", "/dev/null", "-q")
+    said = call("partclone.fat", "-D", "-s", image, "-o", "-", "-L", "/dev/null", "-q")
     rows = [line.split() for line in said.splitlines()]
     used = [(int(row[0], 16), int(row[1], 16)) for row in rows if len(row) == 3 and row[2] == "+"]
     return [(start, start + length) for start, length in used]

@@ -20,6 +20,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.harness.programs import call
+
 
 def _why_no_loop_devices() -> str:
     if os.geteuid() != 0:
@@ -28,23 +30,6 @@ def _why_no_loop_devices() -> str:
 
 
 needs_root = pytest.mark.skipif(bool(_why_no_loop_devices()), reason=_why_no_loop_devices() or "needs root")
-
-
-def call(*command: str | Path, input_text: str | None = None) -> str:
-    """Run a program and give back what it printed; its messages are shown when it fails."""
-    done = subprocess.run(
-        [os.fspath(word) for word in command], input=input_text, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(map(str, command))}: status {done.returncode}: {done.stderr or done.stdout}")
-    return done.stdout
-
-
-def sparse_file(path: Path, size_bytes: int) -> Path:
-    """A new file of holes."""
-    with path.open("wb") as file:
-        file.truncate(size_bytes)
-    return path
 
 
 @contextlib.contextmanager

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.fat_images import missing_tools, run
+from tests.harness.files import sparse_file
 from tests.harness.loop import unmount
 from tests.harness.poison import tree_hashes
+from tests.harness.programs import call, missing_tools
 
 
 def _why_no_driver() -> str:
@@ -39,9 +40,8 @@ LONG_TARGET = "a/" * 1700
 
 def make_ntfs(image: Path, size_bytes: int, *options: str) -> Path:
     """An empty NTFS volume that fills a sparse file."""
-    with image.open("wb") as file:
-        file.truncate(size_bytes)
-    run("mkntfs", "-F", "-Q", "-q", *options, image)
+    sparse_file(image, size_bytes)
+    call("mkntfs", "-F", "-Q", "-q", *options, image)
     return image
 
 
@@ -126,7 +126,7 @@ def judge(image: Path) -> str:
 
 def partclone_map(image: Path) -> list[tuple[int, int]]:
     """What partclone would copy, as (start, end) in bytes."""
-    said = run("partclone.ntfs", "-D", "-s", image, "-o", "-", "-L", "/dev/null", "-q")
+    said = call("partclone.ntfs", "-D", "-s", image, "-o", "-", "-L", "/dev/null", "-q")
     rows = re.findall(r"^(0x\w+)\s+(0x\w+)\s+\+$", said, re.MULTILINE)
     return [(int(start, 16), int(start, 16) + int(length, 16)) for start, length in rows]
 

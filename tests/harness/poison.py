@@ -17,31 +17,10 @@ import os
 import stat
 from pathlib import Path
 
-from imager.blocks import BlockReader
 from imager.extents import Extents
 
 _PIECE_BYTES = 2**20
 _GARBAGE = hashlib.shake_128(b"poison").digest(_PIECE_BYTES)
-
-
-class FileReader(BlockReader):
-    """An image file, read as it is."""
-
-    def __init__(self, path: Path, *, sector_size: int = 512) -> None:
-        self._fd = os.open(path, os.O_RDONLY)
-        self.size = os.fstat(self._fd).st_size
-        self.sector_size = sector_size
-
-    def _read(self, offset: int, length: int) -> bytes:
-        content = os.pread(self._fd, length, offset)
-        assert len(content) == length, f"short read at {offset}"
-        return content
-
-    def __enter__(self) -> FileReader:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._fd)
 
 
 def poison(image: Path, poisoned: Path, used: Extents) -> int:

@@ -21,7 +21,7 @@ from imager.restore.job import RestoreResult, execute
 from imager.restore.looking import look_at_target
 from imager.restore.plan import RestoreOptions, RestoreScope, make_plan
 from imager.stores import open_output
-from tests.harness.disks import FileReader
+from tests.harness.files import FileReader
 from tests.harness.images import chunks_of
 
 MIB = 1024 * 1024

@@ -13,8 +13,8 @@ from imager.extents import Extents
 from imager.filesystems import xfs
 from imager.filesystems._ext_crc import CRC32C
 from imager.filesystems.base import UsedMap
-from tests.harness.loop import call, sparse_file
-from tests.harness.poison import FileReader
+from tests.harness.files import FileReader, sparse_file
+from tests.harness.programs import call
 
 MIB = 2**20
 

@@ -18,7 +18,9 @@ from tests.harness.capturing import (
     raw_file,
 )
 from tests.harness.faulty import faulty_file, needs_fuse
-from tests.harness.loop import call, loop_device, mounted, needs_root, sparse_file
+from tests.harness.files import sparse_file
+from tests.harness.loop import loop_device, mounted, needs_root
+from tests.harness.programs import call
 
 SIZE = 6 * MIB
 USED = [(0, 2 * MIB), (3 * MIB, SIZE)]

@@ -8,7 +8,9 @@ import json
 import pytest
 
 from imager.devices.inventory import disk_info, list_disks
-from tests.harness.loop import call, loop_device, needs_root, partitions, sparse_file
+from tests.harness.files import sparse_file
+from tests.harness.loop import loop_device, needs_root, partitions
+from tests.harness.programs import call
 
 pytestmark = [pytest.mark.root, needs_root]
 

@@ -13,7 +13,9 @@ from imager.blocks import OutOfRange
 from imager.devices.buffers import aligned_buffer
 from imager.devices.opening import open_source
 from imager.errors import SourceUnreadable, SourceUnusable, UsageError
-from tests.harness.loop import call, loop_device, mounted, needs_root, partitions, sparse_file
+from tests.harness.files import sparse_file
+from tests.harness.loop import loop_device, mounted, needs_root, partitions
+from tests.harness.programs import call
 
 pytestmark = [pytest.mark.root, needs_root]
 

@@ -16,7 +16,9 @@ from imager.devices.buffers import aligned_buffer
 from imager.devices.target import capabilities, open_target
 from imager.devices.usage import uses_of
 from imager.errors import TargetFailed, TargetRefused
-from tests.harness.loop import call, loop_device, mounted, needs_root, partition_nodes, sparse_file
+from tests.harness.files import sparse_file
+from tests.harness.loop import loop_device, mounted, needs_root, partition_nodes
+from tests.harness.programs import call
 
 pytestmark = [pytest.mark.root, needs_root]
 

@@ -15,7 +15,9 @@ from imager.devices.beneath import is_on_disk, running_system_disks
 from imager.devices.opening import open_source
 from imager.devices.usage import refuse_if_in_use, uses_of
 from imager.errors import SourceBusy, TargetRefused
-from tests.harness.loop import call, can_mount, loop_device, mounted, needs_root, partitions, sparse_file, unmount
+from tests.harness.files import sparse_file
+from tests.harness.loop import can_mount, loop_device, mounted, needs_root, partitions, unmount
+from tests.harness.programs import call
 
 pytestmark = [pytest.mark.root, needs_root]
 

@@ -10,7 +10,9 @@ import pytest
 from imager.errors import TargetRefused
 from imager.restore.plan import RestoreScope
 from tests.harness.disks import MIB, Part, gpt_disk, listed, mbr_disk, needs_table_tools, poke
-from tests.harness.loop import call, loop_device, mounted, needs_root, partitions, sparse_file
+from tests.harness.files import sparse_file
+from tests.harness.loop import loop_device, mounted, needs_root, partitions
+from tests.harness.programs import call
 from tests.harness.restoring import image_of, restore_image
 
 pytestmark = [needs_root, needs_table_tools]

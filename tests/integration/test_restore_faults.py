@@ -19,7 +19,9 @@ import pytest
 
 from imager.errors import ImageDamaged, ImageError, ImageIncomplete, TargetFailed
 from tests.harness.disks import MIB, Part, gpt_disk, needs_table_tools, poke
-from tests.harness.loop import call, loop_device, needs_root, sparse_file
+from tests.harness.files import sparse_file
+from tests.harness.loop import loop_device, needs_root
+from tests.harness.programs import call
 from tests.harness.restoring import image_of, restore_image
 
 pytestmark = needs_table_tools

@@ -13,7 +13,8 @@ from imager.errors import ContentIncomplete, ImageDamaged, TargetRefused, Target
 from imager.extents import Extents
 from imager.restore.plan import RestoreScope
 from tests.harness.disks import MIB, Part, gpt_disk, listed, mbr_disk, needs_table_tools, poke
-from tests.harness.loop import call, sparse_file
+from tests.harness.files import sparse_file
+from tests.harness.programs import call
 from tests.harness.restoring import image_of, layout_of, restore_image
 
 pytestmark = needs_table_tools

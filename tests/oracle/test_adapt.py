@@ -17,7 +17,9 @@ from tests.harness.disks import (
     poke,
     sfdisk,
 )
-from tests.harness.loop import call, loop_device, needs_root, sparse_file
+from tests.harness.files import sparse_file
+from tests.harness.loop import loop_device, needs_root
+from tests.harness.programs import call
 from tests.harness.tables import restored
 
 pytestmark = needs_table_tools

@@ -19,8 +19,9 @@ from imager.filesystems import btrfs
 from imager.filesystems.base import NotTrusted
 from tests.harness.btrfs_images import MIB, check, make, mounted_images, scrub_errors
 from tests.harness.faulty import needs_fuse
+from tests.harness.files import FileReader
 from tests.harness.loop import can_mount, needs_root
-from tests.harness.poison import FileReader, poison, tree_hashes
+from tests.harness.poison import poison, tree_hashes
 from tests.harness.write_log import LoggedFile, logged_file
 
 pytestmark = [

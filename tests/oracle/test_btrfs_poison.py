@@ -22,8 +22,9 @@ from tests.harness.btrfs_images import (
     mounted_images,
     scrub_errors,
 )
+from tests.harness.files import FileReader
 from tests.harness.loop import can_mount, needs_root
-from tests.harness.poison import FileReader, poison, tree_hashes
+from tests.harness.poison import poison, tree_hashes
 
 pytestmark = [
     needs_root,

@@ -15,8 +15,10 @@ from imager.filesystems import btrfs
 from imager.filesystems.base import NotTrusted, UsedMap
 from tests.harness.btrfs_images import MIB, allocated_by_dump, attached, check, fill, make, mounted_images, scrub_errors
 from tests.harness.faulty import needs_fuse
-from tests.harness.loop import call, can_mount, loop_device, mounted, needs_root, sparse_file
-from tests.harness.poison import FileReader, poison, tree_hashes
+from tests.harness.files import FileReader, sparse_file
+from tests.harness.loop import can_mount, loop_device, mounted, needs_root
+from tests.harness.poison import poison, tree_hashes
+from tests.harness.programs import call
 from tests.harness.write_log import logged_file
 
 pytestmark = [

@@ -16,9 +16,10 @@ from imager.blocks import MemoryReader, OutOfRange
 from imager.extents import Extents
 from imager.filesystems import exfat, signatures
 from imager.filesystems.base import NotTrusted
-from tests.harness.fat_images import missing_tools, run
+from tests.harness.files import FileReader, sparse_file
 from tests.harness.loop import loop_device, needs_root
-from tests.harness.poison import FileReader, poison, tree_hashes
+from tests.harness.poison import poison, tree_hashes
+from tests.harness.programs import call, missing_tools
 
 _MISSING = missing_tools("mkfs.exfat", "fsck.exfat")
 pytestmark = pytest.mark.skipif(bool(_MISSING), reason=f"not installed: {_MISSING}")
@@ -39,9 +40,8 @@ CASES = {
 
 
 def make_exfat(image: Path, size_bytes: int, *options: str) -> Path:
-    with image.open("wb") as file:
-        file.truncate(size_bytes)
-    run("mkfs.exfat", *options, image)
+    sparse_file(image, size_bytes)
+    call("mkfs.exfat", *options, image)
     return image
 
 
@@ -49,11 +49,11 @@ def make_exfat(image: Path, size_bytes: int, *options: str) -> Path:
 def mounted(image: Path, where: Path):
     where.mkdir(exist_ok=True)
     with loop_device(image) as disk:
-        run("mount.exfat-fuse", disk, where)
+        call("mount.exfat-fuse", disk, where)
         try:
             yield where
         finally:
-            run("umount", where)
+            call("umount", where)
 
 
 def age(image: Path, tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def used_map(image: Path):
 
 
 def verdict(image: Path) -> str:
-    return run("fsck.exfat", "-n", image).replace(str(image), "image")
+    return call("fsck.exfat", "-n", image).replace(str(image), "image")
 
 
 def free_bytes(image: Path, tmp_path: Path) -> int:
@@ -119,7 +119,7 @@ def test_empty_volume_stays_clean_when_all_else_is_garbage(case: str, tmp_path: 
 @pytest.mark.skipif(bool(missing_tools("partclone.exfat")), reason="not installed: partclone.exfat")
 def test_partclone_copies_the_same_clusters(tmp_path: Path):
     image = make_exfat(tmp_path / "empty.img", 32 * MIB)
-    said = run("partclone.exfat", "-D", "-s", image, "-o", "-", "-L", "/dev/null", "-q")
+    said = call("partclone.exfat", "-D", "-s", image, "-o", "-", "-L", "/dev/null", "-q")
     rows = re.findall(r"^(0x\w+)\s+(0x\w+)\s+\+$", said, re.MULTILINE)
     theirs = Extents.of((int(start, 16), int(start, 16) + int(length, 16)) for start, length in rows)
     assert used_map(image).used == theirs
@@ -131,7 +131,7 @@ def test_blkid_sees_the_same_volume(tmp_path: Path):
     with FileReader(image) as reader:
         content = exfat.probe(reader)
         marks = signatures.find_signatures(reader)
-    told = dict(line.split("=", 1) for line in run("blkid", "-p", "-o", "export", image).splitlines())
+    told = dict(line.split("=", 1) for line in call("blkid", "-p", "-o", "export", image).splitlines())
     assert content is not None
     assert content.type == told["TYPE"]
     assert content.label == told["LABEL"].replace("\\", "")

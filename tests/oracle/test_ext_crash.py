@@ -16,8 +16,10 @@ import pytest
 from imager.filesystems import ext
 from imager.filesystems.base import NotTrusted
 from tests.harness.faulty import needs_fuse
-from tests.harness.loop import call, loop_device, mounted, needs_root
-from tests.harness.poison import FileReader, poison, tree_hashes
+from tests.harness.files import FileReader, sparse_file
+from tests.harness.loop import loop_device, mounted, needs_root
+from tests.harness.poison import poison, tree_hashes
+from tests.harness.programs import call
 from tests.harness.write_log import LoggedFile, logged_file
 
 pytestmark = [needs_root, needs_fuse]
@@ -136,8 +138,7 @@ def moments_of(logged: LoggedFile, count: int, seed: int) -> list[int]:
 def test_recovery_needs_no_block_outside_of_the_map(tmp_path, name):
     make_options, mount_options = {**VARIANTS, **LONG_VARIANTS}[name]
     image = tmp_path / "image"
-    with image.open("wb") as file:
-        file.truncate(32 * MIB)
+    sparse_file(image, 32 * MIB)
     call("mke2fs", "-q", "-F", *make_options.split(), image)
 
     logged = run_load(image, tmp_path, mount_options, seconds=15 if IS_LONG else 2)

@@ -16,8 +16,8 @@ import pytest
 from imager.extents import Extents
 from imager.filesystems import ext
 from imager.filesystems.base import UsedMap
-from tests.harness.loop import call
-from tests.harness.poison import FileReader
+from tests.harness.files import FileReader, sparse_file
+from tests.harness.programs import call
 
 pytestmark = pytest.mark.skipif(not shutil.which("mke2fs"), reason="needs e2fsprogs")
 
@@ -80,8 +80,7 @@ VARIANTS = {
 
 def make(path: Path, options: str, size_bytes: int = 300 * MIB + 5000, *, directory: Path | None = None) -> Path:
     """A file system in a file; its size is no multiple of anything."""
-    with path.open("wb") as file:
-        file.truncate(size_bytes)
+    sparse_file(path, size_bytes)
     from_directory = ["-d", str(directory)] if directory else []
     call("mke2fs", "-q", "-F", *as_offered(options).split(), *from_directory, path)
     return path
@@ -194,7 +193,6 @@ MEASURE = """
 import pathlib, sys, time
 from imager.filesystems import ext
 from tests.harness.memory import own_peak_bytes
-from tests.harness.poison import FileReader
 with FileReader(pathlib.Path(sys.argv[1])) as reader:
     ext.used_map(reader)
 print(time.process_time(), own_peak_bytes())

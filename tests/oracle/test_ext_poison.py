@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from imager.filesystems import ext
-from tests.harness.loop import call, loop_device, mounted, needs_root
-from tests.harness.poison import FileReader, poison, tree_hashes
+from tests.harness.files import FileReader
+from tests.harness.loop import loop_device, mounted, needs_root
+from tests.harness.poison import poison, tree_hashes
+from tests.harness.programs import call
 from tests.oracle.test_ext_map import VARIANTS, make, tree, used_map  # noqa: F401 - tree is a fixture
 
 pytestmark = pytest.mark.skipif(not shutil.which("e2fsck"), reason="needs e2fsprogs")

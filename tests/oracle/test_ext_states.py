@@ -17,8 +17,8 @@ from imager.extents import Extents
 from imager.filesystems import ext
 from imager.filesystems._ext_structs import SUPERBLOCK
 from imager.filesystems.base import InUseElsewhere, NotTrusted, UsedMap
-from tests.harness.loop import call
-from tests.harness.poison import FileReader
+from tests.harness.files import FileReader
+from tests.harness.programs import call
 from tests.oracle.test_ext_map import make, used_map
 
 pytestmark = pytest.mark.skipif(not shutil.which("mke2fs"), reason="needs e2fsprogs")

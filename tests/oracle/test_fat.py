@@ -11,8 +11,10 @@ from imager.extents import Extents
 from imager.filesystems import fat, signatures
 from imager.filesystems.base import NotTrusted
 from imager.filesystems.fat_boot import check_geometry, read_boot_sector
-from tests.harness.fat_images import age, clusters, files_in, judge, make_fat, missing_tools, partclone_map, run
-from tests.harness.poison import FileReader, poison
+from tests.harness.fat_images import age, clusters, files_in, judge, make_fat, partclone_map
+from tests.harness.files import FileReader
+from tests.harness.poison import poison
+from tests.harness.programs import call, missing_tools
 
 _MISSING = missing_tools("mkfs.fat", "fsck.fat", "mcopy", "mdel")
 pytestmark = pytest.mark.skipif(bool(_MISSING), reason=f"not installed: {_MISSING}")
@@ -99,7 +101,7 @@ def test_blkid_sees_the_same_volume(case: str, tmp_path: Path):
         content = fat.probe(reader)
         marks = signatures.find_signatures(reader)
         said = signatures.blkid_says(str(image), 0, reader.size)
-    told = dict(line.split("=", 1) for line in run("blkid", "-p", "-o", "export", image).splitlines())
+    told = dict(line.split("=", 1) for line in call("blkid", "-p", "-o", "export", image).splitlines())
     assert content is not None
     assert content.type == told["TYPE"]
     assert content.label == told["LABEL"].replace("\\", "")
@@ -145,7 +147,7 @@ def _forget_file(image: Path, tmp_path: Path) -> Extents:
     """What a crash leaves: a file's entry is on disk, its chain is not, and the volume is marked dirty."""
     (tmp_path / "unlucky").write_bytes(b"x" * 5 * 512)
     before = used_map(image).used
-    run("mcopy", "-i", image, tmp_path / "unlucky", "::")
+    call("mcopy", "-i", image, tmp_path / "unlucky", "::")
     geometry = geometry_of(image)
     new = used_map(image).used - before
     first = (int(new.starts[0]) - geometry.data_offset) // geometry.cluster_bytes + 2

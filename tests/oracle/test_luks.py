@@ -21,7 +21,7 @@ from imager.survey import Disk, survey
 from imager.volumes import luks, lvm
 from imager.volumes.base import Member
 from imager.volumes.registry import managers
-from tests.harness.files import FileReader
+from tests.harness.files import FileReader, sparse_file
 from tests.harness.luks import CASES, container, expected
 from tests.harness.poison import poison, tree_hashes
 from tests.harness.programs import call
@@ -66,8 +66,7 @@ def made(tmp_path):
 
     def make(options: str, size: int = 24 * MIB) -> Path:
         path = tmp_path / "container"
-        with path.open("wb") as file:
-            file.truncate(size)
+        sparse_file(path, size)
         try:
             cryptsetup(f"luksFormat {options} --key-file", tmp_path / "key", path)
         except subprocess.CalledProcessError as error:

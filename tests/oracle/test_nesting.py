@@ -12,15 +12,11 @@ from pathlib import Path
 import pytest
 
 from imager.survey import Disk, Survey, survey
-from tests.harness.disks import FileReader, Part, gpt_disk, needs_table_tools
+from tests.harness import volumes_corpus
+from tests.harness.disks import Part, gpt_disk, needs_table_tools
+from tests.harness.files import FileReader, sparse_file
 
 MIB = 1024 * 1024
-
-
-def blank(path: Path, size_bytes: int) -> Path:
-    with path.open("wb") as file:
-        file.truncate(size_bytes)
-    return path
 
 
 def look(*paths: Path) -> tuple[Survey, ...]:
@@ -32,7 +28,7 @@ def btrfs_pair(tmp_path: Path) -> tuple[Path, Path]:
     """One Btrfs on two disks: data striped, metadata mirrored."""
     if shutil.which("mkfs.btrfs") is None:
         pytest.skip("needs mkfs.btrfs (btrfs-progs)")
-    disks = blank(tmp_path / "one", 256 * MIB), blank(tmp_path / "two", 256 * MIB)
+    disks = sparse_file(tmp_path / "one", 256 * MIB), sparse_file(tmp_path / "two", 256 * MIB)
     subprocess.run(["mkfs.btrfs", "-q", "-d", "raid0", "-m", "raid1", *disks], check=True, capture_output=True)
     return disks
 
@@ -53,7 +49,7 @@ def encrypted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         pytest.skip("needs qemu-img (qemu-utils)")
     tmp_path = tmp_path_factory.mktemp("encrypted")
     plain, container, key = tmp_path / "plain", tmp_path / "container", tmp_path / "key"
-    blank(plain, 64 * MIB)
+    sparse_file(plain, 64 * MIB)
     subprocess.run(["mke2fs", "-q", "-t", "ext4", plain], check=True, capture_output=True)
     key.write_text("correct horse")
     secret = ["--object", f"secret,id=s,file={key}"]
@@ -110,10 +106,38 @@ def test_a_wrong_passphrase_is_told(encrypted, tmp_path):
 
 
 def test_of_several_clones_of_one_file_system_none_is_taken_for_a_part_of_another(tmp_path):
-    one = blank(tmp_path / "one", 64 * MIB)
+    one = sparse_file(tmp_path / "one", 64 * MIB)
     subprocess.run(["mke2fs", "-q", "-t", "ext4", one], check=True, capture_output=True)
     two = tmp_path / "two"
     two.write_bytes(one.read_bytes())
     first, second = look(one, two)
     assert first.used == second.used
     assert first.layout.content.whole_reason == ""
+
+
+@pytest.mark.parametrize("case", ["md-r1-10", "md-r1-090", "md-r1-12", "md-r5-ls", "lv-linear", "lv-thin"])
+def test_members_of_arrays_and_groups_are_followed_to_their_file_systems(case):
+    readers = volumes_corpus.readers(volumes_corpus.members(case))
+    for found in survey([Disk(reader) for reader in readers]):
+        content = found.layout.content
+        assert content.whole_reason == ""
+        assert {each.type for each in content.inside} == {"ext4"}
+        assert found.used.total_bytes == content.mapped_bytes < found.layout.size_bytes
+
+
+@pytest.mark.parametrize("case", ["md-r1-stale", "lv-linear"])
+def test_a_member_alone_of_what_needs_several_is_copied_whole(case):
+    reader = volumes_corpus.readers(volumes_corpus.members(case))[0]
+    found = survey([Disk(reader)])[0]
+    assert found.layout.content.whole_reason or any(each.whole_reason for each in found.layout.content.inside)
+
+
+def test_a_third_owner_of_an_array_member_makes_it_whole():
+    """An array's superblock at the end explains ext4 at the start, but not swap beside it."""
+    contents = [bytearray(content) for content in volumes_corpus.members("md-r1-10")]
+    for content in contents:
+        content[4086:4096] = b"SWAPSPACE2"
+    found = survey([Disk(reader) for reader in volumes_corpus.readers([bytes(content) for content in contents])])
+    for each in found:
+        assert "more than one owner" in each.layout.content.whole_reason
+        assert each.used.holds(0, each.layout.size_bytes)

@@ -7,6 +7,7 @@ import contextlib
 import os
 import re
 import shutil
+import struct
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,21 @@ from imager.filesystems import ntfs, signatures
 from imager.filesystems._ntfs_boot import check_geometry, read_boot_sector
 from imager.filesystems._ntfs_files import root_file_extents
 from imager.filesystems._ntfs_mft import Mft
-from tests.harness.fat_images import missing_tools, run
-from tests.harness.ntfs_images import age, everything_in, judge, make_ntfs, mounted, needs_driver, partclone_map
-from tests.harness.poison import FileReader, poison
+from imager.filesystems._ntfs_records import ATTRIBUTE_LIST
+from tests.harness.files import FileReader
+from tests.harness.ntfs_images import (
+    age,
+    attribute_offset,
+    clusters_offset,
+    everything_in,
+    judge,
+    make_ntfs,
+    mounted,
+    needs_driver,
+    partclone_map,
+)
+from tests.harness.poison import poison
+from tests.harness.programs import call, missing_tools
 
 _MISSING = missing_tools("mkntfs", "ntfsfix", "ntfsresize")
 pytestmark = pytest.mark.skipif(bool(_MISSING), reason=f"not installed: {_MISSING}")
@@ -123,7 +136,7 @@ def test_blkid_sees_the_same_volume(sector: str, tmp_path: Path):
     with FileReader(image) as reader:
         content = ntfs.probe(reader)
         marks = signatures.find_signatures(reader)
-    told = dict(line.split("=", 1) for line in run("blkid", "-p", "-o", "export", image).splitlines())
+    told = dict(line.split("=", 1) for line in call("blkid", "-p", "-o", "export", image).splitlines())
     assert content is not None
     assert content.type == told["TYPE"]
     assert content.label == told["LABEL"].replace("\\", "")
@@ -139,7 +152,7 @@ def test_label_in_any_script_is_shown(tmp_path: Path):
 @pytest.mark.skipif(bool(missing_tools("ntfsinfo")), reason="not installed: ntfsinfo")
 def test_ntfsinfo_sees_the_same_sizes(tmp_path: Path):
     image = make_ntfs(tmp_path / "empty.img", 900 * MIB, "-s", "4096", "-c", "2097152")
-    told = dict(re.findall(r"^\t([\w ]+): (\S+)$", run("ntfsinfo", "-m", image), re.MULTILINE))
+    told = dict(re.findall(r"^\t([\w ]+): (\S+)$", call("ntfsinfo", "-m", image), re.MULTILINE))
     geometry = geometry_of(image)
     assert geometry.sector_bytes == int(told["Sector Size"])
     assert geometry.cluster_bytes == int(told["Cluster Size"])
@@ -177,9 +190,40 @@ def test_mft_in_many_pieces_is_followed(cluster: str, tmp_path: Path):
     with mounted(image, tmp_path / "mnt") as top:
         fill_with_fragments(top, int(cluster))
     with FileReader(image) as reader:
-        pieces = len(Mft(reader, geometry_of(image)).data.clusters())
-    assert pieces > 30
+        mft = Mft(reader, geometry_of(image))
+    # So many runs do not fit into record 0: it has an attribute list then.
+    assert len(mft.data.clusters()) > (200 if cluster == "4096" else 30)
+    assert (mft.record(0).first(ATTRIBUTE_LIST) is not None) == (cluster == "4096")
     check_poisoned(image, tmp_path)
+
+
+def move_half_of_the_bitmap(image: Path, lcn: int) -> None:
+    """Put the second half of $Bitmap elsewhere, as it is after a volume was grown; clusters have 512 bytes."""
+    content = bytearray(image.read_bytes())
+    old = clusters_offset(image, 6)
+    at = attribute_offset(image, 6, 0x80)
+    count = (int.from_bytes(content[at + 24 : at + 32], "little") + 1) // 2
+    content[lcn * 512 : (lcn + count) * 512] = content[old + count * 512 : old + 2 * count * 512]
+    for cluster, is_used in ((lcn, 1), (old // 512 + count, 0)):
+        bits = (old if cluster < count * 4096 else lcn * 512 - count * 512) + cluster // 8
+        content[bits : bits + count // 8] = bytes([255 * is_used]) * (count // 8)
+    pairs = b"".join(b"\x31" + count.to_bytes(1) + n.to_bytes(3, "little") for n in (old // 512, lcn - old // 512))
+    length = 64 + 16
+    content[at + 64 : at + length + 8] = pairs.ljust(16, b"\0") + b"\xff\xff\xff\xff\0\0\0\0"
+    struct.pack_into("<I", content, at + 4, length)
+    record = clusters_offset(image, 0) + 6 * 1024
+    struct.pack_into("<I", content, record + 24, at + length + 8 - record)
+    image.write_bytes(content)
+
+
+@needs_driver
+def test_bitmap_in_pieces_is_followed(tmp_path: Path):
+    image = make_ntfs(tmp_path / "grown.img", 32 * MIB, "-c", "512")
+    move_half_of_the_bitmap(image, lcn=50_000)
+    with mounted(image, tmp_path / "mnt") as top:
+        age(top, 3, scale_bytes=512)
+    check_poisoned(image, tmp_path)
+    assert used_map(image).used.holds(50_000 * 512, 50_008 * 512)
 
 
 @needs_driver
@@ -205,7 +249,7 @@ def test_file_in_the_root_is_found_where_ntfscluster_sees_it(case: str, tmp_path
 def clusters_of(image: Path, name: str) -> Extents:
     """Where ntfscluster says that a file's content lies."""
     cluster_bytes = geometry_of(image).cluster_bytes
-    said = run("ntfscluster", "-f", "-F", f"/{name}", image)
+    said = call("ntfscluster", "-f", "-F", f"/{name}", image)
     rows = re.findall(r"^ +(\d+) +(\d+) +(\d+)$", said.partition("0x80")[2], re.MULTILINE)
     return Extents.of((int(lcn) * cluster_bytes, (int(lcn) + int(count)) * cluster_bytes) for _, lcn, count in rows)
 
@@ -242,8 +286,8 @@ def test_resized_volume_keeps_the_map_right(size: str, tmp_path: Path):
         age(top, 2)
     with image.open("r+b") as file:
         file.truncate(100 * MIB)
-    run("ntfsresize", "--force", "--force", "--no-progress-bar", "--size", size, image)
-    run("ntfsfix", "--clear-dirty", image)
+    call("ntfsresize", "--force", "--force", "--no-progress-bar", "--size", size, image)
+    call("ntfsfix", "--clear-dirty", image)
     # ntfsfix looks for the backup boot sector at the end of the device, past the volume's end: that is an edge.
     check_poisoned(image, tmp_path, examined(image).used)
     assert used_map(image).used.end == used_map(image).content.size_bytes

@@ -18,7 +18,7 @@ from imager.extents import Extents
 from imager.filesystems import ntfs
 from imager.filesystems._ntfs_files import root_file_extents
 from imager.filesystems.base import HIBERNATED, NotTrusted
-from tests.harness.fat_images import missing_tools
+from tests.harness.files import FileReader
 from tests.harness.memory import measured_peak
 from tests.harness.ntfs_images import (
     attribute_offset,
@@ -31,7 +31,7 @@ from tests.harness.ntfs_images import (
     protect,
     write_log,
 )
-from tests.harness.poison import FileReader
+from tests.harness.programs import missing_tools
 
 _MISSING = missing_tools("mkntfs")
 pytestmark = pytest.mark.skipif(bool(_MISSING), reason=f"not installed: {_MISSING}")

@@ -14,7 +14,6 @@ from imager.partitions.read import read_table
 from imager.partitions.types import gpt_type_name, mbr_type_name
 from tests.harness.disks import (
     MIB,
-    FileReader,
     Part,
     gpt_disk,
     hybrid_disk,
@@ -26,7 +25,9 @@ from tests.harness.disks import (
     poke,
     sfdisk,
 )
-from tests.harness.loop import call, loop_device, needs_root, sparse_file
+from tests.harness.files import FileReader, sparse_file
+from tests.harness.loop import loop_device, needs_root
+from tests.harness.programs import call
 from tests.harness.tables import case, case_names
 
 pytestmark = needs_table_tools

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from imager.filesystems import signatures
-from tests.harness.fat_images import missing_tools, run
-from tests.harness.poison import FileReader
+from tests.harness.files import FileReader, sparse_file
+from tests.harness.programs import call, missing_tools
 
 pytestmark = pytest.mark.skipif(bool(missing_tools("blkid")), reason="not installed: blkid")
 
@@ -46,8 +46,7 @@ FORMATTERS: dict[str, tuple[int, tuple[str, ...]]] = {
 
 
 def blank(path: Path, size_bytes: int) -> Path:
-    with path.open("wb") as file:
-        file.truncate(size_bytes)
+    sparse_file(path, size_bytes)
     path.chmod(0o600)
     return path
 
@@ -57,7 +56,7 @@ def format_with(name: str, image: Path) -> None:
     _, command = FORMATTERS[name]
     if missing_tools(command[0]):
         pytest.skip(f"not installed: {command[0]}")
-    run(*command, image)
+    call(*command, image)
 
 
 def names_in(image: Path) -> set[str]:
@@ -99,14 +98,14 @@ def test_read_only_images_have_one_owner_with_blkids_name(name: str, tmp_path: P
     command = READ_ONLY[name](image, _folder(tmp_path))
     if missing_tools(str(command[0])):
         pytest.skip(f"not installed: {command[0]}")
-    run(*command)
+    call(*command)
     assert names_in(image) == blkid_in(image) == {name}
 
 
 def test_udf_bridge_names_both(tmp_path: Path):
     if missing_tools("genisoimage"):
         pytest.skip("not installed: genisoimage")
-    run("genisoimage", "-quiet", "-udf", "-o", tmp_path / "image", _folder(tmp_path))
+    call("genisoimage", "-quiet", "-udf", "-o", tmp_path / "image", _folder(tmp_path))
     assert names_in(tmp_path / "image") == {"iso9660", "udf"}
     assert blkid_in(tmp_path / "image") <= {"iso9660", "udf"}
 

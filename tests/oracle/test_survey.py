@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,19 +11,17 @@ from imager.blocks import Slice
 from imager.errors import UsageError
 from imager.extents import Extents
 from imager.survey import Disk, Survey, SurveyOptions, survey
-from tests.harness.disks import FileReader, Part, gpt_disk, mbr_disk, needs_table_tools
+from tests.harness.disks import Part, gpt_disk, mbr_disk, needs_table_tools
+from tests.harness.files import FileReader, sparse_file
+from tests.harness.programs import call
 
 pytestmark = needs_table_tools
 MIB = 1024 * 1024
 SECTORS = MIB // 512
 
 
-def run(*command: object) -> None:
-    subprocess.run([str(word) for word in command], check=True, capture_output=True)
-
-
 def ext4_at(disk: Path, start: int, size: int) -> None:
-    run("mke2fs", "-q", "-t", "ext4", "-E", f"offset={start}", disk, f"{size // 1024}k")
+    call("mke2fs", "-q", "-t", "ext4", "-E", f"offset={start}", disk, f"{size // 1024}k")
 
 
 @pytest.fixture
@@ -107,13 +104,13 @@ def test_a_second_owner_makes_the_whole_partition_used(disk, tmp_path):
 
 def test_what_lies_past_the_end_of_a_file_system_is_used(disk):
     """A file system that was shrunk, its partition not: the rest may hold anything."""
-    run("mke2fs", "-q", "-F", "-t", "ext4", "-E", f"offset={MIB}", disk, "32768k")
+    call("mke2fs", "-q", "-F", "-t", "ext4", "-E", f"offset={MIB}", disk, "32768k")
     assert look(disk).used.holds(33 * MIB, 65 * MIB)
 
 
 def test_a_file_system_directly_on_the_disk(tmp_path):
     path = tmp_path / "disk"
-    run("mke2fs", "-q", "-t", "ext4", path, "64M")
+    call("mke2fs", "-q", "-t", "ext4", path, "64M")
     found = look(path)
     assert found.layout.table.kind == "none"
     assert found.layout.content is not None
@@ -165,8 +162,8 @@ def test_a_disk_that_is_a_raid_member_is_copied_whole_although_it_shows_a_table(
 def test_hibernation_on_one_disk_warns_of_every_volume_of_the_set(disk, tmp_path):
     sleeping = tmp_path / "swap"
     sleeping.touch()
-    subprocess.run(["truncate", "-s", "64M", sleeping], check=True)
-    run("mkswap", sleeping)
+    sparse_file(sleeping, 64 * MIB)
+    call("mkswap", sleeping)
     with sleeping.open("r+b") as file:
         file.seek(4086)
         file.write(b"S1SUSPEND\0")
@@ -178,8 +175,8 @@ def test_hibernation_on_one_disk_warns_of_every_volume_of_the_set(disk, tmp_path
 
 def test_hibernation_is_seen_even_when_something_else_claims_the_swap_area(tmp_path):
     path = tmp_path / "swap"
-    run("truncate", "-s", "64M", path)
-    run("mke2fs", "-q", "-t", "ext4", path)
+    call("truncate", "-s", "64M", path)
+    call("mke2fs", "-q", "-t", "ext4", path)
     with path.open("r+b") as file:
         file.write(bytes(1024))
         file.seek(4086)

@@ -9,8 +9,8 @@ import pytest
 
 from imager.filesystems import signatures, swap
 from imager.filesystems.base import HIBERNATED, NotTrusted
-from tests.harness.fat_images import missing_tools, run
-from tests.harness.poison import FileReader
+from tests.harness.files import FileReader, sparse_file
+from tests.harness.programs import call, missing_tools
 
 _MISSING = missing_tools("mkswap", "blkid")
 pytestmark = pytest.mark.skipif(bool(_MISSING), reason=f"not installed: {_MISSING}")
@@ -20,10 +20,9 @@ UUID = "0d5e0d5e-0000-4000-8000-00000000cafe"
 
 
 def make_swap(image: Path, *options: str, size_bytes: int = 4 * MIB) -> Path:
-    with image.open("wb") as file:
-        file.truncate(size_bytes)
+    sparse_file(image, size_bytes)
     image.chmod(0o600)
-    run("mkswap", "-L", "sleepy", "-U", UUID, *options, image)
+    call("mkswap", "-L", "sleepy", "-U", UUID, *options, image)
     return image
 
 
@@ -37,7 +36,7 @@ def turn_numbers_round(image: Path) -> None:
 
 
 def blkid(image: Path) -> dict[str, str]:
-    return dict(line.split("=", 1) for line in run("blkid", "-p", "-o", "export", image).splitlines())
+    return dict(line.split("=", 1) for line in call("blkid", "-p", "-o", "export", image).splitlines())
 
 
 @pytest.mark.parametrize("endianness", ["little", "big"])

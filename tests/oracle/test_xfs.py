@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from imager.extents import Extents
-from tests.harness.loop import call, loop_device, mounted, needs_root
+from tests.harness.loop import loop_device, mounted, needs_root
 from tests.harness.poison import poison, tree_hashes
+from tests.harness.programs import call
 from tests.harness.xfs_images import (
     V4_VARIANTS,
     VARIANTS,

@@ -19,8 +19,10 @@ import pytest
 
 from imager.filesystems.base import NotTrusted, UsedMap
 from tests.harness.faulty import needs_fuse
-from tests.harness.loop import call, loop_device, mounted, needs_root, sparse_file
+from tests.harness.files import sparse_file
+from tests.harness.loop import loop_device, mounted, needs_root
 from tests.harness.poison import poison, tree_hashes
+from tests.harness.programs import call
 from tests.harness.write_log import logged_file
 from tests.harness.xfs_images import MIB, age, make, used_map
 from tests.oracle.test_ext_crash import Load, moments_of
