@@ -134,9 +134,16 @@ class _Walk:
         return list(grown.values())
 
     def _manager_of(self, content: Content) -> int | None:
+        """The manager whose member the content is; None when there is none, or when it is anybody's guess.
+
+        What mirrored arrays with their superblock at the end hold is seen from the member as well: both names are
+        right then. Whether nothing else is claimed is checked when the array is put together.
+        """
+        names = content.claims if content.kind == "ambiguous" else (content.type,)
+        found = [number for number, each in enumerate(self._managers) if set(each.TYPES) & set(names)]
         if content.kind == "ambiguous":
-            return None
-        return next((number for number, each in enumerate(self._managers) if content.type in each.TYPES), None)
+            found = [number for number in found if "linux_raid_member" in self._managers[number].TYPES]
+        return found[0] if found else None
 
     def _assemble(self, group: _Group) -> Iterator[_Node]:
         """Let the manager put a group together, and give the volumes that come out."""
@@ -175,11 +182,17 @@ class _Walk:
                 parts.append(used)
                 inside.append(replace(held.content, name=child.name))
         content = replace(content, inside=tuple(inside))
+        reason = reason or self._unexplained(examined.content, group, inside)
         if reason or self._all_blocks:
             reason = reason or "every block was asked for"
             return Examined(replace(content, mapped_bytes=size, whole_reason=reason), Extents.single(0, size))
         used = Extents.union_of(parts).clip(0, size)
         return Examined(replace(content, mapped_bytes=used.total_bytes, whole_reason=""), used)
+
+    def _unexplained(self, seen: Content, group: _Group, inside: Sequence[Content]) -> str:
+        """Why a member that others claim too is not trusted; empty when they are what lies in the array."""
+        explained = set(self._managers[group.manager].TYPES).union(*(content.claims for content in inside))
+        return seen.whole_reason if seen.kind == "ambiguous" and set(seen.claims) - explained else ""
 
 
 def _examine_copies(node: _Node, *, all_blocks: bool) -> Examined:

@@ -6,9 +6,9 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from imager.layout import Layout
+from imager.layout import Content, Layout
 from imager.pictures.bar import Style, disk_bar, share_bar
 from imager.pictures.pieces import Piece, pieces_of
 from imager.pictures.sizes import size_text
@@ -35,11 +35,21 @@ def layout_lines(layout: Layout, style: Style) -> Iterator[str]:
             yield _piece_line(piece, style)
             if piece.note:
                 yield f"        {piece.note}"
+            yield from _inside_lines(piece.inside, 8)
     yield from _gap_lines(pieces)
     if layout.whole_reason:
         yield f"the whole disk is copied: {layout.whole_reason}"
     for text in layout.all_warnings():
         yield f"warning: {text}"
+
+
+def _inside_lines(volumes: Iterable[Content], indent: int) -> Iterator[str]:
+    """What lies in volumes that partitions carry parts of, at any depth."""
+    for each in volumes:
+        used = "" if each.used_bytes is None else f"{size_text(each.used_bytes)} used"
+        words = (f"{each.name}:", each.type, each.label, used, each.whole_reason and f"whole: {each.whole_reason}")
+        yield " " * indent + "  ".join(word for word in words if word)
+        yield from _inside_lines(each.inside, indent + 2)
 
 
 def _piece_line(piece: Piece, style: Style) -> str:

@@ -17,6 +17,7 @@ class Piece:
         kind: gap, or the kind of the content.
         copied_bytes: What a capture copies of it.
         note: Why it is copied whole, or that it was left out; empty in the normal case.
+        inside: Volumes that it carries parts of.
     """
 
     start: int
@@ -28,6 +29,7 @@ class Piece:
     copied_bytes: int
     used_bytes: int | None
     note: str = ""
+    inside: tuple[Content, ...] = ()
 
     @property
     def size_bytes(self) -> int:
@@ -68,4 +70,5 @@ def _from_content(start: int, end: int, number: int | None, label: str, content:
         content.mapped_bytes if captured else 0,
         content.used_bytes,
         note if captured else "left out",
+        content.inside,
     )

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from imager.blocks import BlockReader
-from imager.volumes import luks, lvm
+from imager.volumes import luks, lvm, mdraid
 from imager.volumes.base import Manager
 
 
@@ -19,4 +19,4 @@ def managers(
         keys: Of encrypted containers that may be opened.
         find_mapping: Gives the plain text of a container that the system has open, by its UUID.
     """
-    return (luks.Containers(tuple(keys), find_mapping), lvm)
+    return (luks.Containers(tuple(keys), find_mapping), mdraid, lvm)

@@ -115,7 +115,7 @@ def test_of_several_clones_of_one_file_system_none_is_taken_for_a_part_of_anothe
     assert first.layout.content.whole_reason == ""
 
 
-@pytest.mark.parametrize("case", ["md-r1-10", "md-r1-090", "md-r1-12", "md-r5-ls", "lv-linear", "lv-thin"])
+@pytest.mark.parametrize("case", ["md-r1-10", "md-r1-090", "md-r1-12", "md-r5-ls", "lv-linear"])
 def test_members_of_arrays_and_groups_are_followed_to_their_file_systems(case):
     readers = volumes_corpus.readers(volumes_corpus.members(case))
     for found in survey([Disk(reader) for reader in readers]):
@@ -125,11 +125,19 @@ def test_members_of_arrays_and_groups_are_followed_to_their_file_systems(case):
         assert found.used.total_bytes == content.mapped_bytes < found.layout.size_bytes
 
 
-@pytest.mark.parametrize("case", ["md-r1-stale", "lv-linear"])
-def test_a_member_alone_of_what_needs_several_is_copied_whole(case):
-    reader = volumes_corpus.readers(volumes_corpus.members(case))[0]
-    found = survey([Disk(reader)])[0]
-    assert found.layout.content.whole_reason or any(each.whole_reason for each in found.layout.content.inside)
+def test_a_volume_that_lies_on_a_disk_that_is_not_there_is_copied_whole_as_far_as_it_is_there():
+    first, second = volumes_corpus.readers(volumes_corpus.members("lv-linear"))
+    alone, together = survey([Disk(first)])[0], survey([Disk(first), Disk(second)])[0]
+    assert together.used.total_bytes < alone.used.total_bytes < first.size
+    assert not len(together.used - alone.used)
+    assert "1 of 2 physical volumes of vg_lv_linear are not at hand" in " ".join(alone.layout.all_warnings())
+
+
+def test_of_a_thin_pool_only_what_is_allocated_is_copied():
+    reader = volumes_corpus.readers(volumes_corpus.members("lv-thin"))[0]
+    content = survey([Disk(reader)])[0].layout.content
+    assert content.whole_reason == ""
+    assert content.mapped_bytes < reader.size * 2 // 3
 
 
 def test_a_third_owner_of_an_array_member_makes_it_whole():
@@ -139,5 +147,5 @@ def test_a_third_owner_of_an_array_member_makes_it_whole():
         content[4086:4096] = b"SWAPSPACE2"
     found = survey([Disk(reader) for reader in volumes_corpus.readers([bytes(content) for content in contents])])
     for each in found:
-        assert "more than one owner" in each.layout.content.whole_reason
+        assert "more than one owner" in each.layout.content.inside[0].whole_reason
         assert each.used.holds(0, each.layout.size_bytes)
