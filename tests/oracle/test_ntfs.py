@@ -191,9 +191,9 @@ def test_mft_in_many_pieces_is_followed(cluster: str, tmp_path: Path):
         fill_with_fragments(top, int(cluster))
     with FileReader(image) as reader:
         mft = Mft(reader, geometry_of(image))
-    # So many runs do not fit into record 0: it has an attribute list then.
-    assert len(mft.data.clusters()) > (200 if cluster == "4096" else 30)
-    assert (mft.record(0).first(ATTRIBUTE_LIST) is not None) == (cluster == "4096")
+        # So many runs do not fit into record 0: it has an attribute list then.
+        assert len(mft.data.clusters()) > (200 if cluster == "4096" else 30)
+        assert (mft.record(0).first(ATTRIBUTE_LIST) is not None) == (cluster == "4096")
     check_poisoned(image, tmp_path)
 
 
@@ -204,9 +204,9 @@ def move_half_of_the_bitmap(image: Path, lcn: int) -> None:
     at = attribute_offset(image, 6, 0x80)
     count = (int.from_bytes(content[at + 24 : at + 32], "little") + 1) // 2
     content[lcn * 512 : (lcn + count) * 512] = content[old + count * 512 : old + 2 * count * 512]
-    for cluster, is_used in ((lcn, 1), (old // 512 + count, 0)):
-        bits = (old if cluster < count * 4096 else lcn * 512 - count * 512) + cluster // 8
-        content[bits : bits + count // 8] = bytes([255 * is_used]) * (count // 8)
+    for index in range(count):
+        content[old + (old // 512 + count + index) // 8] &= ~(1 << (old // 512 + count + index) % 8)
+        content[(lcn - count) * 512 + (lcn + index) // 8] |= 1 << (lcn + index) % 8
     pairs = b"".join(b"\x31" + count.to_bytes(1) + n.to_bytes(3, "little") for n in (old // 512, lcn - old // 512))
     length = 64 + 16
     content[at + 64 : at + length + 8] = pairs.ljust(16, b"\0") + b"\xff\xff\xff\xff\0\0\0\0"
