@@ -19,10 +19,10 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from imager.blocks import BlockReader
+from imager.closing import Closing, closed_on_error
 from imager.devices import claims, ioctls
 from imager.devices.buffers import ThreadBuffers
 from imager.devices.sysfs import System
@@ -36,7 +36,7 @@ _GONE: Final = (errno.ENXIO, errno.ENODEV, errno.ENOMEDIUM)
 _AS_ROOT: Final = "Run imager as root, or as a user who may read the device."
 
 
-class DiskReader(BlockReader):
+class DiskReader(Closing, BlockReader):
     """A disk or an image file, open for reading.
 
     Attributes:
@@ -192,14 +192,6 @@ class DiskReader(BlockReader):
         os.close(self._cached_fd)
         self.fd = self._cached_fd = -1
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
 
 def open_source(
     path: str | os.PathLike[str],
@@ -286,18 +278,9 @@ def _open_read_only(path: Path, flags: int = 0) -> int:
         raise _cannot_open(path, error) from error
 
 
-@contextlib.contextmanager
-def _closed_on_error(fd: int) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        os.close(fd)
-        raise
-
-
 def _open_file(path: Path) -> DiskReader:
     fd = _open_read_only(path)
-    with _closed_on_error(fd):
+    with closed_on_error(fd):
         size = os.fstat(fd).st_size
         if size == 0:
             raise SourceUnusable(f"{path} is empty: there is no disk in it", path=str(path))
@@ -322,7 +305,7 @@ def _guess_sector_size(fd: int) -> int:
 
 def _open_device(path: Path, hold: bool, write_back: bool) -> DiskReader:
     fd, is_held = _open_held(path) if hold else (_open_read_only(path), False)
-    with _closed_on_error(fd):
+    with closed_on_error(fd):
         try:
             size, grain = ioctls.size_bytes(fd), ioctls.logical_sector_bytes(fd)
             physical = ioctls.physical_sector_bytes(fd)

@@ -7,16 +7,15 @@ nothing of what is written, nor whether a person agreed to it.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import os
 import stat
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, Literal
 
+from imager.closing import closed_on_error
 from imager.devices import claims, ioctls
 from imager.devices.sysfs import System
 from imager.devices.usage import refuse_if_in_use
@@ -89,15 +88,6 @@ def _refused(path: Path, error: OSError) -> TargetRefused:
     )
 
 
-@contextlib.contextmanager
-def _closed_on_error(fd: int) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        os.close(fd)
-        raise
-
-
 def _open(path: Path, flags: int) -> int:
     try:
         return os.open(path, os.O_RDWR | os.O_CLOEXEC | flags, _NEW_FILE_MODE)
@@ -113,7 +103,7 @@ def _create_file(path: Path, create_size: int | None, sector_size: int) -> Targe
             f"{path} does not exist", hint="Run `imager disks` to see which disks there are.", path=str(path)
         )
     fd = _open(path, os.O_CREAT | os.O_EXCL)
-    with _closed_on_error(fd):
+    with closed_on_error(fd):
         _lock(fd, path)
         _set_size(fd, path, create_size)
     return TargetDisk(path, fd, size=create_size, sector_size=sector_size, is_block_device=False, was_created=True)
@@ -121,7 +111,7 @@ def _create_file(path: Path, create_size: int | None, sector_size: int) -> Targe
 
 def _open_file(path: Path, create_size: int | None, sector_size: int) -> TargetDisk:
     fd = _open(path, 0)
-    with _closed_on_error(fd):
+    with closed_on_error(fd):
         _lock(fd, path)
         size = os.fstat(fd).st_size
         if size == 0 and create_size is not None:
@@ -151,7 +141,7 @@ def _set_size(fd: int, path: Path, size: int) -> None:
 def _open_device(path: Path) -> TargetDisk:
     _refuse_read_only(path)
     fd = _open_exclusively(path)
-    with _closed_on_error(fd):
+    with closed_on_error(fd):
         try:
             size, sector_size = ioctls.size_bytes(fd), ioctls.logical_sector_bytes(fd)
         except OSError as error:

@@ -13,10 +13,10 @@ import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
-from typing import Final, NoReturn, Self
+from typing import Final, NoReturn
 
 from imager import process
+from imager.closing import Closing
 from imager.devices import claims, ioctls
 from imager.devices.buffers import ThreadBuffers
 from imager.devices.sysfs import System
@@ -29,7 +29,7 @@ _GONE: Final = (errno.ENXIO, errno.ENODEV, errno.ENOMEDIUM)
 _UNSUPPORTED: Final = (errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY, errno.EINVAL)
 
 
-class TargetDisk:
+class TargetDisk(Closing):
     """A disk or an image file of one, open for writing.
 
     Several threads may write and read different ranges at once.
@@ -261,11 +261,3 @@ class TargetDisk:
             if fd >= 0:
                 os.close(fd)
         self.fd = self._direct_fd = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

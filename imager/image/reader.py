@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from imager.closing import Closing
 from imager.errors import ImageDamaged, ImageError
 from imager.extents import Extents
 from imager.image.columns import ChunkRuns, chunk_length
@@ -28,11 +29,10 @@ from imager.stores import open_input
 from imager.stores.base import Input
 
 if TYPE_CHECKING:
-    from types import TracebackType
-    from typing import Self
+    pass
 
 
-class StreamedImage:
+class StreamedImage(Closing):
     """An image that is read once, from its start.
 
     Attributes:
@@ -120,14 +120,6 @@ class StreamedImage:
     def close(self) -> None:
         """Let go of the store."""
         self._source.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class Image(StreamedImage):  # it can do more, so whatever takes a stream takes a file

@@ -10,13 +10,10 @@ from __future__ import annotations
 import errno
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from imager.closing import Closing
 from imager.errors import StoreError
-
-if TYPE_CHECKING:
-    from types import TracebackType
-    from typing import Self
 
 Buffer = bytes | bytearray | memoryview
 
@@ -86,7 +83,7 @@ class Output(ABC):
         raise StoreError(f"{self.name} cannot be continued", hint="Start again without --resume.")
 
 
-class Input(ABC):
+class Input(Closing):
     """A place that the bytes of one image come from.
 
     Attributes:
@@ -106,15 +103,3 @@ class Input(ABC):
     @abstractmethod
     def read_at_into(self, offset: int, buffer: memoryview) -> int:
         """Fill the buffer from an offset on; how many bytes there were. Threads may call it at once."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Let go of it."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
