@@ -15,6 +15,7 @@ from imager.survey import Disk, Survey, survey
 from tests.harness import volumes_corpus
 from tests.harness.disks import Part, gpt_disk, needs_table_tools
 from tests.harness.files import FileReader, sparse_file
+from tests.harness.luks import make_luks1
 
 MIB = 1024 * 1024
 
@@ -44,21 +45,15 @@ def test_a_file_system_on_two_disks_is_read_through_both(btrfs_pair):
 
 @pytest.fixture(scope="module")
 def encrypted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A GPT disk with a LUKS1 container in partition 1, ext4 inside, made by qemu-img; and its key file."""
-    if shutil.which("qemu-img") is None:
-        pytest.skip("needs qemu-img (qemu-utils)")
+    """A GPT disk with a LUKS1 container in partition 1, ext4 inside, by cryptsetup and qemu-img; and its key file."""
+    if shutil.which("qemu-img") is None or shutil.which("cryptsetup") is None:
+        pytest.skip("needs qemu-img (qemu-utils) and cryptsetup (cryptsetup-bin)")
     tmp_path = tmp_path_factory.mktemp("encrypted")
     plain, container, key = tmp_path / "plain", tmp_path / "container", tmp_path / "key"
     sparse_file(plain, 64 * MIB)
     subprocess.run(["mke2fs", "-q", "-t", "ext4", plain], check=True, capture_output=True)
     key.write_text("correct horse")
-    secret = ["--object", f"secret,id=s,file={key}"]
-    options = ["-o", "key-secret=s,iter-time=200"]
-    subprocess.run(
-        ["qemu-img", "convert", *secret, *options, "-f", "raw", "-O", "luks", plain, container],
-        check=True,
-        capture_output=True,
-    )
+    make_luks1(plain, container, key)
     size = container.stat().st_size
     disk = gpt_disk(tmp_path / "disk", size + 4 * MIB, [Part(size, start_bytes=MIB)])
     with disk.open("r+b") as file:
