@@ -277,7 +277,7 @@ def _check(group: VolumeGroup) -> None:
         raise BadText("two of its physical volumes have one id")
     if set(group.pvs) & set(group.lvs):
         raise BadText("a physical and a logical volume have one name")
-    taken: dict[str, list[tuple[int, int]]] = {name: [] for name in group.pvs}
+    taken: dict[str, list[tuple[int, int]]] = {name: [] for name in (*group.pvs, *group.lvs)}
     areas = 0
     for lv in group.lvs.values():
         for segment in lv.segments:
@@ -286,12 +286,11 @@ def _check(group: VolumeGroup) -> None:
                 raise BadText(f"its segments have more than {_MOST_AREAS} places")
             for area in segment.areas:
                 _check_area(group, lv, segment, area)
-        for name, first, count in group.direct_ranges(lv):
-            taken[name].append((first, first + count))
+                taken[area.name].append((area.extent, area.extent + segment.area_count))
     for name, ranges in taken.items():
         ranges.sort()
         if any(one[1] > two[0] for one, two in pairwise(ranges)):
-            raise BadText(f"extents of physical volume {name[:40]} belong to more than one segment")
+            raise BadText(f"extents of {name[:80]} belong to more than one segment")
 
 
 def _check_area(group: VolumeGroup, lv: LogicalVolume, segment: Segment, area: Area) -> None:

@@ -28,6 +28,7 @@ from imager.volumes.base import Member
 from imager.volumes.mapping import Copied, Joined, Mapping, Part, Place, Striped
 
 _MOST_DEPTH: Final = 6
+_MOST_COPIES: Final = 32
 _MOST_MAPPED_AREAS: Final = 200_000
 _GROUP_FLAGS: Final = frozenset(("RESIZEABLE", "READ", "WRITE"))
 _VOLUME_FLAGS: Final = frozenset(
@@ -77,6 +78,7 @@ class Tree:
     def __init__(self, group: VolumeGroup, members: dict[str, Member]) -> None:
         self._group = group
         self._members = members
+        self._followed: dict[str, Followed] = {}
         self.parents: dict[str, set[str]] = {name: set() for name in group.lvs}
         for lv in group.lvs.values():
             for segment in lv.segments:
@@ -151,7 +153,12 @@ class Tree:
         return f"it is a part of {', '.join(sorted(self.parents[name]))[:200]}"
 
     def _follow(self, name: str, depth: int) -> Followed:
-        lv = self._group.lvs[name]
+        """A volume, put together once: several segments of its owner may lie on it."""
+        if name not in self._followed:
+            self._followed[name] = self._put_together(self._group.lvs[name], name, depth)
+        return self._followed[name]
+
+    def _put_together(self, lv: LogicalVolume, name: str, depth: int) -> Followed:
         unknown = sorted(lv.flags - _VOLUME_FLAGS)
         if unknown:
             raise Unmapped(f"{name} is marked {', '.join(unknown)[:200]}")
@@ -173,6 +180,8 @@ class Tree:
         mapping: Mapping
         if segment.type in ("raid1", "mirror"):
             self._check_in_sync(lv, segment, depth)
+            if sum(len(each.readers) for each in mappings) > _MOST_COPIES:
+                raise Unmapped(f"{lv.name} has too many copies")
             mapping = Copied(mappings)
         elif len(mappings) == 1:
             mapping = mappings[0]

@@ -86,7 +86,9 @@ class Part:
 
     def back(self, used: Extents) -> Found:
         """See Mapping."""
-        return self.whole.back(used.clip(0, self.size).shift(self.start))
+        part = used.clip(0, self.size)
+        # Without this, parts of parts of one volume would be searched through again and again.
+        return self.whole.back(part.shift(self.start)) if len(part) else {}
 
 
 class Joined:

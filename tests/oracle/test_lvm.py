@@ -79,8 +79,7 @@ CASES: dict[str, tuple[Callable[[VolumeGroup], int], tuple[str, ...]]] = {
     "linear": (linear, ()),
     "in pieces": (in_pieces, ()),
     "striped": (striped, ()),
-    "two metadata copies": (linear, ("--pvmetadatacopies", "2")),
-    "boot loader area": (linear, ("--bootloaderareasize", "2m")),
+    "two metadata copies, boot loader area": (linear, ("--pvmetadatacopies", "2", "--bootloaderareasize", "2m")),
     "data alignment": (in_pieces, ("--dataalignment", "3m")),
 }
 
@@ -108,7 +107,7 @@ def test_nothing_outside_of_the_map_is_missed(case: str, tmp_path: Path):
     assert files_of(taken, tmp_path) == files_of(content, tmp_path)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ["in pieces", "striped"])
 def test_volume_reads_as_lvs_says_that_it_lies(case: str, tmp_path: Path):
     shape, options = CASES[case]
     with volume_group(tmp_path, [32 * MIB] * 2, *options) as group:
