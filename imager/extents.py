@@ -96,28 +96,6 @@ class Extents:
         ends.setflags(write=False)
         return extents
 
-    @classmethod
-    def from_bitmap(
-        cls,
-        bitmap: bytes | memoryview,
-        *,
-        unit_bytes: int,
-        start: int = 0,
-        count: int | None = None,
-        bitorder: str = "little",
-    ) -> Extents:
-        """The bytes that the set bits of an allocation bitmap stand for.
-
-        Args:
-            bitmap: One bit a unit; a 1 is a unit in use.
-            unit_bytes: Bytes that one bit stands for.
-            start: Offset in bytes of the unit of the first bit.
-            count: How many bits count; by default all of them.
-            bitorder: "little" when the first unit is the lowest bit of a byte, else "big".
-        """
-        first, last = set_bit_runs(bitmap, count=count, bitorder=bitorder)
-        return cls(first * unit_bytes + start, last * unit_bytes + start)
-
     @staticmethod
     def union_of(sets: Iterable[Extents]) -> Extents:
         """All bytes that are in any of the sets."""

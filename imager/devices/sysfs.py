@@ -132,10 +132,6 @@ class System:
         """The devices and everything that they stand on, down to the disks."""
         return _closure(names, lambda name: [*self.slaves(name), self.disk_of(name)])
 
-    def above(self, names: Iterable[str]) -> set[str]:
-        """The devices, their partitions and everything that stands on either, loop devices excepted."""
-        return _closure(names, lambda name: [*self.partition_names(name), *self.holders(name)])
-
 
 def _closure(names: Iterable[str], step: Callable[[str], Iterable[str]]) -> set[str]:
     """Everything that is reached from the names in any number of steps, the names included."""

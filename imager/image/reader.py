@@ -9,7 +9,6 @@ and against the groups as they are read.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -27,9 +26,6 @@ from imager.image.walk import Ending, Walk
 from imager.layout import Layout
 from imager.stores import open_input
 from imager.stores.base import Input
-
-if TYPE_CHECKING:
-    pass
 
 
 class StreamedImage(Closing):

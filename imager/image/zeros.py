@@ -69,11 +69,6 @@ def zero_run(length: int) -> tuple[int, int]:
     return divmod(length, MAX_ZERO_FRAME_CONTENT)
 
 
-def zero_frame_count(length: int) -> int:
-    """How many zero frames stand for an unused range."""
-    return -(-length // MAX_ZERO_FRAME_CONTENT)
-
-
 @lru_cache(maxsize=1024)
 def _encoded_size(length: int) -> int:
     return len(zero_frame(length))

@@ -6,6 +6,7 @@ import threading
 import pytest
 
 from imager.errors import UsageError
+from imager.progress import NullProgress
 from tests.harness.capturing import MIB, capture_file, decompressed, expected_content, raw_file
 
 CHUNK = 256 * 1024
@@ -93,20 +94,11 @@ def test_the_rate_limit_holds(disk, tmp_path):
     assert 0.35 <= result.seconds <= 2
 
 
-class Interrupting:
+class Interrupting(NullProgress):
     """A progress display in which the user presses Ctrl-C."""
 
     def __init__(self, after):
         self.left = after
-
-    def start(self, total_bytes, what):
-        pass
-
-    def note(self, text):
-        pass
-
-    def done(self):
-        pass
 
     def advance(self, count_bytes):
         self.left -= 1

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from imager.errors import SourceUnreadable, SourceUnusable, StoreError
+from imager.progress import NullProgress
 from tests.harness.capturing import (
     MIB,
     capture_file,
@@ -113,21 +114,12 @@ def test_a_source_that_vanishes_is_an_error_even_with_rescue(disk, tmp_path, res
     assert not (tmp_path / "image.zst").exists()
 
 
-class Vanishing:
+class Vanishing(NullProgress):
     """A progress display that pulls the disk out after the first chunk."""
 
     def __init__(self, faulty, fault):
         self._faulty = faulty
         self._fault = fault
-
-    def start(self, total_bytes, what):
-        pass
-
-    def note(self, text):
-        pass
-
-    def done(self):
-        pass
 
     def advance(self, count_bytes):
         self._faulty.change(**self._fault)

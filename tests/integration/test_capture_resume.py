@@ -12,6 +12,7 @@ import pytest
 
 import imager.capture.describe
 from imager.errors import SourceUnusable, UsageError
+from imager.progress import NullProgress
 from tests.harness.capturing import (
     MIB,
     capture_file,
@@ -165,18 +166,9 @@ def test_changed_content_of_unused_blocks_is_no_change(disk, whole, cut, tmp_pat
     assert image.read_bytes() == whole
 
 
-class Notes:
+class Notes(NullProgress):
     def __init__(self):
         self.texts = []
-
-    def start(self, total_bytes, what):
-        pass
-
-    def advance(self, count_bytes):
-        pass
-
-    def done(self):
-        pass
 
     def note(self, text):
         self.texts.append(text)

@@ -96,12 +96,8 @@ def test_holds_and_touches(pairs, start, length):
 def test_bitmap_bits_become_ranges(bitmap, bitorder, count):
     count = min(count, 8 * len(bitmap))
     bits = [bitmap[i // 8] >> (i % 8 if bitorder == "little" else 7 - i % 8) & 1 for i in range(count)]
-    extents = Extents.from_bitmap(bitmap, unit_bytes=1, count=count, bitorder=bitorder)
+    extents = Extents(*set_bit_runs(bitmap, count=count, bitorder=bitorder))
     assert as_set(extents) == {i for i, bit in enumerate(bits) if bit}
-
-
-def test_bitmap_units_and_start_are_bytes():
-    assert list(Extents.from_bitmap(b"\x06", unit_bytes=4096, start=1024)) == [(5120, 13312)]
 
 
 def test_an_empty_bitmap_has_no_runs():
