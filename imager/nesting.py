@@ -181,7 +181,7 @@ class _Walk:
             if used is not None:
                 parts.append(used)
                 inside.append(replace(held.content, name=child.name))
-        content = replace(content, inside=tuple(inside))
+        content = replace(content, inside=(*content.inside, *inside))
         reason = reason or self._unexplained(examined.content, group, inside)
         if reason or self._all_blocks:
             reason = reason or "every block was asked for"
