@@ -137,7 +137,8 @@ def backup_ranges(layout: Layout) -> Extents:
 def _old_and_new_backup(layout: Layout, target_size: int) -> Extents:
     """Where the backup GPT was and where it will be: the image's bytes go to neither place."""
     old = backup_ranges(layout)
-    return old | Extents.single(max(0, target_size - old.total_bytes), target_size)
+    end = target_size - target_size % layout.logical_sector_bytes
+    return old | Extents.single(max(0, end - old.total_bytes), end)
 
 
 def _written_last(layout: Layout) -> Extents:
@@ -172,7 +173,9 @@ def place(
     Raises:
         UsageError: The scope names a partition that is not in the image.
     """
-    moves = scope.kind in ("whole", "table") and layout.table.kind in _GPT_KINDS and target_size != layout.size_bytes
+    sector = layout.logical_sector_bytes  # a disk in a file may end with a piece of one, which moves nothing
+    is_resized = target_size // sector != layout.size_bytes // sector
+    moves = scope.kind in ("whole", "table") and layout.table.kind in _GPT_KINDS and is_resized
     gone = _old_and_new_backup(layout, target_size) if moves else Extents()
     distance, window = 0, (0, target_size)
     cells = used.align_outward(chunk_size, layout.size_bytes)

@@ -47,6 +47,13 @@ def test_nothing_is_written_where_the_backup_gpt_goes_on_a_smaller_disk():
     assert found.take == Extents.single(0, 61 * MIB - 33 * SECTOR)
 
 
+@pytest.mark.parametrize("more", [0, 100, 511])
+def test_backup_gpt_stays_when_only_a_piece_of_a_sector_is_more_or_less(more):
+    found = placed(replace(GPT, size_bytes=DISK + 100), RestoreScope.whole(), target_size=DISK + more)
+    assert found.take.holds(DISK - 33 * SECTOR, DISK)
+    assert not found.moves_table
+
+
 def test_a_partition_starts_within_a_chunk():
     layout = mbr_layout(DISK, (63 * SECTOR, 5 * MIB + 63 * SECTOR))
     found = placed(layout, RestoreScope.partition(1, 1000 * SECTOR, 20000 * SECTOR))
