@@ -125,6 +125,8 @@ def main() -> None:
     work = Path(tempfile.mkdtemp(prefix="imager-bench-", dir=options.work or _work_folder(size)))
     bench = Bench(Rounds(options.rounds, options.further_rounds), options.quick, work, options.data, size)
     head = _head(options, work)
+    if machine.load() > machine.BUSY_LOAD:
+        note("this machine is busy: go by CPU seconds, wall time tells how the cores were shared")
     try:
         restores.warm_up(work)
         for name in options.groups:

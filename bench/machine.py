@@ -9,6 +9,9 @@ import re
 import subprocess
 from pathlib import Path
 
+BUSY_LOAD = 1.0
+"""More than this beside the bench, and wall times of programs with several threads cannot be compared."""
+
 _VERSIONS = (
     ("partclone", "partclone.extfs --version"),
     ("zstd", "zstd --version"),
