@@ -184,10 +184,10 @@ def _head(options: argparse.Namespace, work: Path) -> str:
 
 def _publish(bench: Bench, head: str, options: argparse.Namespace) -> None:
     text = "\n".join([head, "## Promises", report.verdict_table(bench.verdicts), *bench.sections])
-    print(text)
     bench.numbers["promises"] = [each.as_json() for each in bench.verdicts]
     results = options.data / "results.json"
     results.write_text(json.dumps(bench.numbers, indent=1) + "\n", encoding="utf-8")
+    print(text)
     pictures = _PICTURES if options.write_docs else options.data
     for name, svg in bench.pictures.items():
         (pictures / f"{name}.svg").write_text(svg, encoding="utf-8")
