@@ -26,6 +26,7 @@ from imager.cli.options import (
     UnlockOption,
     epilog,
     parse_size,
+    shortened,
 )
 from imager.cli.output import Console
 from imager.cli.problems import reports_problems
@@ -103,7 +104,7 @@ def command(
         level, threads, chunk_size, rate_limit, image_id, comment=comment, resume=resume, rescue=rescue
     )
     wanted = survey_options(all_blocks=all_blocks, gaps=gaps, partitions=partitions, exclude=exclude)
-    split_size = parse_size(split, "--split") if split else None
+    split_size = parse_size(split, "--split") if split is not None else None
     recorded = {"partitions": partitions, "exclude": exclude, "all blocks": all_blocks, "gaps": gaps}
     options = replace(options, recorded={name: _recorded(value) for name, value in recorded.items() if value})
     if len(sources) > 1:
@@ -159,10 +160,10 @@ def _capture_options(
     if not _CHUNK_SIZES[0] <= size <= _CHUNK_SIZES[1] or size & (size - 1):
         raise UsageError(f"--chunk-size {chunk_size}: it is a power of two from 256KiB to 4MiB")
     try:
-        given_id = uuid.UUID(image_id) if image_id else None
+        given_id = uuid.UUID(image_id) if image_id is not None else None
     except ValueError as error:
         raise UsageError(f"--image-id: {image_id!r} is no UUID") from error
-    rate = parse_size(rate_limit, "--rate-limit") if rate_limit else None
+    rate = parse_size(rate_limit, "--rate-limit") if rate_limit is not None else None
     if rate == 0:
         raise UsageError("--rate-limit 0 would never end")
     return CaptureOptions(
@@ -184,8 +185,8 @@ def _recorded(value: list[str] | bool) -> str:
 def _parse_level(text: str) -> int | Literal["fast"]:
     if text == "fast":
         return "fast"
-    if not text.isdecimal() or not 1 <= int(text) <= 19:
-        raise UsageError(f"--level {text}: it is fast, or a number from 1 to 19")
+    if not text.isdecimal() or len(text) > 2 or not 1 <= int(text) <= 19:
+        raise UsageError(f"--level {shortened(text)}: it is fast, or a number from 1 to 19")
     return int(text)
 
 
@@ -213,8 +214,10 @@ def _capture_one(
     each: Opened, name: str, options: CaptureOptions, console: Console, *, overwrite: bool, split_size: int | None
 ) -> CaptureResult:
     from imager.capture.job import capture
+    from imager.cli.sources import refuse_replacing
     from imager.stores import open_output
 
+    refuse_replacing(name, [each.path])
     for text in each.survey.layout.all_warnings():
         console.warn(f"{each.path}: {text}")
     output = open_output(name, overwrite=overwrite, resume=options.resume, split_size=split_size)

@@ -87,7 +87,7 @@ def command(
             console.result({"plans": [plan.as_dict() for plan in plans]}, lines)
             return 0
         for line in lines:
-            console.say(line)
+            console.say(line, must=not yes)
         confirm(targets, yes=yes)
         began = time.monotonic()
         done = _carry_out(opened[0], plans, options, console)

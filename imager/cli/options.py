@@ -55,6 +55,15 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?b)?", re.IGNORECASE)
 _FACTORS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
 
+_LONGEST_NUMBER = 40
+"""More digits than any size has; Python refuses to read thousands of them."""
+
+
+def shortened(text: str) -> str:
+    """A word of the command line for a message."""
+    return text if len(text) <= _LONGEST_NUMBER else f"{text[:_LONGEST_NUMBER]}..."
+
+
 def parse_size(text: str, what: str) -> int:
     """A size such as 1MiB, 4G or 650M in bytes; units are powers of 1024.
 
@@ -62,8 +71,8 @@ def parse_size(text: str, what: str) -> int:
         UsageError: It is no size.
     """
     match = _SIZE.fullmatch(text.strip())
-    if match is None:
-        raise UsageError(f"{what}: {text!r} is not a size", hint="Write it like 512KiB, 1MiB or 4GiB.")
+    if match is None or len(text) > _LONGEST_NUMBER:
+        raise UsageError(f"{what}: {shortened(text)!r} is not a size", hint="Write it like 512KiB, 1MiB or 4GiB.")
     return int(float(match[1]) * _FACTORS[match[2].lower()])
 
 
@@ -75,8 +84,8 @@ def parse_numbers(texts: Sequence[str] | None, option: str) -> frozenset[int]:
     """
     words = [word.strip() for text in texts or () for word in text.split(",")]
     for word in words:
-        if not word.isdecimal():
-            raise UsageError(f"{option}: {word!r} is not a partition number")
+        if not word.isdecimal() or len(word) > _LONGEST_NUMBER:
+            raise UsageError(f"{option}: {shortened(word)!r} is not a partition number")
     return frozenset(map(int, words))
 
 

@@ -43,9 +43,9 @@ class Console:
                 print(line, file=self.results)
         self.results.flush()
 
-    def say(self, text: str = "") -> None:
-        """A message that matters less than the result."""
-        if not self.quiet and not self.json:
+    def say(self, text: str = "", *, must: bool = False) -> None:
+        """A message that matters less than the result, unless it must be read: what a person is asked to agree to."""
+        if must or (not self.quiet and not self.json):
             print(text, file=sys.stderr, flush=True)
 
     def warn(self, text: str) -> None:

@@ -86,7 +86,7 @@ def command(
             console.result({"plan": plan.as_dict()}, plan.lines())
             return 0
         for line in plan.lines():
-            console.say(line)
+            console.say(line, must=not yes)
         confirm([place], yes=yes)
         began = time.monotonic()
         result = _carry_out(plan, opened, place, threads, console)

@@ -40,11 +40,13 @@ def command(
 
     The new image has an id of its own and records what is missing. Restoring it needs --accept-damage.
     """
+    from imager.cli.sources import refuse_replacing
     from imager.image.salvage import salvage
     from imager.stores import open_input, open_output
 
     if image == "-" or broken == "-":
         raise UsageError("salvage reads a file and writes a file", hint="Store the damaged image first.")
+    refuse_replacing(image, [broken])
     console = Console(json=as_json, quiet=quiet)
     with closing(open_input(broken, unfinished=True)) as source:
         output = open_output(image, overwrite=overwrite)

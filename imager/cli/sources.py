@@ -6,9 +6,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from imager.cli.options import parse_numbers
 from imager.cli.unlock import Request, unlock
+from imager.devices.beneath import beneath
 from imager.devices.inventory import disk_info, identify
 from imager.devices.opening import DiskReader, open_source
 from imager.errors import UsageError
@@ -71,6 +73,25 @@ def opened_and_surveyed(
             keys = [keys_held.enter_context(key) for key in unlock(unlocking, paths, readers)]
             found = survey(disks, options, managers(keys))
         yield [Opened(*each) for each in zip(paths, readers, found, strict=True)]
+
+
+def refuse_replacing(place: str, sources: Sequence[str]) -> None:
+    """Keep what is read from being replaced by what is made of it.
+
+    Args:
+        place: Where a file will be written.
+        sources: What it is made from: files and block devices.
+
+    Raises:
+        UsageError: It is one of them, or the file that a loop device among them shows.
+    """
+    try:
+        status = Path(place).stat()
+        is_read = any((status.st_dev, status.st_ino) in beneath(source).files for source in sources)
+    except (OSError, ValueError):
+        return  # nothing is there that could be replaced; what else is wrong with it is found when it is opened
+    if is_read:
+        raise UsageError(f"{place} is what is to be read: it would be replaced", hint="Choose another name.")
 
 
 def _known_beforehand(path: str, reader: DiskReader) -> tuple[str, ...]:

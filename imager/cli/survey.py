@@ -102,10 +102,24 @@ def _lines(opened: list[Opened]) -> Iterator[str]:
 
 
 def _write_svg(path: Path, each: Opened) -> None:
+    from imager.cli.sources import refuse_replacing
     from imager.pictures.svg import disk_map
 
+    refuse_replacing(str(path), [each.path])
     title = f"{each.path}  {each.survey.layout.identity.short_name()}"
     try:
+        if not _may_become_picture(path):
+            raise StoreError(
+                f"{path} exists and is no picture: it would be lost", hint="Choose another name.", path=str(path)
+            )
         path.write_text(disk_map(each.survey.layout, each.survey.used, title), encoding="utf-8")
     except OSError as error:
         raise StoreError(f"the picture {path} cannot be written: {error.strerror}") from error
+
+
+def _may_become_picture(path: Path) -> bool:
+    """Whether nothing but an older picture would be replaced; a mistyped name may be that of a disk."""
+    if path.is_file():
+        with path.open("rb") as there:
+            return there.read(4) in (b"", b"<svg")
+    return not path.is_block_device()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imager.blocks import BlockReader, Slice
+from imager.cli.options import shortened
 from imager.errors import NotConfirmed, UsageError
 from imager.filesystems.signatures import find_signatures
 from imager.partitions.read import read_table
@@ -38,8 +39,10 @@ def parse_requests(texts: Sequence[str] | None) -> tuple[Request, ...]:
     requests = []
     for text in texts or ():
         place, _, key_file = text.partition(":")
-        if place != "disk" and not place.isdecimal():
-            raise UsageError(f"--unlock {text}: it is a partition number, or disk, and may go on with :KEYFILE")
+        if place != "disk" and (not place.isdecimal() or len(place) > 9):
+            raise UsageError(
+                f"--unlock {shortened(text)}: it is a partition number, or disk, and may go on with :KEYFILE"
+            )
         requests.append(Request(0 if place == "disk" else int(place), key_file))
     return tuple(requests)
 

@@ -98,6 +98,11 @@ def test_version():
         (["verify", "/dev/null"], 4, ""),
         (["capture", "--level", "20", "a", "b"], 2, "19"),
         (["capture", "--chunk-size", "3MiB", "a", "b"], 2, "power of two"),
+        (["capture", "--level", "9" * 5000, "a", "b"], 2, "19"),
+        (["capture", "--rate-limit", "9" * 5000, "a", "b"], 2, "not a size"),
+        (["capture", "--split", "", "a", "b"], 2, "not a size"),
+        (["survey", "--exclude", "9" * 5000, "a"], 2, "partition number"),
+        (["survey", "--unlock", "9" * 5000, "a"], 2, "partition number"),
         (["capture", "--partition", "1", "--exclude", "2", "a", "b"], 2, "contradict"),
         (["capture", "--resume", "a", "-"], 2, "standard output"),
         (["restore", "x.img.zst"], 2, "TARGET"),
@@ -188,6 +193,34 @@ def test_the_targets_name_is_asked_for(image, disk, tmp_path):
     status, shown = on_terminal(str(target), "restore", image, target)
     assert status == 0, shown
     assert imager("verify", "--against", target, image).returncode == 0
+
+
+@pytest.mark.parametrize("option", ["--quiet", "--json"])
+def test_the_plan_is_shown_whenever_somebody_is_asked(image, disk, tmp_path, option):
+    for command, source in (("restore", image), ("clone", disk)):
+        status, shown = on_terminal("no", command, option, source, tmp_path / "new")
+        assert status == 9
+        assert "now on it, and lost" in shown
+
+
+@pytest.mark.parametrize("words", [("capture", "--overwrite"), ("survey", "--svg"), ("salvage", "--overwrite")])
+def test_what_is_read_is_never_replaced(disk, image, tmp_path, words):
+    source = tmp_path / "source"
+    source.write_bytes((image if words[0] == "salvage" else disk).read_bytes())
+    (tmp_path / "link").symlink_to(source)
+    before = digest(source)
+    done = imager(*words, source, tmp_path / "link")
+    assert done.returncode == 2, done.stderr
+    assert b"would be replaced" in done.stderr
+    assert digest(source) == before
+
+
+def test_a_picture_replaces_nothing_but_a_picture(disk, tmp_path):
+    other, picture = tmp_path / "other", tmp_path / "map.svg"
+    other.write_bytes(b"another disk")
+    assert imager("survey", "--svg", other, disk).returncode == 5
+    assert other.read_bytes() == b"another disk"
+    assert [imager("survey", "--svg", picture, disk).returncode for _ in range(2)] == [0, 0]
 
 
 def test_the_question_is_asked_on_the_terminal_when_the_image_comes_on_standard_input(image, tmp_path):
