@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -95,10 +96,10 @@ def command(
 
 
 def _check_names(source: str, targets: Sequence[str]) -> None:
-    paths = [Path(name).resolve() for name in targets]
+    paths = [Path(os.path.realpath(name)) for name in targets]
     if len(set(paths)) < len(paths):
         raise UsageError(f"the same target is named twice: {', '.join(targets)}")
-    if Path(source).resolve() in paths:
+    if Path(os.path.realpath(source)) in paths:
         raise TargetRefused(f"{source} is source and target at once", path=source)
 
 

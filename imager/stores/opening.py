@@ -29,6 +29,13 @@ def open_output(name: str, *, overwrite: bool = False, resume: bool = False, spl
         StoreError: The place is taken, missing, or cannot be written.
         UsageError: A stream can neither be split nor resumed.
     """
+    try:
+        return _output(name, overwrite=overwrite, resume=resume, split_size=split_size)
+    except OSError as error:  # such as a name that is too long
+        raise store_error(error, name, "cannot make") from error
+
+
+def _output(name: str, *, overwrite: bool, resume: bool, split_size: int | None) -> Output:
     stream = name == STREAM_NAME or _is_pipe(name)
     if stream and (resume or split_size is not None):
         raise UsageError(f"{name} is a stream: it cannot be {'resumed' if resume else 'split'}")
@@ -36,7 +43,7 @@ def open_output(name: str, *, overwrite: bool = False, resume: bool = False, spl
         return StreamOutput(1, "standard output")
     if stream:
         return StreamOutput(_open(name, os.O_WRONLY), name)
-    if Path(name).exists() and not Path(name).is_file():
+    if _is_lost_in_dev(Path(name)) or (Path(name).exists() and not Path(name).is_file()):
         raise StoreError(
             f"{name} is not a file, and an image cannot be written there",
             hint="Give the name of a new file; to write a disk, use imager clone or restore.",
@@ -61,6 +68,13 @@ def open_input(name: str, *, unfinished: bool = False) -> Input:
         StoreError: It is missing or may not be read.
         ImageIncomplete: Its capture has not finished, or a part is missing.
     """
+    try:
+        return _input(name, unfinished=unfinished)
+    except OSError as error:
+        raise store_error(error, name, "cannot open") from error
+
+
+def _input(name: str, *, unfinished: bool) -> Input:
     if name == STREAM_NAME:
         return StreamInput(0, "standard input")
     if _is_pipe(name):
@@ -114,3 +128,9 @@ def _open(name: str, flags: int) -> int:
         return os.open(name, flags | os.O_CLOEXEC)
     except OSError as error:
         raise store_error(error, name, "cannot open") from error
+
+
+def _is_lost_in_dev(path: Path) -> bool:
+    """Whether it would be a file among the devices: a mistyped disk, kept in memory until that is full."""
+    folders = path.absolute().parts[1:-1]
+    return folders[:1] == ("dev",) and folders[1:2] != ("shm",)

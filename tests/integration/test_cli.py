@@ -289,3 +289,10 @@ def test_a_part_that_the_image_does_not_have_is_refused(tmp_path, option):
     done = imager("restore", "--yes", option, tmp_path / "image", tmp_path / "target")
     assert done.returncode == 2
     assert "nothing to write" in done.stderr.decode()
+
+
+def test_a_source_that_is_a_link_to_itself_is_told_in_a_sentence(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    done = imager("clone", "--yes", "loop", "new", cwd=tmp_path)
+    assert done.returncode == 3, done.stderr
+    assert not (tmp_path / "new").exists()

@@ -241,3 +241,15 @@ def test_an_image_is_readable_by_its_owner_only(tmp_path):
     output.write([b"secrets"])
     output.commit()
     assert (tmp_path / "image").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("length", [250, 5000])
+def test_a_name_that_is_too_long_is_a_store_error(tmp_path, length):
+    for opened in (open_input, open_output):
+        with pytest.raises(StoreError, match="too long"):
+            opened(str(tmp_path / ("x" * length)))
+
+
+def test_no_image_is_made_among_the_devices():
+    with pytest.raises(StoreError, match="not a file"):
+        open_output("/dev/imager-test-nowhere")
