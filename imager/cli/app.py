@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -38,6 +41,24 @@ def _options(
     """Image disks block by block, only the used blocks, and put them back on bare metal."""
 
 
+def _occupy_closed_streams() -> None:
+    """Keep a disk from being opened as descriptor 0, 1 or 2, where messages would be written into it.
+
+    A closed one gets a descriptor that fails when an image is read from it or written to it. Words for it are dropped:
+    without this, those for standard error would go into the image on standard output.
+    """
+    for descriptor, flags in enumerate((os.O_WRONLY, os.O_RDONLY, os.O_RDONLY)):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, flags)  # gets the lowest free number, which is this one
+    if sys.stdout is None:
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")
+
+
 def main() -> None:
     """Entry point of the program."""
+    _occupy_closed_streams()
     app()

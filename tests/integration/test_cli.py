@@ -296,3 +296,16 @@ def test_a_source_that_is_a_link_to_itself_is_told_in_a_sentence(tmp_path):
     done = imager("clone", "--yes", "loop", "new", cwd=tmp_path)
     assert done.returncode == 3, done.stderr
     assert not (tmp_path / "new").exists()
+
+
+def test_closed_streams_are_no_defect_and_nothing_goes_where_it_should_not(disk, image):
+    shell = f'"{sys.executable}" -m imager "$@"'
+
+    def closed(redirections: str, *words: object) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(["sh", "-c", f"{shell} {redirections}", "sh", *map(str, words)], capture_output=True)
+
+    assert closed(">&-", "info", image).returncode == 0
+    told = closed("2>&-", "info", "/nowhere/image")
+    assert (told.returncode, told.stdout) == (5, b"")
+    assert closed(">&-", "capture", disk, "-").returncode == 5
+    assert closed("<&-", "verify", "-").returncode == 5
