@@ -53,9 +53,9 @@ def _occupy_closed_streams() -> None:
         except OSError:
             os.open(os.devnull, flags)  # gets the lowest free number, which is this one
     if sys.stdout is None:
-        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  open until the end
     if sys.stderr is None:
-        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  open until the end
 
 
 def main() -> None:
