@@ -15,6 +15,7 @@ enough for all cores (processes were measured slower). The rules that keep a cre
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import threading
 import time
@@ -48,9 +49,10 @@ def usable_cores() -> int:
 class _Task(Generic[Job, Result]):
     """A job and, once it is done, what came of it."""
 
-    __slots__ = ("error", "is_done", "job", "result")
+    __slots__ = ("error", "is_done", "job", "number", "result")
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, number: int, job: Job) -> None:
+        self.number = number
         self.job = job
         self.result: Result | None = None
         self.error: BaseException | None = None
@@ -84,6 +86,8 @@ class Crew(Generic[Job, Result]):
         self._changed = threading.Condition(threading.Lock())
         self._awaited: _Task[Job, Result] | None = None
         self._jobs_error: ImagerError | None = None
+        self._numbers = itertools.count()
+        self._first_failed = math.inf  # the number of a job: those behind it are not begun
         self._stopped = False
         self._threads = [
             threading.Thread(target=self._run, name=f"worker-{number}", daemon=True) for number in range(count)
@@ -128,7 +132,7 @@ class Crew(Generic[Job, Result]):
         """Take this many jobs, or fewer when there are no more."""
         try:
             for _ in range(count):
-                task: _Task[Job, Result] = _Task(next(self._jobs))
+                task: _Task[Job, Result] = _Task(next(self._numbers), next(self._jobs))
                 self._pending.append(task)
                 self._todo.put(task)
         except StopIteration:
@@ -151,13 +155,14 @@ class Crew(Generic[Job, Result]):
     def _run(self) -> None:
         worker: Callable[[Job], Result] | None = None
         while (task := self._todo.get()) is not None:
-            if not self._stopped:
+            if not self._stopped and task.number < self._first_failed:
                 try:
                     worker = worker or self._make_worker()
                     task.result = worker(task.job)
                 except BaseException as error:  # of any kind: it is raised again in the thread that reads the results
                     task.error = error
-                    self._stopped = True
+                    with self._changed:  # another thread may have failed at an earlier job
+                        self._first_failed = min(self._first_failed, task.number)
             with self._changed:
                 task.is_done = True
                 if task is self._awaited:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 import threading
 import time
+from queue import SimpleQueue
 
 import pytest
 
@@ -47,6 +48,20 @@ def test_an_error_comes_after_all_results_before_it():
     ):
         seen.extend(results)
     assert seen == list(range(7))
+
+
+def test_a_job_that_was_taken_before_a_later_one_failed_is_done(monkeypatch):
+    class SlowForTheFirst(SimpleQueue):
+        def get(self):
+            task = super().get()
+            time.sleep(0.1 if task is not None and task.job == 0 else 0)
+            return task
+
+    monkeypatch.setattr("imager.crew.SimpleQueue", SlowForTheFirst)
+    seen = []
+    with pytest.raises(ValueError, match="job 1"), Crew(range(2), lambda: fail_at(1), threads=2) as results:
+        seen.extend(results)
+    assert seen == [0]
 
 
 def test_the_first_of_two_errors_in_the_order_of_jobs_is_raised():
