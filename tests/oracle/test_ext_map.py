@@ -192,6 +192,8 @@ def test_16_tib_take_seconds_and_little_memory():
 MEASURE = """
 import pathlib, sys, time
 from imager.filesystems import ext
+from tests.harness.files import FileReader
+from tests.harness.files import FileReader
 from tests.harness.memory import own_peak_bytes
 with FileReader(pathlib.Path(sys.argv[1])) as reader:
     ext.used_map(reader)
