@@ -193,7 +193,6 @@ MEASURE = """
 import pathlib, sys, time
 from imager.filesystems import ext
 from tests.harness.files import FileReader
-from tests.harness.files import FileReader
 from tests.harness.memory import own_peak_bytes
 with FileReader(pathlib.Path(sys.argv[1])) as reader:
     ext.used_map(reader)
