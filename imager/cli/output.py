@@ -14,6 +14,7 @@ from typing import IO, Any
 
 import msgspec
 
+from imager.errors import StoreError
 from imager.progress import NullProgress, Progress
 
 
@@ -33,15 +34,24 @@ class Console:
     warnings: list[str] = field(default_factory=list)
 
     def result(self, facts: dict[str, Any], lines: Iterable[str]) -> None:
-        """The command's result: the facts as JSON, or the lines for people."""
+        """The command's result: the facts as JSON, or the lines for people.
+
+        Raises:
+            StoreError: It cannot be written where it was sent to.
+        """
         if self.json:
             warned = {"warnings": self.warnings} if self.warnings else {}
             text = msgspec.json.format(msgspec.json.encode({**facts, **warned}, enc_hook=_encode), indent=2)
-            print(text.decode(), file=self.results)
-        else:
-            for line in lines:
-                print(line, file=self.results)
-        self.results.flush()
+            lines = [text.decode()]
+        try:
+            self.results.writelines(f"{line}\n" for line in lines)
+            self.results.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise StoreError(
+                f"the result cannot be written: {error.strerror}", hint="Look at where the output is sent to."
+            ) from error
 
     def say(self, text: str = "", *, must: bool = False) -> None:
         """A message that matters less than the result, unless it must be read: what a person is asked to agree to."""

@@ -77,7 +77,7 @@ def check_target(target: TargetState) -> None:
         )
     if target.holds_image:
         raise TargetRefused(
-            f"{name} holds the image that is to be restored: it would be overwritten while it is read",
+            f"{name} holds what is to be written to it: it would be overwritten while it is read",
             hint="copy the image to another disk first",
             path=name,
         )

@@ -151,7 +151,7 @@ def test_boot_code_leaves_the_table_alone():
     ("change", "reason"),
     [
         ({"read_only": True}, "read-only"),
-        ({"holds_image": True}, "holds the image"),
+        ({"holds_image": True}, "holds what is to be written"),
         ({"holds_running_system": True}, "running now"),
         ({"uses": (Use("mounted", "/dev/target1", "/mnt", True),)}, "mounted at /mnt"),
         ({"logical_sector_bytes": 4096}, "sectors of 4096"),
