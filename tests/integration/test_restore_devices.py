@@ -96,7 +96,7 @@ def test_image_on_the_disk_itself_is_refused(tmp_path):
     call("mke2fs", "-q", "-F", backing)
     with loop_device(backing) as disk, mounted(disk, tmp_path / "top") as top:
         (top / "image").write_bytes((tmp_path / "image").read_bytes())
-        with pytest.raises(TargetRefused, match="holds the image"):
+        with pytest.raises(TargetRefused, match="holds what is to be written"):
             restore_image(top / "image", disk)
 
 
