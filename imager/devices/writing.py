@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NoReturn
@@ -54,6 +55,7 @@ class TargetDisk(Closing):
         self.was_created = was_created
         self._direct_fd = -1
         self._buffers = ThreadBuffers()
+        self._turn = threading.Lock()
 
     def write(self, offset: int, content: bytes | bytearray | memoryview) -> None:
         """Write all of content at offset.
@@ -66,7 +68,11 @@ class TargetDisk(Closing):
         """
         view = memoryview(content).cast("B")
         self._check(offset, len(view))
-        if self._direct_fd < 0 or (offset | len(view)) % self.sector_size:
+        if not self.is_block_device:
+            # The kernel lets one writer at a file at a time, and the others spin for their turn: here they sleep.
+            with self._turn:
+                self._write_all(self.fd, offset, view)
+        elif self._direct_fd < 0 or (offset | len(view)) % self.sector_size:
             self._write_all(self.fd, offset, view)
         elif not self._write_direct(offset, view):
             for start in range(0, len(view), _COPY_BYTES):
