@@ -15,6 +15,7 @@ from imager.devices.opening import DiskReader
 from imager.errors import UsageError
 from imager.image.columns import fitting_chunk_size
 from imager.image.description import Description
+from imager.image.format import MAX_EXTENT_COUNT
 
 if TYPE_CHECKING:
     from imager.survey import Survey
@@ -28,14 +29,15 @@ def describe(source: DiskReader, survey: Survey, options: CaptureOptions) -> Des
     Raises:
         UsageError: The disk is too large for the format, or SOURCE_DATE_EPOCH is no time.
     """
+    used = survey.used.limit_count(MAX_EXTENT_COUNT)  # a superset is always right
     return Description(
         image_id=options.image_id or uuid.uuid4(),
         set_id=options.set_id or _NO_ID,
         disk_size=source.size,
         sector_size=source.sector_size,
-        chunk_size=fitting_chunk_size(survey.used, source.size, options.chunk_size),
+        chunk_size=fitting_chunk_size(used, source.size, options.chunk_size),
         layout=survey.layout,
-        used=survey.used,
+        used=used,
         created=options.created if options.created is not None else _now(),
         tool=f"imager {__version__}",
         compressor=compressor_version(),

@@ -205,11 +205,9 @@ def check_missing(description: Description, final: FinalFacts, skipped: list[tup
     Raises:
         ImageDamaged: A chunk is missing and the trailer does not say so.
     """
-    chunks = description.chunks
-    lost = Extents.canonical(chunks.starts.copy(), chunks.ends.copy()) & Extents.of(skipped) if skipped else Extents()
-    runs = ChunkRuns(lost.starts, lost.ends, lost.starts, 0)
-    missing = runs.as_extents(description.chunk_size, description.disk_size)
-    unnamed = missing - final.missing if skipped else missing
+    lost = description.chunks.within(skipped)
+    missing = lost.as_extents(description.chunk_size, description.disk_size)
+    unnamed = missing - final.missing if len(missing) else missing
     if len(unnamed):
         raise ImageDamaged(
             f"{unnamed.total_bytes} bytes that were in use are not in the image, first at byte {unnamed.starts[0]} "
