@@ -157,14 +157,10 @@ class ChunkRuns:
         first, last = (np.array(bounds, dtype=np.int64) for bounds in zip(*ranges, strict=True))
         low = np.searchsorted(self.ends, first, side="right")
         high = np.maximum(low, np.searchsorted(self.starts, last, side="left"))
-        pieces = [
-            (np.maximum(self.starts[a:b], start), np.minimum(self.ends[a:b], end))
-            for a, b, start, end in zip(low, high, first, last, strict=True)
-            if a < b
-        ]
-        if not pieces:
-            return ChunkRuns.of(Extents(), 1)
-        starts, ends = (np.concatenate(bounds) for bounds in zip(*pieces, strict=True))
+        counts = high - low
+        run = np.repeat(low - (np.cumsum(counts) - counts), counts) + np.arange(int(counts.sum()), dtype=np.int64)
+        starts = np.maximum(self.starts[run], np.repeat(first, counts))
+        ends = np.minimum(self.ends[run], np.repeat(last, counts))
         before = np.cumsum(ends - starts) - (ends - starts)
         return ChunkRuns(starts, ends, before, int((ends - starts).sum()))
 
