@@ -82,7 +82,7 @@ def _open_planes(frame: bytes | memoryview, expected: int) -> zstandard.ZstdDeco
 
 
 def _read_column(planes: zstandard.ZstdDecompressionReader, count: int) -> Int64Array:
-    """The next column; one at a time, because two million ranges take 32 MB."""
+    """The next column; one at a time, because a million ranges take 16 MB."""
     column = np.empty((8, count), dtype=np.uint8)
     try:
         got = planes.readinto(column.reshape(-1).data)

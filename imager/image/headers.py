@@ -225,7 +225,7 @@ def read_header(cursor: Cursor) -> Header:
     cursor.take_into(memoryview(payload)[len(head) :], "the header")
     description, prefix_digest = decode_header(memoryview(payload))
     digest = blake3(payload).digest()
-    # With two million ranges this is 32 MB, and so is what follows.
+    # With a million ranges this is 16 MB, and so is what follows.
     del payload
     _check_chunks(description)
     return Header(description, prefix_digest, digest, SKIPPABLE_HEADER.size + size)

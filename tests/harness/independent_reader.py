@@ -110,7 +110,7 @@ class Reader:
         self.prefix_digest = self.take(32)
         must(1 <= head["disk_size"] < 2**63 and 1 <= head["sector_size"] <= 1 << 20, "limits")
         must(head["chunk_size"] in [1 << bits for bits in range(16, 27)], "chunk_size")
-        must(head["extent_count"] <= 2_000_000 and head["json_size"] <= 4 << 20, "limits")
+        must(head["extent_count"] <= 1_000_000 and head["json_size"] <= 4 << 20, "limits")
         text, columns = self.take(head["json_size"]), self.take(head["extents_size"])
         must(self.at == end and digest(text) == json_digest and digest(columns) == extents_digest, "digests")
         self.seen.header, self.seen.header_json = head, json.loads(text)

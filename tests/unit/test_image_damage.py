@@ -126,10 +126,10 @@ def resealed(content: bytes, offset: int, value: bytes) -> bytes:
         ("chunk_count", struct.pack("<Q", 2**63), ImageDamaged),
         ("chunk_count", struct.pack("<Q", 2**27), ImageDamaged),
         ("extent_count", struct.pack("<Q", 2**40), ImageDamaged),
-        ("extent_count", struct.pack("<Q", 2_000_000), ImageDamaged),
+        ("extent_count", struct.pack("<Q", 1_000_000), ImageDamaged),
         ("json_size", struct.pack("<I", 2**32 - 1), ImageDamaged),
         ("extents_size", struct.pack("<I", 2**32 - 1), ImageDamaged),
-        ("extents_size", struct.pack("<I", 33_000_000), ImageDamaged),
+        ("extents_size", struct.pack("<I", 17_100_000), ImageDamaged),
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
