@@ -19,7 +19,8 @@ from struct import Struct
 from typing import Final
 
 from imager.blocks import BlockReader
-from imager.filesystems import fat_boot, swap
+from imager.filesystems import swap
+from imager.filesystems.fat import boot
 
 Found = tuple[str, int, int]
 
@@ -98,7 +99,7 @@ def _ext_name(compat: int, incompat: int, ro_compat: int, flags: int) -> str:
 
 def fat(view: View) -> Iterator[Found]:
     """FAT12, FAT16, FAT32."""
-    if fat_boot.read_boot_sector(view.reader):
+    if boot.read_boot_sector(view.reader):
         yield "vfat", 0, 3
 
 
@@ -226,8 +227,8 @@ def bitlocker(view: View) -> Iterator[Found]:
     """BitLocker by OEM name, or by the identifier that BitLocker To Go puts into a FAT boot sector."""
     if view.at(3, 8) == b"-FVE-FS-":
         yield "BitLocker", 3, 8
-    elif view.at(fat_boot.BITLOCKER_TO_GO_OFFSET, 16) == fat_boot.BITLOCKER_TO_GO_GUID:
-        yield "BitLocker", fat_boot.BITLOCKER_TO_GO_OFFSET, 16
+    elif view.at(boot.BITLOCKER_TO_GO_OFFSET, 16) == boot.BITLOCKER_TO_GO_GUID:
+        yield "BitLocker", boot.BITLOCKER_TO_GO_OFFSET, 16
 
 
 def swap_area(view: View) -> Iterator[Found]:
@@ -358,7 +359,7 @@ def gpt(view: View) -> Iterator[Found]:
 def mbr(view: View) -> Iterator[Found]:
     """A partition table in the first sector: every entry must make sense, for boot code ends in 55 AA too."""
     sector = view.at(0, _SECTOR)
-    if len(sector) < _SECTOR or sector[510:] != b"\x55\xaa" or fat_boot.read_boot_sector(view.reader):
+    if len(sector) < _SECTOR or sector[510:] != b"\x55\xaa" or boot.read_boot_sector(view.reader):
         return
     entries = [sector[at : at + 16] for at in range(446, 510, 16)]
     if all(map(_mbr_entry_is_sound, entries)) and any(entry[4] for entry in entries):

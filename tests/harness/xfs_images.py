@@ -9,9 +9,9 @@ import re
 import subprocess
 from pathlib import Path
 
+from imager.crc import CRC32C
 from imager.extents import Extents
 from imager.filesystems import xfs
-from imager.filesystems._ext_crc import CRC32C
 from imager.filesystems.base import UsedMap
 from tests.harness.files import FileReader, sparse_file
 from tests.harness.programs import call

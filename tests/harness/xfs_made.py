@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from imager.blocks import BlockReader, MemoryReader
-from imager.filesystems._ext_crc import CRC32C
-from imager.filesystems._xfs_structs import AGF, AGFL, AGI, SUPERBLOCK
+from imager.crc import CRC32C
+from imager.filesystems.xfs.structs import AGF, AGFL, AGI, SUPERBLOCK
 
 AG_BYTES = 2**24
 UUID = bytes(range(16))

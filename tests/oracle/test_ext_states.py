@@ -15,8 +15,8 @@ import pytest
 from imager.blocks import BlockReader, MemoryReader, OutOfRange
 from imager.extents import Extents
 from imager.filesystems import ext
-from imager.filesystems._ext_structs import SUPERBLOCK
 from imager.filesystems.base import InUseElsewhere, NotTrusted, UsedMap
+from imager.filesystems.ext.structs import SUPERBLOCK
 from tests.harness.files import FileReader
 from tests.harness.programs import call
 from tests.oracle.test_ext_map import make, used_map

@@ -10,7 +10,7 @@ import pytest
 from imager.extents import Extents
 from imager.filesystems import fat, signatures
 from imager.filesystems.base import NotTrusted
-from imager.filesystems.fat_boot import check_geometry, read_boot_sector
+from imager.filesystems.fat.boot import check_geometry, read_boot_sector
 from tests.harness.fat_images import age, clusters, files_in, judge, make_fat, partclone_map
 from tests.harness.files import FileReader
 from tests.harness.poison import poison

@@ -15,10 +15,10 @@ import pytest
 from imager.examine import Volume, examine
 from imager.extents import Extents
 from imager.filesystems import ntfs, signatures
-from imager.filesystems._ntfs_boot import check_geometry, read_boot_sector
-from imager.filesystems._ntfs_files import root_file_extents
-from imager.filesystems._ntfs_mft import Mft
-from imager.filesystems._ntfs_records import ATTRIBUTE_LIST
+from imager.filesystems.ntfs.boot import check_geometry, read_boot_sector
+from imager.filesystems.ntfs.files import root_file_extents
+from imager.filesystems.ntfs.mft import Mft
+from imager.filesystems.ntfs.records import ATTRIBUTE_LIST
 from tests.harness.files import FileReader
 from tests.harness.ntfs_images import (
     age,

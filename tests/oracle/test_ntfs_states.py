@@ -16,8 +16,8 @@ from imager.blocks import MemoryReader, OutOfRange
 from imager.examine import Volume, examine
 from imager.extents import Extents
 from imager.filesystems import ntfs
-from imager.filesystems._ntfs_files import root_file_extents
 from imager.filesystems.base import HIBERNATED, NotTrusted
+from imager.filesystems.ntfs.files import root_file_extents
 from tests.harness.files import FileReader
 from tests.harness.memory import measured_peak
 from tests.harness.ntfs_images import (
@@ -350,7 +350,7 @@ def test_index_that_runs_in_a_circle_is_refused(tmp_path: Path):
 
 
 def test_absurdly_many_pieces_are_refused_in_bounded_time(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("imager.filesystems._ntfs_bitmap._REFUSED_RUNS", 300)
+    monkeypatch.setattr("imager.filesystems.ntfs.bitmap._REFUSED_RUNS", 300)
     image = make_ntfs(tmp_path / "volume.img", 8 * MIB, "-c", "4096")
     patch(image, clusters_offset(image, 6) + 20, b"\x55" * 100)
     assert "more than 300 pieces" in refusal(image)

@@ -20,14 +20,14 @@ import xxhash
 import zstandard
 
 from imager.blocks import BlockReader, OutOfRange
+from imager.crc import CRC32C
 from imager.errors import SourceUnreadable
 from imager.extents import Extents
 from imager.filesystems import btrfs
-from imager.filesystems._btrfs_chunks import ChunkMap
-from imager.filesystems._btrfs_csum import csums_are_right
-from imager.filesystems._btrfs_structs import CHUNK, STRIPE
-from imager.filesystems._ext_crc import CRC32C
 from imager.filesystems.base import NotTrusted, UsedMap
+from imager.filesystems.btrfs.chunks import ChunkMap
+from imager.filesystems.btrfs.csum import csums_are_right
+from imager.filesystems.btrfs.structs import CHUNK, STRIPE
 
 CORPUS = Path(__file__).parent.parent / "corpus" / "btrfs"
 CASES = ("block-group-tree", "log-tree")

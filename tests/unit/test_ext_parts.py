@@ -11,14 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imager.blocks import MemoryReader
+from imager.crc import CRC16, CRC32C
 from imager.extents import Extents
-from imager.filesystems import _ext_bitmaps
-from imager.filesystems._ext_bitmaps import Bitmaps, checksums_of
-from imager.filesystems._ext_crc import CRC16, CRC32C
-from imager.filesystems._ext_groups import groups_with_superblock, runs_of_blocks
-from imager.filesystems._ext_structs import SPARSE_SUPER, SUPERBLOCK, Geometry, Superblock
 from imager.filesystems.base import NotTrusted
-from imager.filesystems.ext_journal import Journal
+from imager.filesystems.ext import bitmaps
+from imager.filesystems.ext.bitmaps import Bitmaps, checksums_of
+from imager.filesystems.ext.groups import groups_with_superblock, runs_of_blocks
+from imager.filesystems.ext.journal import Journal
+from imager.filesystems.ext.structs import SPARSE_SUPER, SUPERBLOCK, Geometry, Superblock
 
 MAGIC = 0xC03B3998
 
@@ -87,7 +87,7 @@ def test_runs_are_those_of_the_single_bits(rows, clusters_per_group, cut):
 
 
 def test_too_many_runs_are_joined_to_a_superset(monkeypatch):
-    monkeypatch.setattr(_ext_bitmaps, "_MOST_RUNS", 10)
+    monkeypatch.setattr(bitmaps, "_MOST_RUNS", 10)
     found = Bitmaps.none_read(geometry(clusters_per_group=128))
     for number in range(4):
         found.add(np.full((1, 16), 0x55, dtype=np.uint8), np.array([number]))
@@ -99,7 +99,7 @@ def test_too_many_runs_are_joined_to_a_superset(monkeypatch):
 
 
 def test_absurdly_many_runs_are_refused(monkeypatch):
-    monkeypatch.setattr(_ext_bitmaps, "_REFUSED_RUNS", 100)
+    monkeypatch.setattr(bitmaps, "_REFUSED_RUNS", 100)
     found = Bitmaps.none_read(geometry(clusters_per_group=128))
 
     with pytest.raises(NotTrusted, match="100 pieces"):

@@ -16,9 +16,10 @@ from imager.devices.mappings import live_mapping
 from imager.devices.sysfs import System
 from imager.errors import SourceUnusable, UsageError
 from imager.extents import Extents
-from imager.volumes import _luks_keys, luks
-from imager.volumes._luks_model import Kdf, NotOpenable
+from imager.volumes import luks
 from imager.volumes.base import Member
+from imager.volumes.luks import keys
+from imager.volumes.luks.model import Kdf, NotOpenable
 from tests.harness import machines
 from tests.harness.luks import CASES, HDR_SIZE, container, expected, with_checksums, with_metadata
 
@@ -234,13 +235,13 @@ def test_what_is_no_container_at_all_is_not_opened():
 )
 def test_absurd_or_unknown_costs_are_refused(kdf):
     with pytest.raises(NotOpenable):
-        _luks_keys.check_cost(kdf)
+        keys.check_cost(kdf)
 
 
 def test_more_memory_than_there_is_is_refused(monkeypatch):
-    monkeypatch.setattr(_luks_keys, "_available_kib", lambda: 500_000)
+    monkeypatch.setattr(keys, "_available_kib", lambda: 500_000)
     with pytest.raises(NotOpenable, match="1024 MiB of memory, and 488 MiB are available"):
-        _luks_keys.check_cost(Kdf("argon2id", b"", "", 4, 2**20, 4))
+        keys.check_cost(Kdf("argon2id", b"", "", 4, 2**20, 4))
 
 
 def test_a_slot_that_costs_too_much_does_not_keep_others_from_being_tried():

@@ -9,8 +9,8 @@ import random
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from imager.volumes._luks_ciphers import parse_cipher
-from imager.volumes._luks_model import NotOpenable
+from imager.volumes.luks.ciphers import parse_cipher
+from imager.volumes.luks.model import NotOpenable
 
 CONTENT = random.Random(3).randbytes(3 * 262144 + 8192)
 KEY = random.Random(4).randbytes(64)

@@ -13,8 +13,9 @@ import pytest
 
 from imager.blocks import MemoryReader
 from imager.errors import SourceUnusable, UsageError
-from imager.volumes import _luks_header1, _luks_keys, luks
+from imager.volumes import luks
 from imager.volumes.base import Member
+from imager.volumes.luks import header1, keys
 from tests.harness.luks import HDR_SIZE, container, metadata, with_checksums, with_json
 
 IS_LONG = os.environ.get("IMAGER_LONG") == "1"
@@ -46,9 +47,9 @@ ODD += ("\x1b[0m\n", "\ud800", "dynamic", "linear", "reencrypt", "argon2i", "A" 
 @pytest.fixture(autouse=True)
 def cheap(monkeypatch):
     """Fuzzing changes costs too; what remains possible must be cheap here."""
-    monkeypatch.setattr(_luks_keys, "MAX_PBKDF2_ITERATIONS", 2000)
-    monkeypatch.setattr(_luks_keys, "MAX_ARGON2_MEMORY_KIB", 4096)
-    monkeypatch.setattr(_luks_keys, "MAX_ARGON2_WORK_KIB", 16384)
+    monkeypatch.setattr(keys, "MAX_PBKDF2_ITERATIONS", 2000)
+    monkeypatch.setattr(keys, "MAX_ARGON2_MEMORY_KIB", 4096)
+    monkeypatch.setattr(keys, "MAX_ARGON2_WORK_KIB", 16384)
 
 
 def check(image):
@@ -145,12 +146,10 @@ def test_hostile_luks1():
 
 def luks1_image():
     """A header as cryptsetup writes it, with one key slot and noise for its key."""
-    phdr = _luks_header1._PHDR.pack(
+    phdr = header1._PHDR.pack(
         b"LUKS\xba\xbe", 1, b"aes", b"xts-plain64", b"sha256", 4096, 64, bytes(20), bytes(32), 1000, b"0-1-2"
     )
-    slots = [
-        _luks_header1._SLOT.pack(0xAC71F3 if n == 0 else 0xDEAD, 1000, bytes(32), 8 + n * 504, 4000) for n in range(8)
-    ]
+    slots = [header1._SLOT.pack(0xAC71F3 if n == 0 else 0xDEAD, 1000, bytes(32), 8 + n * 504, 4000) for n in range(8)]
     return (phdr + b"".join(slots)).ljust(2**20, b"\x5a").ljust(2**22, b"\0")
 
 

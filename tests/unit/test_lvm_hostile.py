@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from imager.blocks import MemoryReader
+from imager.crc import CRC32C
 from imager.extents import Extents
 from imager.volumes import lvm
-from imager.volumes._lvm_crc32c import crc32c_rows
 from imager.volumes.base import Assembly, Member
 from tests.harness import volumes_corpus as corpus
 
@@ -162,9 +162,9 @@ def mutated_pool(rng: random.Random, content: bytes) -> bytes:
     )
     row = np.frombuffer(bytes(changed[block + 4 : block + 4096]), dtype=np.uint8).reshape(1, -1)
     old = np.frombuffer(content[block + 4 : block + 4096], dtype=np.uint8).reshape(1, -1)
-    salt = int(crc32c_rows(old)[0]) ^ int.from_bytes(content[block : block + 4], "little")
+    salt = int(CRC32C.of_rows(old)[0]) ^ int.from_bytes(content[block : block + 4], "little")
     salt = salt if salt in _SALTS else rng.choice(_SALTS)
-    changed[block : block + 4] = (int(crc32c_rows(row)[0]) ^ salt).to_bytes(4, "little")
+    changed[block : block + 4] = (int(CRC32C.of_rows(row)[0]) ^ salt).to_bytes(4, "little")
     return bytes(changed)
 
 

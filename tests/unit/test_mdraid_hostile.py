@@ -13,7 +13,7 @@ from imager.blocks import MemoryReader
 from imager.extents import Extents
 from imager.volumes import mdraid
 from imager.volumes.base import Assembly, Member
-from imager.volumes.mdraid_superblock import sum_0, sum_1
+from imager.volumes.mdraid.superblock import sum_0, sum_1
 from tests.harness import volumes_corpus as corpus
 
 SECONDS = 300 if os.environ.get("IMAGER_LONG") else 2

@@ -11,13 +11,14 @@ import pytest
 
 from imager.blocks import MemoryReader
 from imager.extents import Extents, set_bit_runs
-from imager.filesystems import _ntfs_bitmap, ntfs
-from imager.filesystems._ntfs_bitmap import read_bitmap
-from imager.filesystems._ntfs_boot import Geometry, check_geometry, read_boot_sector
-from imager.filesystems._ntfs_log import read_log_state
-from imager.filesystems._ntfs_records import COMPRESSED, DATA, Attribute, undo_fixups
-from imager.filesystems._ntfs_streams import HOLE, Runs, Stream
+from imager.filesystems import ntfs
 from imager.filesystems.base import NotTrusted
+from imager.filesystems.ntfs import bitmap
+from imager.filesystems.ntfs.bitmap import read_bitmap
+from imager.filesystems.ntfs.boot import Geometry, check_geometry, read_boot_sector
+from imager.filesystems.ntfs.log import read_log_state
+from imager.filesystems.ntfs.records import COMPRESSED, DATA, Attribute, undo_fixups
+from imager.filesystems.ntfs.streams import HOLE, Runs, Stream
 
 # The first 80 bytes of boot sectors that Windows wrote, by the size of their clusters.
 BY_WINDOWS = {
@@ -222,7 +223,7 @@ def test_log_that_was_reset_in_part_only_is_not_trusted():
 
 @pytest.mark.parametrize("seed", range(1, 20))
 def test_runs_of_bits_are_those_of_the_plain_method(seed, monkeypatch):
-    monkeypatch.setattr(_ntfs_bitmap, "_PIECE_BYTES", 64)
+    monkeypatch.setattr(bitmap, "_PIECE_BYTES", 64)
     random = np.random.default_rng(seed)
     bits = np.repeat(random.integers(0, 2, 400), random.integers(1, 1 + 4 * seed, 400))[:4000]
     bits = np.append(bits, np.ones(4032 - len(bits), dtype=bits.dtype))

@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imager.blocks import OutOfRange
-from imager.filesystems import _xfs_free, xfs
-from imager.filesystems._xfs_structs import AGF, AGFL, AGI, SUPERBLOCK, table
+from imager.filesystems import xfs
 from imager.filesystems.base import NotTrusted
+from imager.filesystems.xfs import free
+from imager.filesystems.xfs.structs import AGF, AGFL, AGI, SUPERBLOCK, table
 from tests.harness.xfs_made import AG_BYTES, UUID, Volume
 
 IS_LONG = os.environ.get("IMAGER_LONG") == "1"
@@ -100,7 +101,7 @@ def test_stale_count_in_the_superblock_is_told():
 
 
 def test_of_too_many_free_extents_the_longest_are_free(monkeypatch):
-    monkeypatch.setattr(_xfs_free, "MOST_EXTENTS", 50)
+    monkeypatch.setattr(free, "MOST_EXTENTS", 50)
     volume = Volume(5, 1024, (many(400), ()), 30)
     found = free_blocks(volume)
 

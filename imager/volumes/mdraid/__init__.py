@@ -1,0 +1,8 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Linux software RAID (MD)."""
+
+from __future__ import annotations
+
+from imager.volumes.mdraid.manager import PARITY_WARNING, TYPES, assemble
+
+__all__ = ["PARITY_WARNING", "TYPES", "assemble"]
