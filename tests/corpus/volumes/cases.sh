@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Runs in the guest: makes each case in /out/CASE, member files m0, m1, ...; see ABOUT.md.
-n=0
+mkdir -p /run/lock/lvm /run/lvm /etc/mdadm
 members() { # case size count
   CASE=$1; mkdir -p /out/$CASE; M=""; i=0
   while [ $i -lt $3 ]; do truncate -s $2 /out/$CASE/m$i; d=$(losetup -f); losetup $d /out/$CASE/m$i; M="$M $d"; i=$((i+1)); done
@@ -90,4 +90,5 @@ lvcase lv-thin 20M 1; lv lvcreate -q -y --type thin-pool -c 64k -l 48 --poolmeta
 lvcase lv-cache 40M 1; lv lvcreate -q -y -l 40 -n a $VG; lv lvcreate -q -y --type cache-pool --poolmetadatasize 2M -l 24 -n cp $VG; lv lvconvert -q -y --type cache --cachepool $VG/cp $VG/a; fill /dev/$VG/a a; lvdone
 lvcase lv-writecache 24M 1; lv lvcreate -q -y -l 30 -n a $VG; lv lvcreate -q -y -l 16 -n wc $VG; fill /dev/$VG/a a; lv lvchange -an $VG/wc; lv lvconvert -q -y --type writecache --cachevol wc $VG/a; lvdone
 lvcase lv-pvmove 16M 2; lv lvcreate -q -y -l 40 -n a $VG; fill /dev/$VG/a a; set -- $M; lvm pvmove -b -i +100 $1 & sleep 2; lvm lvs -a $VG; lvm vgcfgbackup -f /out/$CASE/text $VG >/dev/null; sync; mkdir -p /out/tmp; cp /out/$CASE/m0 /out/$CASE/m1 /out/tmp/; sleep 3; lvm pvmove --abort; mv /out/tmp/m* /out/$CASE/; lvdone
-echo ALLDONE
+rmdir /out/tmp
+for c in /out/r* /out/lin*; do mv $c /out/md-${c#/out/}; done
