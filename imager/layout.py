@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from imager.errors import ImageDamaged
-from imager.extents import MAX_BYTES
+from imager.extents import MAX_BYTES, Extents
 
 Bytes = Annotated[int, msgspec.Meta(ge=0, le=MAX_BYTES)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
@@ -72,6 +72,8 @@ class Content:
     """Of a volume inside of another, such as vg0/root; empty for what lies in a partition."""
     inside: tuple[Content, ...] = ()
     """The volumes that a member of a volume manager carries parts of, with what lies in them."""
+    unused_is_zero: bool = False
+    """Bytes that are not used must read as zeros after a restore: parity is computed over them as well."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,12 @@ class Layout:
     def partition(self, number: int) -> Partition | None:
         """The partition of that number."""
         return next((entry for entry in self.partitions if entry.number == number), None)
+
+    def parity_ranges(self) -> Extents:
+        """Where what is not used must read as zeros after a restore."""
+        volumes = [(0, self.size_bytes, self.content)]
+        volumes += [(entry.start, entry.end, entry.content) for entry in self.partitions if entry.captured]
+        return Extents.of((start, end) for start, end, content in volumes if content and content.unused_is_zero)
 
     def all_warnings(self) -> tuple[str, ...]:
         """Every warning, with the partition that it is about."""

@@ -8,6 +8,10 @@ what the manager itself uses is added. A member that cannot be followed is copie
 
 A manager's volume may hold members of the same manager (a physical volume inside of a logical one). Such members are
 a group of their own, so that no volume can become a part of itself.
+
+Parity is computed over used and unused bytes alike. So a volume with parity is used in whole stripes: what is used of
+one member for any reason is used of all. Its members' other bytes must be zeros after a restore, whose parity is zero.
+That can be promised of bytes on disks only; where the members are volumes themselves, all of it is used.
 """
 
 from __future__ import annotations
@@ -51,12 +55,32 @@ class _Node:
 
 @dataclass
 class _Group:
-    """Members of one manager that may belong together, and what it made of them."""
+    """Members of one manager that may belong together, and what it made of them.
+
+    Attributes:
+        settled: What all that lies in the members makes of each, by the members' keys; empty until that is known.
+    """
 
     manager: int
     members: list[_Node] = field(default_factory=list)
     assembly: Assembly = field(default_factory=Assembly)
     children: list[_Node] = field(default_factory=list)
+    settled: dict[int, Examined] = field(default_factory=dict)
+
+
+@dataclass
+class _Carried:
+    """What a member carries of the volumes that were put together.
+
+    Attributes:
+        inside: What lies in each volume that has bytes here.
+        used: Bytes of the member that are used for them.
+        has_parity: Some of these bytes are covered by parity.
+    """
+
+    inside: list[Content] = field(default_factory=list)
+    used: list[Extents] = field(default_factory=list)
+    has_parity: bool = False
 
 
 def examine_nested(
@@ -101,7 +125,7 @@ class _Walk:
         self._unite_devices(seen)
 
     def _unite_devices(self, nodes: Sequence[_Node]) -> None:
-        """Read file systems that lie on several devices through all of them at once."""
+        """Read file systems that lie on several devices through all of them that were found, at once."""
         shared: dict[tuple[str, str], list[_Node]] = {}
         for node in nodes:
             content, volume = self._examined[node.key].content, node.volumes[0]
@@ -109,14 +133,19 @@ class _Walk:
             if content.type in SHARED and content.whole_reason and is_alone and not self._all_blocks:
                 shared.setdefault((content.type, content.uuid), []).append(node)
         for (kind, _), devices in shared.items():
-            if len(devices) < 2:
-                continue
             try:
                 maps = SHARED[kind].used_maps([node.volumes[0].reader for node in devices])
-            except (NotTrusted, OutOfRange, SourceUnreadable):
-                continue  # each is copied whole, for the reason that it gave alone
+            except (NotTrusted, OutOfRange, SourceUnreadable) as error:
+                for node in devices:
+                    self._refuse(node, str(error))
+                continue
             for node, found in zip(devices, maps, strict=True):
                 self._examined[node.key] = trusted(node.volumes[0], found, self._examined[node.key].content.claims)
+
+    def _refuse(self, node: _Node, reason: str) -> None:
+        """Give the reason that all devices together have; what each said alone is that there are others."""
+        examined = self._examined[node.key]
+        self._examined[node.key] = replace(examined, content=replace(examined.content, whole_reason=reason))
 
     def _sort_into_groups(self, nodes: Sequence[_Node]) -> list[_Group]:
         """Put the members among the nodes into groups; the groups that grew."""
@@ -163,30 +192,60 @@ class _Walk:
         """What a volume holds and uses, with all that lies in it."""
         if node.key not in self._results:
             group = self._group_of.get(node.key)
-            self._results[node.key] = self._from_group(node, group) if group else self._examined[node.key]
+            if group:
+                group.settled = group.settled or self._settle(group)
+            self._results[node.key] = group.settled[node.key] if group else self._examined[node.key]
         return self._results[node.key]
 
-    def _from_group(self, node: _Node, group: _Group) -> Examined:
-        examined, size = self._examined[node.key], node.volumes[0].reader.size
-        described = group.assembly.contents.get(node.key, examined.content)
-        content = replace(described, claims=examined.content.claims)
+    def _settle(self, group: _Group) -> dict[int, Examined]:
+        """What all that lies in a group makes of its members."""
+        carried = {node.key: _Carried() for node in group.members}
+        found = [(child, *self._lies_on(child)) for child in group.children]
+        for child, held, places in found:
+            for key, used in places.items():
+                carried[key].inside.append(replace(held.content, name=child.name))
+                carried[key].used.append(used)
+        reasons = {node.key: self._reason(node, group, carried[node.key].inside) for node in group.members}
+        for child, held, _ in found:
+            if child.assembled is not None and child.assembled.has_parity:
+                touched = child.assembled.touched_by(
+                    {node.key: self._used_anyway(node, reasons[node.key]) for node in group.members}
+                )
+                for key, used in child.assembled.back(held.used | touched).items():
+                    carried[key].used.append(used)
+                    carried[key].has_parity = True
+        return {
+            node.key: self._with_carried(node, group, carried[node.key], reasons[node.key]) for node in group.members
+        }
+
+    def _lies_on(self, child: _Node) -> tuple[Examined, dict[int, Extents]]:
+        """What a volume holds, and where its used bytes lie on the members."""
+        held = self.result(child)
+        return held, child.assembled.back(held.used) if child.assembled else {}
+
+    def _used_anyway(self, node: _Node, reason: str) -> Extents:
+        """Bytes of a member that are used whatever lies there."""
+        size = node.volumes[0].reader.size
+        return Extents.single(0, size) if reason or node.depth else edges(size)
+
+    def _reason(self, node: _Node, group: _Group, inside: Sequence[Content]) -> str:
+        """Why a member must be copied whole; empty when nothing speaks against its map."""
+        content = self._examined[node.key].content
         reason = group.assembly.whole.get(node.key, "")
         if node.key not in group.assembly.own and not reason:
-            reason = examined.content.whole_reason
-        parts = [group.assembly.own.get(node.key, Extents()), edges(size)]
-        inside: list[Content] = []
-        for child in group.children:
-            held = self.result(child)
-            used = child.assembled.back(held.used).get(node.key) if child.assembled else None
-            if used is not None:
-                parts.append(used)
-                inside.append(replace(held.content, name=child.name))
-        content = replace(content, inside=(*content.inside, *inside))
-        reason = reason or self._unexplained(examined.content, group, inside)
-        if reason or self._all_blocks:
-            reason = reason or "every block was asked for"
+            reason = content.whole_reason
+        reason = reason or self._unexplained(content, group, inside)
+        return reason or ("every block was asked for" if self._all_blocks else "")
+
+    def _with_carried(self, node: _Node, group: _Group, carried: _Carried, reason: str) -> Examined:
+        examined, size = self._examined[node.key], node.volumes[0].reader.size
+        described = group.assembly.contents.get(node.key, examined.content)
+        content = replace(described, claims=examined.content.claims, inside=(*described.inside, *carried.inside))
+        if reason:
             return Examined(replace(content, mapped_bytes=size, whole_reason=reason), Extents.single(0, size))
-        used = Extents.union_of(parts).clip(0, size)
+        own = group.assembly.own.get(node.key, Extents())
+        used = Extents.union_of((own, edges(size), *carried.used)).clip(0, size)
+        content = replace(content, unused_is_zero=carried.has_parity)
         return Examined(replace(content, mapped_bytes=used.total_bytes, whole_reason=""), used)
 
     def _unexplained(self, seen: Content, group: _Group, inside: Sequence[Content]) -> str:

@@ -13,6 +13,7 @@ from imager.capture.options import CaptureOptions
 from imager.capture.work import compressor_version
 from imager.devices.opening import DiskReader
 from imager.errors import UsageError
+from imager.extents import Extents
 from imager.image.columns import fitting_chunk_size
 from imager.image.description import Description
 from imager.image.format import MAX_EXTENT_COUNT
@@ -29,7 +30,7 @@ def describe(source: DiskReader, survey: Survey, options: CaptureOptions) -> Des
     Raises:
         UsageError: The disk is too large for the format, or SOURCE_DATE_EPOCH is no time.
     """
-    used = survey.used.limit_count(MAX_EXTENT_COUNT)  # a superset is always right
+    used = limited(survey.used, survey.layout.parity_ranges(), MAX_EXTENT_COUNT)
     return Description(
         image_id=options.image_id or uuid.uuid4(),
         set_id=options.set_id or _NO_ID,
@@ -45,6 +46,21 @@ def describe(source: DiskReader, survey: Survey, options: CaptureOptions) -> Des
         comment=options.comment,
         options=dict(options.recorded),
     )
+
+
+def limited(used: Extents, parity: Extents, most: int) -> Extents:
+    """A superset of at most so many ranges, which names nothing more under parity.
+
+    Args:
+        used: What is used.
+        parity: Members of arrays with parity, whose other members, on other disks, keep their gaps.
+        most: How many ranges there may be.
+    """
+    if len(used) <= most:
+        return used
+    gaps = parity - used
+    least = len(used & parity) + 2 * len(parity)
+    return (used | parity).limit_count(max(1, most - least)) - gaps
 
 
 def _now() -> str:

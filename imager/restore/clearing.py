@@ -5,17 +5,21 @@ A range that the image does not use may hold the remains of what lay on the targ
 end, RAID superblocks, LVM labels, file systems. Where the device zeroes cheaply everything is zeroed. Where it does
 not, the places where such signatures live are zeroed, because a discard promises nothing about what is read
 afterwards.
+
+Members of arrays with parity are zeroed wherever they are not used, at any cost. RAID computes the new parity of a
+stripe from the old one: where that was wrong, a disk that fails later takes what was written since with it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from imager.devices import target
 from imager.extents import Extents
 from imager.layout import Layout
 from imager.partitions.adapt import table_only_ranges
+from imager.pictures.sizes import size_text
 
 Method = target.Clearing | Literal["nothing"]
 
@@ -36,15 +40,21 @@ class Clearing:
         discard: Ranges that are given back to the device; what they hold afterwards is not known.
         zero: Ranges that read as zeros afterwards.
         left: Ranges that stay as they are, because nothing that confuses can lie there.
+        parity: The part of zero that would have been left but for parity.
     """
 
     method: Method
     discard: Extents
     zero: Extents
     left: Extents
+    parity: Extents = field(default_factory=Extents)
 
     def sentence(self) -> str:
         """How it is done, for the plan."""
+        about_parity = f"; {size_text(self.parity.total_bytes)} more are zeroed in members of arrays with parity"
+        return self._in_general() + (about_parity if len(self.parity) else "")
+
+    def _in_general(self) -> str:
         return {
             "punch-hole": "every unused range becomes a hole of the file",
             "write-zeroes": "every unused range is zeroed by the device",
@@ -72,13 +82,14 @@ def layout_marks(layout: Layout) -> Extents:
     return Extents.union_of(parts)
 
 
-def plan_clearing(method: Method, rest: Extents, marks: Extents) -> Clearing:
+def plan_clearing(method: Method, rest: Extents, marks: Extents, parity: Extents = Extents()) -> Clearing:  # noqa: B008
     """Decide how the unused ranges are cleared.
 
     Args:
         method: What the target can do.
         rest: The ranges that nothing is written to.
         marks: Where signatures can lie.
+        parity: Where all of the rest must read as zeros.
     """
     nothing = Extents()
     if method == "nothing":
@@ -86,5 +97,6 @@ def plan_clearing(method: Method, rest: Extents, marks: Extents) -> Clearing:
     if method in ("punch-hole", "write-zeroes"):
         return Clearing(method, nothing, rest, nothing)
     edges = rest & marks.align_outward(_GRAIN_BYTES)
-    discard = rest if method == "discard+zero-edges" else nothing
-    return Clearing(method, discard, edges, rest - edges - discard)
+    zero = edges | (rest & parity)
+    discard = rest - (zero - edges) if method == "discard+zero-edges" else nothing
+    return Clearing(method, discard, zero, rest - zero - discard, zero - edges)

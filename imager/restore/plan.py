@@ -281,7 +281,11 @@ def _clearing(layout: Layout, target: TargetState, scope: RestoreScope, placed: 
         marks |= layout_marks(layout)
     if target.layout:
         marks |= layout_marks(target.layout)
-    return plan_clearing(target.clearing, rest, marks)
+    parity = layout.parity_ranges()
+    if scope.kind == "partition":
+        entry = wanted_partition(layout, scope.number)
+        parity = parity.clip(entry.start, entry.end).shift(placed.distance)
+    return plan_clearing(target.clearing, rest, marks, parity.clip(start, end))
 
 
 def _stale_tables(layout: Layout, target: TargetState, placed: Placement) -> Extents:

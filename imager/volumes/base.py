@@ -12,7 +12,7 @@ mapped block by block is a reason to copy a member whole, never an error.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -36,23 +36,6 @@ class Member:
     name: str = ""
 
 
-@dataclass(frozen=True)
-class Leg:
-    """How a map of a volume becomes one of a member.
-
-    Attributes:
-        key: The member.
-        volume_start: First byte of the volume that lies here.
-        member_start: Where on the member that byte lies.
-        length: How many bytes in a row.
-    """
-
-    key: int
-    volume_start: int
-    member_start: int
-    length: int
-
-
 class Volume(Protocol):
     """What members were put together to."""
 
@@ -64,8 +47,15 @@ class Volume(Protocol):
     def readers(self) -> Sequence[BlockReader]:
         """The volume's bytes, once for each copy of them that can be read alone: the maps of all are united."""
 
+    @property
+    def has_parity(self) -> bool:
+        """Whether parity is computed over all its bytes, used or not: unused ones must be zeros after a restore."""
+
     def back(self, used: Extents) -> dict[int, Extents]:
         """Where the used bytes of the volume lie on its members, by their keys; all copies of each byte."""
+
+    def touched_by(self, places: Mapping[int, Extents]) -> Extents:
+        """The bytes of the volume that lie, or have their parity, at these places of members; it may be more."""
 
 
 @dataclass(frozen=True)
@@ -98,20 +88,3 @@ class Manager(Protocol):
         Raises:
             SourceUnreadable: The medium could not be read; nothing else escapes on any content.
         """
-
-
-@dataclass(frozen=True)
-class MappedVolume:
-    """A volume whose every byte lies at known places of its members; enough for linear and mirrored ones."""
-
-    name: str
-    readers: tuple[BlockReader, ...]
-    legs: tuple[Leg, ...]
-
-    def back(self, used: Extents) -> dict[int, Extents]:
-        """See Volume.back."""
-        found: dict[int, list[Extents]] = {}
-        for leg in self.legs:
-            part = used.clip(leg.volume_start, leg.volume_start + leg.length)
-            found.setdefault(leg.key, []).append(part.shift(leg.member_start - leg.volume_start))
-        return {key: Extents.union_of(parts) for key, parts in found.items()}

@@ -7,9 +7,10 @@ members. It knows bytes and places, and nothing of any metadata.
 
 from __future__ import annotations
 
+import collections.abc
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from imager.blocks import BlockReader, Segment, Segments, Slice
 from imager.extents import Extents, Int64Array
 
 Found = dict[int, Extents]
+Places = collections.abc.Mapping[int, Extents]
 
 
 class Mapping(Protocol):
@@ -30,8 +32,15 @@ class Mapping(Protocol):
     def readers(self) -> tuple[BlockReader, ...]:
         """Its bytes, once for each copy of them."""
 
+    @property
+    def has_parity(self) -> bool:
+        """Whether parity is computed over any of its bytes."""
+
     def back(self, used: Extents) -> Found:
         """Where used bytes lie on the members, by their keys."""
+
+    def touched_by(self, places: Places) -> Extents:
+        """Its bytes that lie, or have their parity, at these places of members; it may name whole stripes."""
 
 
 def unite(found: Iterable[Found]) -> Found:
@@ -60,6 +69,7 @@ class Place:
     reader: BlockReader
     start: int
     size: int
+    has_parity: ClassVar[bool] = False
 
     @property
     def readers(self) -> tuple[BlockReader, ...]:
@@ -69,6 +79,11 @@ class Place:
     def back(self, used: Extents) -> Found:
         """See Mapping."""
         return {self.key: used.clip(0, self.size).shift(self.start)}
+
+    def touched_by(self, places: Places) -> Extents:
+        """See Mapping."""
+        found = places.get(self.key, Extents())
+        return found.clip(self.start, self.start + self.size).shift(-self.start)
 
 
 @dataclass(frozen=True)
@@ -84,11 +99,20 @@ class Part:
         """See Mapping."""
         return tuple(Slice(reader, self.start, self.size) for reader in self.whole.readers)
 
+    @property
+    def has_parity(self) -> bool:
+        """See Mapping."""
+        return self.whole.has_parity
+
     def back(self, used: Extents) -> Found:
         """See Mapping."""
         part = used.clip(0, self.size)
         # Without this, parts of parts of one volume would be searched through again and again.
         return self.whole.back(part.shift(self.start)) if len(part) else {}
+
+    def touched_by(self, places: Places) -> Extents:
+        """See Mapping."""
+        return self.whole.touched_by(places).clip(self.start, self.start + self.size).shift(-self.start)
 
 
 class Joined:
@@ -100,6 +124,7 @@ class Joined:
         self.readers: tuple[BlockReader, ...] = tuple(
             Segments([Segment(_copy(part, number), 0, part.size) for part in parts]) for number in range(_copies(parts))
         )
+        self.has_parity = any(part.has_parity for part in parts)
 
     def back(self, used: Extents) -> Found:
         """See Mapping."""
@@ -110,6 +135,15 @@ class Joined:
             start += part.size
         return unite(found)
 
+    def touched_by(self, places: Places) -> Extents:
+        """See Mapping."""
+        found: list[Extents] = []
+        start = 0
+        for part in self._parts:
+            found.append(part.touched_by(places).shift(start))
+            start += part.size
+        return Extents.union_of(found)
+
 
 class Copied:
     """Copies of the same bytes."""
@@ -118,10 +152,15 @@ class Copied:
         self._parts = tuple(parts)
         self.size = min(part.size for part in parts)
         self.readers = tuple(Slice(reader, 0, self.size) for part in parts for reader in part.readers)
+        self.has_parity = any(part.has_parity for part in parts)
 
     def back(self, used: Extents) -> Found:
         """See Mapping."""
         return unite(part.back(used) for part in self._parts)
+
+    def touched_by(self, places: Places) -> Extents:
+        """See Mapping."""
+        return Extents.union_of(part.touched_by(places) for part in self._parts).clip(0, self.size)
 
 
 class Striped:
@@ -135,6 +174,7 @@ class Striped:
         self.readers: tuple[BlockReader, ...] = tuple(
             StripedReader([_copy(part, number) for part in parts], stripe_bytes) for number in range(_copies(parts))
         )
+        self.has_parity = any(part.has_parity for part in parts)
 
     def back(self, used: Extents) -> Found:
         """See Mapping."""
@@ -149,6 +189,17 @@ class Striped:
             )
             for number, part in enumerate(self._parts)
         )
+
+    def touched_by(self, places: Places) -> Extents:
+        """Whole rows of stripes."""
+        rows = Extents.union_of(part.touched_by(places) for part in self._parts)
+        return rows_of(rows, self._stripe, self.size // len(self._parts), len(self._parts))
+
+
+def rows_of(touched: Extents, stripe_bytes: int, part_bytes: int, count: int) -> Extents:
+    """The bytes of a volume in all stripes of a row, from what is touched of its parts: so many stripes make a row."""
+    rows = touched.clip(0, part_bytes).align_outward(stripe_bytes, part_bytes)
+    return Extents(rows.starts * count, rows.ends * count)
 
 
 def striped_before(offsets: Int64Array, number: int, count: int, stripe_bytes: int) -> Int64Array:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from imager.errors import ImageDamaged
+from imager.extents import Extents
 from imager.layout import Content, Gap, Identity, Layout, Partition, Table
 
 LAYOUT = Layout(
@@ -32,6 +33,18 @@ def without_surrogates(layout: Layout) -> Layout:
 def test_json_and_back_is_the_same():
     layout = without_surrogates(LAYOUT)
     assert Layout.from_json(layout.to_json()) == layout
+
+
+def test_parity_covers_the_members_that_say_so_and_were_not_left_out():
+    raid = Content("raid", "linux_raid_member", unused_is_zero=True)
+    entries = [
+        Partition(1, 100, 200, content=raid),
+        Partition(2, 300, 400, content=Content("filesystem", "ext4")),
+        Partition(3, 500, 600, captured=False, content=raid),
+    ]
+    layout = Layout.from_json(replace(LAYOUT, partitions=tuple(entries), warnings=()).to_json())
+    assert layout.parity_ranges() == Extents.single(100, 200)
+    assert replace(layout, partitions=(), content=raid).parity_ranges() == Extents.single(0, LAYOUT.size_bytes)
 
 
 def test_unknown_fields_are_ignored():

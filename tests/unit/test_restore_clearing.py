@@ -28,6 +28,16 @@ def test_only_signatures_are_zeroed_on_a_plain_disk():
     assert (found.zero, found.discard, found.left) == (EDGES, Extents(), REST - EDGES)
 
 
+@pytest.mark.parametrize("method", ["discard+zero-edges", "zero-edges"])
+def test_what_parity_covers_is_zeroed_at_any_cost(method):
+    parity = Extents.single(12 * MIB, 55 * MIB)
+    found = plan_clearing(method, REST, MARKS, parity)
+    assert found.zero == EDGES | Extents.of([(12 * MIB, 20 * MIB), (50 * MIB, 55 * MIB)])
+    assert found.parity == Extents.of([(12 * MIB, 18 * MIB), (50 * MIB, 55 * MIB)])
+    assert "; 11.0 MiB more are zeroed in members of arrays with parity" in found.sentence()
+    assert not len(found.left & parity)
+
+
 def test_both_ends_of_a_small_volume_are_marked_once():
     assert volume_marks(5 * MIB, 8 * MIB) == Extents.single(5 * MIB, 8 * MIB)
 

@@ -18,9 +18,9 @@ References:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import ClassVar, Final
 
 from imager.blocks import BlockReader, OutOfRange
 from imager.errors import SourceUnusable, UsageError
@@ -91,11 +91,17 @@ class OpenContainer:
     name: str
     readers: tuple[BlockReader, ...]
     place: Payload
+    has_parity: ClassVar[bool] = False
 
     def back(self, used: Extents) -> dict[int, Extents]:
         """Where the ciphertext of the used bytes lies: whole sectors, because a part of one cannot be decrypted."""
         sectors = used.clip(0, self.place.size).align_outward(self.place.sector_bytes, self.place.size)
         return {self.key: sectors.shift(self.place.offset)}
+
+    def touched_by(self, places: Mapping[int, Extents]) -> Extents:
+        """The plain text of these bytes of the container."""
+        found = places.get(self.key, Extents()).clip(self.place.offset, self.place.end).shift(-self.place.offset)
+        return found.align_outward(self.place.sector_bytes, self.place.size)
 
 
 def describe(reader: BlockReader) -> Content:

@@ -24,7 +24,7 @@ from imager.volumes.lvm.label import BadLabel, Label, dashed, read_label, read_m
 from imager.volumes.lvm.model import LogicalVolume, PhysicalVolume, VolumeGroup, read_group
 from imager.volumes.lvm.text import BadText
 from imager.volumes.lvm.tree import Tree, Unmapped
-from imager.volumes.mapping import Mapping
+from imager.volumes.mapping import Mapping, Places
 
 TYPES: Final = ("LVM2_member",)
 _PV_FLAGS: Final = frozenset(("ALLOCATABLE",))
@@ -43,9 +43,18 @@ class LogicalVolumeReader:
         """See imager.volumes.base.Volume."""
         return self.mapping.readers
 
+    @property
+    def has_parity(self) -> bool:
+        """See imager.volumes.base.Volume."""
+        return self.mapping.has_parity
+
     def back(self, used: Extents) -> dict[int, Extents]:
         """See imager.volumes.base.Volume."""
         return self.mapping.back(used.clip(0, self.mapping.size))
+
+    def touched_by(self, places: Places) -> Extents:
+        """See imager.volumes.base.Volume."""
+        return self.mapping.touched_by(places)
 
 
 @dataclass

@@ -3,6 +3,6 @@
 
 from __future__ import annotations
 
-from imager.volumes.mdraid.manager import PARITY_WARNING, TYPES, assemble
+from imager.volumes.mdraid.manager import TYPES, assemble
 
-__all__ = ["PARITY_WARNING", "TYPES", "assemble"]
+__all__ = ["TYPES", "assemble"]

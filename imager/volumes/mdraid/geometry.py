@@ -2,7 +2,8 @@
 """Where the chunks of an MD array lie on its members, for each level whose arithmetic is certain.
 
 Sizes and layouts are checked here; that the members are current is checked in mdraid. A parity array's members are
-used at every offset at which any of them has data in use: parity and data of one offset belong together.
+used at every offset at which any of them has data in use: parity and data of one offset belong together. Where none
+has, restore makes zeros on all of them, whose parity is zero, too.
 
 References:
     Linux, drivers/md/raid0.c, raid10.c (__raid10_find_phys, calc_sectors), raid5.c (raid5_compute_sector); md(4).
@@ -15,11 +16,25 @@ from typing import Final
 
 from imager.blocks import BlockReader
 from imager.extents import Extents
-from imager.volumes.mapping import Copied, Found, Joined, Mapping, Part, Place, Striped, striped_before, unite
+from imager.volumes.mapping import (
+    Copied,
+    Found,
+    Joined,
+    Mapping,
+    Part,
+    Place,
+    Places,
+    Striped,
+    rows_of,
+    striped_before,
+    unite,
+)
 
 _PARITY_GRAIN_BYTES: Final = 4096
 """The kernel computes parity in pieces of a page."""
 _LEAST_CHUNK_BYTES: Final = 512
+_MOST_RANGES: Final = 100_000
+"""Small gaps of a parity array are closed here, on all members alike; an image closes those of its own disk only."""
 
 
 class UnknownGeometry(ValueError):
@@ -116,6 +131,7 @@ class Chunked:
         self.readers: tuple[BlockReader, ...] = tuple(
             ChunkReader(places, chunk_bytes, self.size, self._locator(copy)) for copy in range(near * far)
         )
+        self.has_parity = False
 
     def _locator(self, copy: int) -> Locator:
         def locate(chunk: int) -> tuple[int, int]:
@@ -137,6 +153,11 @@ class Chunked:
                 rows = Extents(-(-(first - member) // count) * step, -(-(last - member) // count) * step)
                 found.append(self._places[(member + turn) % count].back(rows))
         return unite(found)
+
+    def touched_by(self, places: Places) -> Extents:
+        """All of it, if anything: nothing asks for less of an array without parity."""
+        is_touched = any(len(place.touched_by(places)) for place in self._places)
+        return Extents.single(0, self.size if is_touched else 0)
 
 
 # --- Parity ---------------------------------------------------------------------------------------------------------
@@ -176,6 +197,7 @@ class Parity:
         self._data = len(places) - parities
         self.size = rows * chunk_bytes * self._data
         self.readers: tuple[BlockReader, ...] = (ChunkReader(places, chunk_bytes, self.size, self._locate),)
+        self.has_parity = True
 
     def _locate(self, chunk: int) -> tuple[int, int]:
         row, index = divmod(chunk, self._data)
@@ -204,7 +226,13 @@ class Parity:
             )
             for index in range(self._data)
         ).align_outward(min(_PARITY_GRAIN_BYTES, self._chunk))
+        offsets = offsets.limit_count(_MOST_RANGES)
         return unite(place.back(offsets) for place in self._places)
+
+    def touched_by(self, places: Places) -> Extents:
+        """Whole rows of chunks."""
+        rows = Extents.union_of(place.touched_by(places) for place in self._places)
+        return rows_of(rows, self._chunk, self.size // self._data, self._data)
 
 
 class ChunkReader(BlockReader):

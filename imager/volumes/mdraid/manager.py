@@ -24,17 +24,12 @@ from imager.blocks import BlockReader, OutOfRange
 from imager.extents import Extents
 from imager.layout import Content
 from imager.volumes.base import Assembly, Member
-from imager.volumes.mapping import Mapping, Place
+from imager.volumes.mapping import Mapping, Place, Places
 from imager.volumes.mdraid.geometry import UnknownGeometry, array_mapping
 from imager.volumes.mdraid.superblock import BadSuperblock, Superblock, read_superblock
 
 TYPES: Final = ("linux_raid_member",)
-PARITY_WARNING: Final = (
-    "parity of stripes without data is not copied: after a restore onto disks that were not blank, "
-    "let MD repair the array (write repair to md/sync_action)"
-)
 _LEVELS: Final = {-1: "linear", 0: "raid0", 1: "raid1", 4: "raid4", 5: "raid5", 6: "raid6", 10: "raid10"}
-_PARITY_LEVELS: Final = frozenset((4, 5, 6))
 
 
 @dataclass(frozen=True)
@@ -49,9 +44,18 @@ class Array:
         """See imager.volumes.base.Volume."""
         return self.mapping.readers
 
+    @property
+    def has_parity(self) -> bool:
+        """See imager.volumes.base.Volume."""
+        return self.mapping.has_parity
+
     def back(self, used: Extents) -> dict[int, Extents]:
         """See imager.volumes.base.Volume."""
         return self.mapping.back(used.clip(0, self.mapping.size))
+
+    def touched_by(self, places: Places) -> Extents:
+        """See imager.volumes.base.Volume."""
+        return self.mapping.touched_by(places)
 
 
 @dataclass
@@ -159,7 +163,7 @@ def _assemble_array(devices: Sequence[_Device]) -> list[Array]:
             continue
         doubts = "; ".join(superblock.doubts)
         device.whole = doubts or reason
-        device.warnings = _warnings(superblock, devices, followed=array is not None)
+        device.warnings = _warnings(superblock, devices)
     return [array] if array is not None else []
 
 
@@ -219,7 +223,7 @@ def _follow(devices: Sequence[_Device]) -> Array:
     return Array(_name(shape), mapping)
 
 
-def _warnings(superblock: Superblock, devices: Sequence[_Device], *, followed: bool) -> tuple[str, ...]:
+def _warnings(superblock: Superblock, devices: Sequence[_Device]) -> tuple[str, ...]:
     warnings: list[str] = []
     roles = {device.superblock.role for device in devices if device.superblock is not None}
     absent = superblock.active - roles
@@ -228,6 +232,4 @@ def _warnings(superblock: Superblock, devices: Sequence[_Device], *, followed: b
     lost = superblock.raid_disks - len(superblock.active)
     if lost > 0:
         warnings.append(f"its array runs without {lost} of its {superblock.raid_disks} members")
-    if followed and superblock.level in _PARITY_LEVELS:
-        warnings.append(PARITY_WARNING)
     return tuple(warnings)
