@@ -104,7 +104,8 @@ def trusted(volume: Volume, found: UsedMap, claims: tuple[str, ...]) -> Examined
     """A parser's map with what is always used beside it: the edges, and what lies past the file system's end."""
     size = volume.reader.size
     ends_at = min(size if found.content.size_bytes is None else found.content.size_bytes, size)
-    used = found.used.clip(0, size) | edges(size) | Extents.single(ends_at, size)
+    behind = Extents.single(ends_at, size) if found.behind is None else found.behind.clip(ends_at, size)
+    used = Extents.union_of((found.used.clip(0, size), edges(size), behind))
     return Examined(replace(found.content, claims=claims, mapped_bytes=used.total_bytes), used)
 
 

@@ -50,10 +50,12 @@ class UsedMap:
         used: Inside of [0, reader.size). The parser's own metadata and superblock copies are in it; the edges
             of the volume and what lies past the file system's end are added by survey.
         content: What the volume holds, with the file system's own count of used bytes.
+        behind: What is used past the file system's end; None for all of it, unless the parser has looked there.
     """
 
     used: Extents
     content: Content
+    behind: Extents | None = None
 
 
 @dataclass(frozen=True)
