@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -63,6 +64,11 @@ def overwrite(image: Path, offset: int) -> None:
         file.write(b"something else")
 
 
+def uuid_of(image: Path) -> str:
+    """A device's own UUID, as btrfs-progs sees it."""
+    return re.search(r"dev_item.uuid\s+(\S+)", call("btrfs", "inspect-internal", "dump-super", image))[1]
+
+
 def test_one_side_of_a_mirror_is_mapped_alone(tmp_path):
     images = filled(tmp_path, "-d raid1 -m raid1", devices=2)
 
@@ -70,7 +76,8 @@ def test_one_side_of_a_mirror_is_mapped_alone(tmp_path):
     alone = maps_of(images[1])[0]
 
     assert alone.used == together[1].used
-    assert alone.content.warnings == ("1 of its 2 devices are not among the disks that were read",)
+    missing = f"device 1 ({uuid_of(images[0])})"
+    assert alone.content.warnings == (f"1 of its 2 devices are not among the disks that were read: {missing}",)
     assert alone.content.facts["device"] == "2 of 2 devices"
     with FileReader(images[1]) as reader, pytest.raises(NotTrusted, match="it is one of 2 devices"):
         btrfs.used_map(reader)
@@ -80,7 +87,8 @@ def test_one_side_of_a_mirror_is_mapped_alone(tmp_path):
 def test_what_a_missing_device_may_know_better_is_whole(tmp_path, data, devices, here):
     images = filled(tmp_path, f"-d {data} -m raid1", devices=devices)
 
-    assert reason_for(*images[:here]) == f"1 of its {devices} devices are missing, and may be newer"
+    missing = f"device {devices} ({uuid_of(images[here])})"
+    assert reason_for(*images[:here]) == f"1 of its {devices} devices are missing, and may be newer: {missing}"
 
 
 def test_order_of_devices_is_the_callers(tmp_path):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 
 from imager.survey import Disk, Survey, survey
 from tests.harness import volumes_corpus
+from tests.harness.btrfs_images import make
 from tests.harness.disks import Part, gpt_disk, needs_table_tools
 from tests.harness.files import FileReader, sparse_file
 from tests.harness.luks import make_luks1
@@ -41,6 +43,25 @@ def test_a_file_system_on_two_disks_is_read_through_both(btrfs_pair):
         assert content.type == "btrfs"
         assert content.whole_reason == ""
         assert found.used.total_bytes < 64 * MIB
+
+
+def test_one_striped_device_alone_is_copied_whole_and_names_the_other(btrfs_pair):
+    (found,) = look(btrfs_pair[0])
+    said = subprocess.run(
+        ["btrfs", "inspect-internal", "dump-super", btrfs_pair[1]], check=True, capture_output=True, text=True
+    ).stdout
+    other = re.search(r"dev_item.uuid\s+(\S+)", said)[1]
+    assert found.layout.content.whole_reason.endswith(f"missing, and may be newer: device 2 ({other})")
+    assert found.used.holds(0, found.layout.size_bytes)
+
+
+def test_one_mirrored_device_alone_is_copied_by_its_map_with_a_warning(tmp_path):
+    disks = make(tmp_path, "-d raid1 -m raid1", devices=2)
+    together, alone = look(*disks), look(disks[0])
+    assert alone[0].used == together[0].used
+    assert not alone[0].layout.content.whole_reason
+    assert "1 of its 2 devices are not among the disks" in " ".join(alone[0].layout.all_warnings())
+    assert not together[0].layout.all_warnings()
 
 
 @pytest.fixture(scope="module")

@@ -94,6 +94,7 @@ DOC: Final = ParserDoc(
 
 _FIRST_MIB: Final = 1024 * 1024
 """Boot loaders write there, and the kernel allocates nothing."""
+_MOST_NAMED: Final = 16
 _REPLACE_STARTED: Final = 1
 _REPLACE_SUSPENDED: Final = 4
 
@@ -255,14 +256,21 @@ class _Volume:
         self._chunks = ChunkMap(
             np.concatenate(logical), np.concatenate(chunks), np.concatenate(stripes), sb["sectorsize"]
         )
+        self._devices = np.concatenate(devices)
         missing = sb["num_devices"] - len(self._members)
         if missing > 0 and not self._chunks.have_copies_beside(self._members):
-            raise NotTrusted(f"{missing} of its {sb['num_devices']} devices are missing, and may be newer")
-        self._devices = np.concatenate(devices)
+            raise NotTrusted(
+                f"{missing} of its {sb['num_devices']} devices are missing, and may be newer: {self._missing_names()}"
+            )
         if (self._devices["fsid"] != np.frombuffer(sb.node_fsid, "V16")[0]).any():
             raise NotTrusted("it stands on a seed device, which belongs to another file system")
         if len(self._devices) != sb["num_devices"]:
             raise NotTrusted(f"it lists {len(self._devices)} devices, but says that it has {sb['num_devices']}")
+
+    def _missing_names(self) -> str:
+        """The devices that are listed and not at hand, as a person can find them."""
+        absent = [each for each in self._devices if int(each["devid"]) not in self._members][:_MOST_NAMED]
+        return ", ".join(f"device {each['devid']} ({uuid.UUID(bytes=each['uuid'].tobytes())})" for each in absent)
 
     def _read_roots(self, nodes: NodeReader) -> dict[int, TreeRoot]:
         sb = self._sb
@@ -328,7 +336,10 @@ class _Volume:
             warnings.append(f"the superblock's copy at byte {stale[0]} is damaged")
         missing = sb["num_devices"] - len(self._members)
         if missing:
-            warnings.append(f"{missing} of its {sb['num_devices']} devices are not among the disks that were read")
+            names = self._missing_names()
+            warnings.append(
+                f"{missing} of its {sb['num_devices']} devices are not among the disks that were read: {names}"
+            )
         return replace(content, size_bytes=size_bytes, used_bytes=used_bytes, warnings=tuple(warnings))
 
 
