@@ -6,10 +6,12 @@ Reads and changes nothing; `imager.restore.plan` judges what is found here.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from imager.blocks import BlockReader
 from imager.devices import ioctls
 from imager.devices.beneath import is_on_disk, running_system_disks
 from imager.devices.inventory import identify, list_disks
@@ -17,10 +19,9 @@ from imager.devices.opening import open_source
 from imager.devices.target import capabilities
 from imager.devices.usage import uses_of
 from imager.errors import ImagerError
-from imager.layout import Identity, Layout
+from imager.layout import Content, Identity, Layout, Table
 from imager.partitions.read import read_table
 from imager.restore.guards import TargetState
-from imager.survey import Disk, survey
 
 
 def look_at_target(
@@ -63,14 +64,34 @@ def look_at_target(
 
 def _present_layout(path: str, sector_size: int, *, is_device: bool) -> tuple[Layout | None, int, int]:
     """What is on the target now, its size and its sector size; no layout when that cannot be told."""
-    if not is_device and Path(path).stat().st_size == 0:
-        return None, 0, sector_size
     with open_source(path, exclusive_check=False, sector_size=None if is_device else sector_size) as reader:
-        try:
-            found = survey([Disk(reader, path)])[0].layout
-        except ImagerError:
-            found = None
+        found = _blank(reader) if not is_device and _is_hole(Path(path)) else _surveyed(reader, path)
         return found, reader.size, reader.sector_size
+
+
+def _is_hole(path: Path) -> bool:
+    """Whether a file has nothing but a size."""
+    with path.open("rb") as file:
+        try:
+            os.lseek(file.fileno(), 0, os.SEEK_DATA)
+        except OSError as error:
+            return error.errno == errno.ENXIO
+        return False
+
+
+def _blank(reader: BlockReader) -> Layout:
+    nothing = Content("blank", "blank")
+    return Layout(Identity(), reader.size, reader.sector_size, reader.sector_size, Table("none"), content=nothing)
+
+
+def _surveyed(reader: BlockReader, path: str) -> Layout | None:
+    """Whatever can be told of the target."""
+    from imager.survey import Disk, survey  # not on top: all parsers, which a blank target does not need
+
+    try:
+        return survey([Disk(reader, path)])[0].layout
+    except ImagerError:
+        return None
 
 
 def _is_read_only(target: Path, *, is_device: bool) -> bool:
