@@ -17,6 +17,7 @@ from imager.extents import Extents
 from imager.filesystems import registry
 from imager.filesystems.base import HIBERNATED, NotTrusted, Parser, UsedMap
 from imager.filesystems.expectations import contradiction
+from imager.filesystems.named import why_whole
 from imager.filesystems.signatures import Signature, blkid_says, find_signatures
 from imager.layout import Content, ContentKind
 
@@ -138,7 +139,7 @@ def _reason_for_doubt(claims: _Claims, content: Content, volume: Volume) -> str:
     if content.kind == "ambiguous":
         return f"more than one owner claims it: {', '.join(content.claims)}"
     if not claims.recognised:
-        return f"used blocks of {content.type} are not known here"
+        return why_whole(content.type)
     return contradiction(volume.partition_type, content) if volume.partition_type else ""
 
 

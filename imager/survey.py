@@ -107,12 +107,14 @@ class _Outline:
 
     Attributes:
         entries: The partitions that the volumes are, in the same order; none when the volume is the disk itself.
+        owners: Who else claims the disk beside its table.
     """
 
     disk: Disk
     found: FoundTable
     volumes: tuple[Volume, ...] = ()
     entries: tuple[Partition, ...] = ()
+    owners: tuple[Signature, ...] = ()
 
     @property
     def names(self) -> list[str]:
@@ -124,8 +126,11 @@ class _Outline:
 def _outline(disk: Disk, options: SurveyOptions) -> _Outline:
     found = read_table(disk.reader, disk.path or None)
     _check_numbers(found, options)
-    if not found.whole_reason and found.partitions:
-        found = replace(found, whole_reason=_other_owner(disk.reader, found))
+    owners = _other_owners(disk.reader, found) if not found.whole_reason and found.partitions else ()
+    if owners:
+        marks = ", ".join(sorted({f"{mark.name} at byte {mark.offset_bytes}" for mark in owners}))
+        reason = f"it has a partition table, and yet the whole disk is marked as {marks}"
+        return _Outline(disk, replace(found, whole_reason=reason), owners=owners)
     if found.table.kind == "unreadable" and not found.whole_reason:
         reason = "; ".join(found.table.problems) or "its partition table could not be read"
         found = replace(found, whole_reason=reason)
@@ -146,19 +151,16 @@ def _complete(outline: _Outline, held: Sequence[Examined], options: SurveyOption
     return _with_partitions(outline, held, options)
 
 
-def _other_owner(reader: BlockReader, found: FoundTable) -> str:
+def _other_owners(reader: BlockReader, found: FoundTable) -> tuple[Signature, ...]:
     """Why the table may be a leftover: the disk as a whole is marked as a member of an array or volume group.
 
     A mark that is the partition's own, seen from the disk because both end at the same place, does not count.
     """
-    owners = {
-        f"{mark.name} at byte {mark.offset_bytes}"
+    return tuple(
+        mark
         for mark in find_signatures(reader)
         if _claims_a_disk(mark) and not _belongs_to_partition(reader, mark, found.partitions)
-    }
-    if not owners:
-        return ""
-    return f"it has a partition table, and yet the whole disk is marked as {', '.join(sorted(owners))}"
+    )
 
 
 def _claims_a_disk(mark: Signature) -> bool:
@@ -201,7 +203,7 @@ def _layout(disk: Disk, found: FoundTable) -> Layout:
 def _whole_disk(outline: _Outline) -> Survey:
     """A disk whose table cannot be relied on: every block is copied."""
     reason, size = outline.found.whole_reason, outline.disk.reader.size
-    content = Content("unknown", "unknown", mapped_bytes=size, whole_reason=reason)
+    content = replace(_named(outline.owners), mapped_bytes=size, whole_reason=reason)
     layout = replace(
         _layout(outline.disk, outline.found),
         content=content,
@@ -209,6 +211,14 @@ def _whole_disk(outline: _Outline) -> Survey:
         partitions=outline.found.partitions,
     )
     return Survey(layout, Extents.single(0, size))
+
+
+def _named(owners: Sequence[Signature]) -> Content:
+    """What a disk with another owner beside its table is, as far as it can be said."""
+    names = tuple(sorted({mark.name for mark in owners}))
+    if not names:
+        return Content("unknown", "unknown")
+    return Content(owners[0].kind if len(names) == 1 else "ambiguous", " + ".join(names), claims=names)
 
 
 def _with_partitions(outline: _Outline, held: Sequence[Examined], options: SurveyOptions) -> Survey:

@@ -81,6 +81,9 @@ _TABLE: Final = (
     ("hpt37x_raid_member", "raid", 4608 + 32, bytes.fromhex("fd16785a")),
 )
 
+KNOWN_NAMES: Final = frozenset(name for name, *_ in _TABLE)
+"""Owners that are known by a mark at one place; more are known by the checks."""
+
 _BLKID_NOTHING: Final = 2
 _BLKID_AMBIVALENT: Final = 8
 
