@@ -11,7 +11,7 @@ age() { # FOLDER SEED: files written, every second one deleted, others grown in 
   k=0; while [ $k -lt 40 ]; do seq ${k}000000 ${k}000$((100 + k % 9 * 99)) > $1/f$k; k=$((k+1)); done; sync
   k=0; while [ $k -lt 40 ]; do rm $1/f$k; k=$((k+2)); done; sync
   mkdir -p $1/d/e; k=0; while [ $k -lt 6 ]; do yes "$2 $k" | head -c 90000 > $1/d/t$k; k=$((k+1)); done
-  for turn in 1 2 3 4 5 6; do for k in 1 3 5; do seq $turn$2$k 1 $turn$2$((k+3000)) >> $1/d/e/g$k; sync; done; done
+  for turn in 1 2 3 4 5 6; do for k in 1 3 5; do yes "$turn $2 $k" | head -c 30000 >> $1/d/e/g$k; sync; done; done
   seq 7000000 7029999 > $1/d/big
   dd if=$1/d/big of=$1/d/hole bs=4096 count=3 seek=200 2>/dev/null
   dd if=$1/d/big of=$1/d/hole bs=4096 count=2 seek=20 conv=notrunc 2>/dev/null
