@@ -57,6 +57,7 @@ class LocalOutput(Output):
             raise UsageError(f"parts of {split_size} bytes are too small; at least {MIN_SPLIT_SIZE} are needed")
         self.name = os.fspath(path)
         self._path = path
+        self._overwrite = overwrite
         self._split_size = split_size
         self._fds: list[int] = []
         self._closed = False
@@ -122,6 +123,9 @@ class LocalOutput(Output):
     def _open_part(self, number: int, flags: int) -> None:
         path = self._partial(number)
         try:
+            # Two names of one file: the last run ended between giving the second and taking the first. It is finished.
+            if path.exists() and path.stat().st_nlink > 1:
+                path.unlink()
             # An image holds every secret of its disk: only its owner may read it, unless he says otherwise.
             fd = os.open(path, flags | os.O_CLOEXEC, 0o600)
             self._fds.append(fd)
@@ -200,17 +204,45 @@ class LocalOutput(Output):
         try:
             for fd in self._fds:
                 os.fsync(fd)
-            finals = [self._final(number) for number in range(len(self._fds))]
-            # What is replaced goes first, its first part before all: a mixture of old and new must never look whole.
-            for path in finished_files(self._path):
-                if len(finals) > 1 or path not in finals:
-                    path.unlink()
-            for number in reversed(range(len(finals))):
-                self._partial(number).rename(finals[number])
+            self._clear_the_way()
+            for number in reversed(range(len(self._fds))):
+                self._give_name(self._partial(number), self._final(number))
             sync_folder(self._path.parent)
+        except FileExistsError as error:
+            raise self._made_meanwhile(Path(error.filename2 or self._path)) from error
         except OSError as error:
             raise store_error(error, self.name, "cannot finish") from error
         self._close()
+
+    def _clear_the_way(self) -> None:
+        """What is replaced goes first, its first part before all: a mixture of old and new must never look whole."""
+        finals = [self._final(number) for number in range(len(self._fds))]
+        for path in finished_files(self._path):
+            if not self._overwrite:
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path, None, path)
+            if len(finals) > 1 or path not in finals:
+                path.unlink()
+
+    def _give_name(self, partial: Path, final: Path) -> None:
+        """Rename; unless told to overwrite, in a way that never replaces what another program made a moment ago."""
+        if not self._overwrite:
+            try:
+                os.link(partial, final)
+            except FileExistsError:
+                raise
+            except OSError:  # FAT and some network file systems have no hard links; _clear_the_way has looked
+                pass
+            else:
+                partial.unlink()
+                return
+        partial.rename(final)
+
+    def _made_meanwhile(self, path: Path) -> StoreError:
+        return StoreError(
+            f"{path} was made by another program while this image was written",
+            hint=f"The new image is whole: it is called {self._partial(0).name}. Give it a name of your choice.",
+            path=os.fspath(path),
+        )
 
     def abort(self, *, keep: bool) -> None:
         """Leave the .partial files for --resume, or remove them."""

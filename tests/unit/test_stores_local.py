@@ -53,6 +53,42 @@ def test_an_existing_image_is_not_overwritten_silently(tmp_path):
     assert "--overwrite" in caught.value.hint
 
 
+@pytest.mark.parametrize(("split_size", "intruder"), [(None, "i"), (MIB, "i.000"), (MIB, "i.007"), (MIB, "i")])
+def test_an_image_made_meanwhile_is_not_replaced(tmp_path, split_size, intruder):
+    output = written(tmp_path / "i", b"n" * 2 * MIB, split_size=split_size)
+    (tmp_path / intruder).write_bytes(b"theirs")
+    with pytest.raises(StoreError, match=rf"{intruder} was made by another program") as caught:
+        output.commit()
+    output.abort(keep=True)
+    assert ".partial" in caught.value.hint
+    assert (tmp_path / intruder).read_bytes() == b"theirs"
+    assert b"".join(path.read_bytes() for path in sorted(tmp_path.glob("*.partial"))) == b"n" * 2 * MIB
+
+
+def test_a_name_taken_in_the_last_moment_is_not_replaced(tmp_path, monkeypatch):
+    output = written(tmp_path / "i", b"n" * 500)
+    monkeypatch.setattr(output, "_clear_the_way", lambda: (tmp_path / "i").write_bytes(b"theirs"))
+    with pytest.raises(StoreError, match="was made by another program"):
+        output.commit()
+    assert (tmp_path / "i").read_bytes() == b"theirs"
+
+
+def test_an_image_with_two_names_is_not_written_into(tmp_path):
+    written(tmp_path / "i", b"x" * 500).commit()
+    os.link(tmp_path / "i", tmp_path / "i.partial")
+    written(tmp_path / "i", b"n" * 900, overwrite=True).abort(keep=False)
+    assert (tmp_path / "i").read_bytes() == b"x" * 500
+
+
+def test_names_are_given_where_hard_links_are_unknown(tmp_path, monkeypatch):
+    def refuse(*_names):
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", refuse)
+    written(tmp_path / "i", b"x" * 500).commit()
+    assert names(tmp_path) == ["i"]
+
+
 def test_a_leftover_is_not_overwritten_silently(tmp_path):
     (tmp_path / "i.partial").write_bytes(b"old")
     with pytest.raises(StoreError, match="did not finish") as caught:
