@@ -37,6 +37,17 @@ _AREA_LISTS: Final = {
     "raid0_meta": ("raid0_lvs", "stripe_count"),
     "raid1": ("raids", "device_count"),
 }
+PARITY_TYPES: Final = {
+    "raid4": 1,
+    **{f"raid5{layout}": 1 for layout in ("", "_la", "_ra", "_ls", "_rs", "_n")},
+    **{f"raid6{layout}": 2 for layout in ("", "_zr", "_nr", "_nc")},
+}
+"""How many of their images hold parity."""
+RAID10_TYPES: Final = frozenset(("raid10", "raid10_near"))
+_RAID_SHAPE: Final = frozenset(("device_count", "data_copies", "region_size", "stripe_size", "raids"))
+_RAID_TUNING: Final = frozenset(("min_recovery_rate", "max_recovery_rate", "writebehind"))
+_RAID_KEYS: Final = _RAID_SHAPE | _RAID_TUNING | {"start_extent", "extent_count", "type", "tags"}
+"""What a segment may say whose bytes lie as they always did; others tell of a reshape."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +89,7 @@ class Segment:
         type: LVM's name, such as striped (of one stripe: linear).
         areas: Its places; empty for types that are not known.
         area_count: Extents in each area.
-        stripe_bytes: Of striped ones with more than one area.
+        stripe_bytes: Of striped ones with more than one area, and of RAID with stripes.
         texts: Every string in it: what it may refer to.
         section: All that the text says.
     """
@@ -214,6 +225,9 @@ def _read_segment(section: Section) -> Segment:
     kind = string_of(section, "type")
     areas = _areas(section, kind)
     area_count, stripe_bytes = count, 0
+    if kind in PARITY_TYPES or kind in RAID10_TYPES:
+        areas, area_count = _raid_areas(section, kind, count)
+        stripe_bytes = number_of(section, "stripe_size", least=1, most=2**31) * SECTOR_BYTES
     if kind in ("striped", "raid0", "raid0_meta") and len(areas) > 1:
         stripe_bytes = number_of(section, "stripe_size", least=1, most=2**31) * SECTOR_BYTES
         area_count, rest = divmod(count, len(areas))
@@ -222,10 +236,25 @@ def _read_segment(section: Section) -> Segment:
     return Segment(start, count, kind, areas, area_count, stripe_bytes, frozenset(_strings(section)), section)
 
 
+def _raid_areas(section: Section, kind: str, count: int) -> tuple[tuple[Area, ...], int]:
+    """The images of a RAID segment and the extents of each; none when they do not add up in the ways known here."""
+    areas = _listed_areas(section, kind, "raids", "device_count")
+    if kind in PARITY_TYPES:
+        extents, shares = count, len(areas) - PARITY_TYPES[kind]
+    else:
+        extents, shares = count * number_of(section, "data_copies", default=2), len(areas)
+    if shares < 1 or extents % shares or not section.keys() <= _RAID_KEYS:
+        return (), count
+    return areas, extents // shares
+
+
 def _areas(section: Section, kind: str) -> tuple[Area, ...]:
     if kind not in _AREA_LISTS:
         return ()
-    list_name, count_name = _AREA_LISTS[kind]
+    return _listed_areas(section, kind, *_AREA_LISTS[kind])
+
+
+def _listed_areas(section: Section, kind: str, list_name: str, count_name: str) -> tuple[Area, ...]:
     listed = section.get(list_name)
     if not isinstance(listed, list):
         raise BadText(f"a segment of type {kind} has no {list_name}")

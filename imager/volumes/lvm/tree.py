@@ -2,8 +2,8 @@
 """Which logical volumes of a group can be read, and where their bytes lie; for all others, why not.
 
 A volume is followed down to physical volumes through the types whose arithmetic is certain: striped (linear when it
-has one stripe), raid0, and copies that are proven to be in sync. Everything else (snapshots and their origins, caches,
-moves under way, unknown types) keeps all extents that it occupies.
+has one stripe), raid0, raid10, and copies and parity that are proven to be in sync. Everything else (snapshots, their
+origins, caches, moves under way, a reshape, unknown types) keeps all extents that it occupies.
 
 References:
     LVM2, lib/format_text/flags.c; Linux, drivers/md/dm-raid.c (struct dm_raid_superblock), drivers/md/dm-log.c
@@ -12,6 +12,7 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from struct import Struct
 from typing import Final
@@ -22,10 +23,11 @@ from imager.blocks import BlockReader, OutOfRange
 from imager.extents import Extents
 from imager.volumes.base import Member
 from imager.volumes.lvm.label import SECTOR_BYTES
-from imager.volumes.lvm.model import Area, LogicalVolume, Segment, VolumeGroup
+from imager.volumes.lvm.model import PARITY_TYPES, RAID10_TYPES, Area, LogicalVolume, Segment, VolumeGroup
 from imager.volumes.lvm.text import BadText, number_of, string_of
 from imager.volumes.lvm.thin import Pool, ThinNotTrusted, allocated_bytes
 from imager.volumes.mapping import Copied, Joined, Mapping, Part, Place, Striped
+from imager.volumes.mdraid.geometry import UnknownGeometry, array_mapping
 
 _MOST_DEPTH: Final = 6
 _MOST_COPIES: Final = 32
@@ -35,9 +37,27 @@ _VOLUME_FLAGS: Final = frozenset(
     ("READ", "WRITE", "VISIBLE", "FIXED_MINOR", "ACTIVATION_SKIP", "NOAUTOACTIVATE", "ERROR_WHEN_FULL", "WRITEMOSTLY")
 )
 _IN_SYNC: Final = 2**64 - 1
-_RAID_SUPERBLOCK: Final = Struct("<4s4xIIQQQQI8xI")
-"""magic, num_devices, array_position, events, failed_devices, disk_recovery_offset, array_resync_offset, level,
-flags."""
+_RAID_SUPERBLOCK: Final = Struct("<4s4xIIQQQQIIIIQIIIi8xQQ")
+"""magic, num_devices, array_position, events, failed_devices, disk_recovery_offset, array_resync_offset, level, layout,
+stripe_sectors, flags, reshape_position, new_level, new_layout, new_stripe_sectors, delta_disks, data_offset,
+new_data_offset."""
+_RAID_LAYOUTS: Final = {
+    "raid1": (1, (0,)),
+    "raid4": (5, (4, 5)),  # dedicated parity: the first or the last device, by the kernel's version
+    "raid5_la": (5, (0,)),
+    "raid5_ra": (5, (1,)),
+    "raid5": (5, (2,)),
+    "raid5_ls": (5, (2,)),
+    "raid5_rs": (5, (3,)),
+    "raid5_n": (5, (5,)),
+    "raid6": (6, (8,)),
+    "raid6_zr": (6, (8,)),
+    "raid6_nr": (6, (9,)),
+    "raid6_nc": (6, (10,)),
+    "raid10": (10, (0x102,)),
+    "raid10_near": (10, (0x102,)),
+}
+"""Level and layouts that the superblocks of each type may name; dm-raid.c, raid_types."""
 _MIRROR_LOG: Final = Struct("<4sIQ")
 """magic, version, nr_regions."""
 _MIRROR_LOG_BITS_AT: Final = 2 * SECTOR_BYTES
@@ -129,6 +149,8 @@ class Tree:
             used = [allocated_bytes(reader, pool) for reader in metadata.mapping.readers]
         except (BadText, ThinNotTrusted, OutOfRange) as error:
             raise Unmapped(str(error)) from error
+        if data.mapping.has_parity:
+            raise Unmapped(f"the data of {lv.name} have parity")
         return FollowedPool(data, Extents.union_of(used))
 
     def _pool_reason(self, lv: LogicalVolume) -> str:
@@ -178,7 +200,9 @@ class Tree:
         names = frozenset[str]().union(*(part.names for part in parts))
         size = segment.count * self._group.extent_bytes
         mapping: Mapping
-        if segment.type in ("raid1", "mirror"):
+        if segment.type in PARITY_TYPES or segment.type in RAID10_TYPES:
+            mapping = self._array(lv, segment, mappings, depth)
+        elif segment.type in ("raid1", "mirror"):
             self._check_in_sync(lv, segment, depth)
             if sum(len(each.readers) for each in mappings) > _MOST_COPIES:
                 raise Unmapped(f"{lv.name} has too many copies")
@@ -190,6 +214,15 @@ class Tree:
         if mapping.size != size:
             raise Unmapped(f"{lv.name} has {size} bytes, and its parts make {mapping.size}")
         return Followed(mapping, names)
+
+    def _array(self, lv: LogicalVolume, segment: Segment, images: Sequence[Mapping], depth: int) -> Mapping:
+        """RAID with stripes, by MD's own arithmetic."""
+        layout = self._check_in_sync(lv, segment, depth)
+        level, _ = _RAID_LAYOUTS[segment.type]
+        try:
+            return array_mapping(level, layout, segment.stripe_bytes, min(image.size for image in images), images)
+        except UnknownGeometry as error:
+            raise Unmapped(f"of {lv.name}, {error}") from error
 
     def _area(self, lv: LogicalVolume, segment: Segment, area: Area, depth: int) -> Followed:
         start = area.extent * self._group.extent_bytes
@@ -210,35 +243,48 @@ class Tree:
 
     # --- Copies ---------------------------------------------------------------------------------------------------
 
-    def _check_in_sync(self, lv: LogicalVolume, segment: Segment, depth: int) -> None:
+    def _check_in_sync(self, lv: LogicalVolume, segment: Segment, depth: int) -> int:
+        """Refuse copies and parity that lag behind; the layout that RAID's superblocks name."""
         try:
-            if segment.type == "raid1":
-                self._check_raid1(lv, segment, depth)
-            else:
-                self._check_mirror(lv, segment, depth)
+            if segment.type in _RAID_LAYOUTS:
+                return self._check_raid(lv, segment, depth)
+            self._check_mirror(lv, segment, depth)
         except (BadText, OutOfRange) as error:
             raise Unmapped(f"the state of {lv.name} cannot be read: {error}") from error
+        return 0
 
     def _readers(self, name: str, owner: str, depth: int) -> tuple[BlockReader, ...]:
         return self._follow_child(name, owner, depth + 1).mapping.readers
 
-    def _check_raid1(self, lv: LogicalVolume, segment: Segment, depth: int) -> None:
-        """Refuse a RAID1 of which any leg lags behind the others."""
-        seen: set[int] = set()
+    def _check_raid(self, lv: LogicalVolume, segment: Segment, depth: int) -> int:
+        """Refuse a RAID of which any image lags behind the others, or that is changing its shape."""
+        seen: set[tuple[int, int]] = set()
         for number, area in enumerate(segment.areas):
             if not area.metadata:
                 raise Unmapped(f"{lv.name} has no record of which copies are in sync")
             for reader in self._readers(area.metadata, lv.name, depth):
-                magic, count, position, events, failed, recovery, resync, level, flags = _RAID_SUPERBLOCK.unpack(
-                    reader.read(0, _RAID_SUPERBLOCK.size)
-                )
-                if magic != b"DmRd" or (count, position, level) != (len(segment.areas), number, 1):
-                    raise Unmapped(f"{area.metadata} does not hold the superblock of copy {number} of {lv.name}")
-                if failed or flags or recovery != _IN_SYNC or resync != _IN_SYNC:
-                    raise Unmapped(f"the copies of {lv.name} are not in sync")
-                seen.add(events)
+                seen.add(self._check_image(lv, segment, number, reader.read(0, _RAID_SUPERBLOCK.size)))
         if len(seen) != 1:
             raise Unmapped(f"a copy of {lv.name} is older than another")
+        return seen.pop()[1]
+
+    def _check_image(self, lv: LogicalVolume, segment: Segment, number: int, superblock: bytes) -> tuple[int, int]:
+        """The events and the layout that one image's superblock names."""
+        magic, count, position, events, failed, recovery, resync, *shape = _RAID_SUPERBLOCK.unpack(superblock)
+        level, layout, stripe_sectors, flags, reshape, *new, delta, data_offset, new_data_offset = shape
+        wanted, layouts = _RAID_LAYOUTS[segment.type]
+        if magic != b"DmRd" or (count, position, level) != (len(segment.areas), number, wanted):
+            name = segment.areas[number].metadata
+            raise Unmapped(f"{name} does not hold the superblock of copy {number} of {lv.name}")
+        if failed or flags or recovery != _IN_SYNC or resync != _IN_SYNC:
+            raise Unmapped(f"the copies of {lv.name} are not in sync")
+        is_old = not reshape and not any(new)  # written before there was a reshape
+        is_at_rest = reshape == _IN_SYNC and new == [level, layout, stripe_sectors]
+        if not (is_old or is_at_rest) or delta or data_offset or new_data_offset:
+            raise Unmapped(f"{lv.name} is changing its shape")
+        if layout not in layouts or stripe_sectors * SECTOR_BYTES != segment.stripe_bytes:
+            raise Unmapped(f"the superblocks of {lv.name} and its volume group disagree on its stripes")
+        return events, layout
 
     def _check_mirror(self, lv: LogicalVolume, segment: Segment, depth: int) -> None:
         """Refuse a mirror of whose regions any is not known to be in sync."""

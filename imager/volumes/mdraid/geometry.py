@@ -22,7 +22,6 @@ from imager.volumes.mapping import (
     Joined,
     Mapping,
     Part,
-    Place,
     Places,
     Striped,
     rows_of,
@@ -33,6 +32,8 @@ from imager.volumes.mapping import (
 _PARITY_GRAIN_BYTES: Final = 4096
 """The kernel computes parity in pieces of a page."""
 _LEAST_CHUNK_BYTES: Final = 512
+_DDF_LAYOUTS: Final = (8, 9, 10)
+"""RAID6 as DDF and LVM have it: rotating zero restart, rotating N restart, rotating N continue."""
 _MOST_RANGES: Final = 100_000
 """Small gaps of a parity array are closed here, on all members alike; an image closes those of its own disk only."""
 
@@ -41,7 +42,7 @@ class UnknownGeometry(ValueError):
     """Where the array's bytes lie is not certain; the reason is for a person."""
 
 
-def array_mapping(level: int, layout: int, chunk_bytes: int, size: int, places: Sequence[Place]) -> Mapping:
+def array_mapping(level: int, layout: int, chunk_bytes: int, size: int, places: Sequence[Mapping]) -> Mapping:
     """The bytes of an array.
 
     Args:
@@ -69,14 +70,14 @@ def array_mapping(level: int, layout: int, chunk_bytes: int, size: int, places: 
     return _parity(level, layout, chunk_bytes, size, places)
 
 
-def _linear(chunk_bytes: int, places: Sequence[Place]) -> Mapping:
+def _linear(chunk_bytes: int, places: Sequence[Mapping]) -> Mapping:
     parts = [Part(place, 0, place.size // chunk_bytes * chunk_bytes) for place in places]
     if not all(part.size for part in parts):
         raise UnknownGeometry("a member has no room for data")
     return Joined(parts)
 
 
-def _raid0(chunk_bytes: int, places: Sequence[Place]) -> Mapping:
+def _raid0(chunk_bytes: int, places: Sequence[Mapping]) -> Mapping:
     sizes = {place.size // chunk_bytes for place in places}
     if len(sizes) != 1 or sizes == {0}:
         # Beyond the smallest member two kernels disagree on the order of chunks.
@@ -87,7 +88,7 @@ def _raid0(chunk_bytes: int, places: Sequence[Place]) -> Mapping:
 # --- RAID10 ---------------------------------------------------------------------------------------------------------
 
 
-def _raid10(layout: int, chunk_bytes: int, size: int, places: Sequence[Place]) -> Mapping:
+def _raid10(layout: int, chunk_bytes: int, size: int, places: Sequence[Mapping]) -> Mapping:
     near, far, is_offset = layout & 0xFF, layout >> 8 & 0xFF, bool(layout >> 16 & 1)
     count = len(places)
     if layout >> 17 or not near or not far or near * far > count or (near > 1 and (far > 1 or is_offset)):
@@ -107,7 +108,7 @@ def _raid10(layout: int, chunk_bytes: int, size: int, places: Sequence[Place]) -
     return Chunked(places, chunk_bytes, chunks, near, far)
 
 
-def _far_copy(places: Sequence[Place], number: int, stride: int, chunk_bytes: int) -> Mapping:
+def _far_copy(places: Sequence[Mapping], number: int, stride: int, chunk_bytes: int) -> Mapping:
     """Copy of a far layout: striped like the first one, some members on and a stride farther down."""
     count = len(places)
     return Striped(
@@ -122,7 +123,7 @@ class Chunked:
     row, moved on by one member.
     """
 
-    def __init__(self, places: Sequence[Place], chunk_bytes: int, chunks: int, near: int, far: int) -> None:
+    def __init__(self, places: Sequence[Mapping], chunk_bytes: int, chunks: int, near: int, far: int) -> None:
         self._places = tuple(places)
         self._chunk = chunk_bytes
         self._near = near
@@ -166,7 +167,7 @@ Locator = Callable[[int], tuple[int, int]]
 """From the number of a chunk to the member and the row in which it lies."""
 
 
-def _parity(level: int, layout: int, chunk_bytes: int, size: int, places: Sequence[Place]) -> Mapping:
+def _parity(level: int, layout: int, chunk_bytes: int, size: int, places: Sequence[Mapping]) -> Mapping:
     parities = {4: 1, 5: 1, 6: 2}.get(level)
     if parities is None:
         raise UnknownGeometry(f"its level {level} is not known")
@@ -174,7 +175,7 @@ def _parity(level: int, layout: int, chunk_bytes: int, size: int, places: Sequen
         raise UnknownGeometry(f"it has {len(places)} members")
     if level == 4:
         layout = 5
-    if layout > 5:
+    if layout > 5 and not (level == 6 and layout in _DDF_LAYOUTS):
         raise UnknownGeometry(f"its layout {layout} is not known")
     rows = size // chunk_bytes
     if not rows:
@@ -186,10 +187,11 @@ class Parity:
     """RAID4, RAID5, RAID6.
 
     Args:
-        layout: left-asymmetric, right-asymmetric, left-symmetric, right-symmetric, parity first, parity last.
+        layout: left-asymmetric, right-asymmetric, left-symmetric, right-symmetric, parity first, parity last, and
+            from 8 on those of DDF.
     """
 
-    def __init__(self, places: Sequence[Place], chunk_bytes: int, rows: int, parities: int, layout: int) -> None:
+    def __init__(self, places: Sequence[Mapping], chunk_bytes: int, rows: int, parities: int, layout: int) -> None:
         self._places = tuple(places)
         self._chunk = chunk_bytes
         self._parities = parities
@@ -209,8 +211,11 @@ class Parity:
             return index + parities
         if self._layout == 5:
             return index
+        if self._layout == 10:
+            return (count - row % count + index) % count
         # Where the first parity lies: going left it starts at the last member, going right at the first.
-        parity = count - 1 - row % count if self._layout in (0, 2) else row % count
+        turn = row + 1 if self._layout == 9 else row
+        parity = turn % count if self._layout in (1, 3, 8) else count - 1 - turn % count
         if self._layout in (2, 3):
             return (parity + parities + index) % count
         taken = {(parity + number) % count for number in range(parities)}
@@ -238,7 +243,7 @@ class Parity:
 class ChunkReader(BlockReader):
     """The bytes of an array of which it is known where each chunk lies."""
 
-    def __init__(self, places: Sequence[Place], chunk_bytes: int, size: int, locate: Locator) -> None:
+    def __init__(self, places: Sequence[Mapping], chunk_bytes: int, size: int, locate: Locator) -> None:
         self._members = tuple(place.readers[0] for place in places)
         self._chunk = chunk_bytes
         self._locate = locate

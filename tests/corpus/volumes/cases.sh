@@ -92,3 +92,15 @@ lvcase lv-writecache 24M 1; lv lvcreate -q -y -l 30 -n a $VG; lv lvcreate -q -y 
 lvcase lv-pvmove 16M 2; lv lvcreate -q -y -l 40 -n a $VG; fill /dev/$VG/a a; set -- $M; lvm pvmove -b -i +100 $1 & sleep 2; lvm lvs -a $VG; lvm vgcfgbackup -f /out/$CASE/text $VG >/dev/null; sync; mkdir -p /out/tmp; cp /out/$CASE/m0 /out/$CASE/m1 /out/tmp/; sleep 3; lvm pvmove --abort; mv /out/tmp/m* /out/$CASE/; lvdone
 rmdir /out/tmp
 for c in /out/r* /out/lin*; do mv $c /out/md-${c#/out/}; done
+lvcase lv-raid4 8M 3; lv lvcreate -q -y --type raid4 -i2 -I16k -l 40 -n a $VG; sleep 4; fill /dev/$VG/a a; lvdone
+for t in la ra rs n; do lvcase lv-raid5-$t 8M 3; lv lvcreate -q -y --type raid5_$t -i2 -I16k -l 40 -n a $VG; sleep 4; fill /dev/$VG/a a; lvdone; done
+for t in zr nr nc; do lvcase lv-raid6-$t 6M 5; lv lvcreate -q -y --type raid6_$t -i3 -I16k -l 48 -n a $VG; sleep 4; fill /dev/$VG/a a; lvdone; done
+lvcase lv-raid5-grown 8M 3; lv lvcreate -q -y --type raid5 -i2 -I16k -l 20 -n a $VG; lv lvcreate -q -y -l 6 -n b $VG; sleep 3; lv lvextend -q -y -l +20 $VG/a; sleep 3; fill /dev/$VG/a a; lvdone
+lvcase lv-raid5-nosync 8M 3; lv lvcreate -q -y --type raid5 -i2 -I16k -l 40 -n a --maxrecoveryrate 1k $VG; fill /dev/$VG/a a; lvdone
+lvcase lv-raid10-6 6M 6; lv lvcreate -q -y --type raid10 -i3 -m1 -I16k -l 45 -n a $VG; sleep 4; fill /dev/$VG/a a; lvdone
+# disk -> array -> volume group -> XFS and ext4
+members nest-md-lvm-xfs 28M 3; VG=vg_nest
+yes | mdadm --create /dev/md0 --name=nest --homehost=guest --run -q -l5 -n3 -c64 -e1.2 $M; waitsync /dev/md0
+lv vgcreate -q -s 256k $VG /dev/md0; lv lvcreate -q -y -l 150 -n x $VG; lv lvcreate -q -y -l 40 -n e $VG
+TEST_DIR=1 TEST_DEV=1 QA_CHECK_FS=1 mkfs.xfs -q -d agcount=2 /dev/$VG/x && mount -t xfs /dev/$VG/x /mnt && age /mnt x && umount /mnt || echo "FAILED xfs"
+fill /dev/$VG/e e; lv vgchange -an $VG; sync; sleep 1; mdadm --stop /dev/md0 -q; for d in $M; do mdadm --examine $d; done > /out/nest-md-lvm-xfs/examine 2>&1; release
