@@ -17,6 +17,7 @@ from imager.extents import Extents
 from imager.filesystems import registry
 from imager.filesystems.base import HIBERNATED, NotTrusted, Parser, UsedMap
 from imager.filesystems.expectations import contradiction
+from imager.filesystems.leaving_out import NO_FILES, FilesToSkip, leave_out
 from imager.filesystems.named import why_whole
 from imager.filesystems.signatures import Signature, blkid_says, find_signatures
 from imager.layout import Content, ContentKind
@@ -68,13 +69,21 @@ class _Claims:
         return tuple(sorted({*named, *self.blkid}))
 
 
-def examine(volume: Volume, *, all_blocks: bool = False) -> Examined:
+def examine(volume: Volume, *, all_blocks: bool = False, skip: FilesToSkip = NO_FILES) -> Examined:
     """Say what a volume holds and which of its bytes a capture must copy.
 
     Args:
         volume: Where to look.
         all_blocks: Copy every block even where the used map could be trusted.
+        skip: Files whose content is not wanted.
     """
+    found = _examine(volume, all_blocks=all_blocks)
+    size = volume.reader.size
+    used, content = leave_out(volume.reader, found.content, found.used, edges(size), skip)
+    return Examined(content, used)
+
+
+def _examine(volume: Volume, *, all_blocks: bool) -> Examined:
     try:
         claims = _Claims(
             registry.probe_all(volume.reader),

@@ -9,6 +9,7 @@ All offsets and sizes are bytes; all ranges are half-open.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -45,6 +46,18 @@ class Identity:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """A file whose content a capture was told to leave out, and what became of that."""
+
+    name: Text
+    """Of a file in the root directory."""
+    left_out_bytes: Bytes = 0
+    """What is not copied of it."""
+    reason: Text = ""
+    """Why all of it, or a part, is copied nevertheless; empty when it is left out."""
+
+
+@dataclass(frozen=True)
 class Content:
     """What lies in a partition, or on a disk that has no table."""
 
@@ -72,6 +85,8 @@ class Content:
     """Of a volume inside of another, such as vg0/root; empty for what lies in a partition."""
     inside: tuple[Content, ...] = ()
     """The volumes that a member of a volume manager carries parts of, with what lies in them."""
+    left_out: tuple[LeftOut, ...] = ()
+    """Files whose content was not wanted; those that are not there are not listed."""
     unused_is_zero: bool = False
     """Bytes that are not used must read as zeros after a restore: parity is computed over them as well."""
 
@@ -159,6 +174,16 @@ class Layout:
         volumes = [(0, self.size_bytes, self.content)]
         volumes += [(entry.start, entry.end, entry.content) for entry in self.partitions if entry.captured]
         return Extents.of((start, end) for start, end, content in volumes if content and content.unused_is_zero)
+
+    def contents(self) -> Iterator[tuple[Partition | None, Content]]:
+        """Everything that was found, volumes in volumes too, with the partition that it lies in."""
+        waiting: list[tuple[Partition | None, Content | None]] = [(None, self.content)]
+        waiting[:0] = [(entry, entry.content) for entry in self.partitions]
+        while waiting:
+            entry, content = waiting.pop(0)
+            if content is not None:
+                yield entry, content
+                waiting[:0] = [(entry, each) for each in content.inside]
 
     def all_warnings(self) -> tuple[str, ...]:
         """Every warning, with the partition that it is about."""

@@ -26,6 +26,7 @@ from imager.examine import Examined, Volume, edges, examine, trusted
 from imager.extents import Extents
 from imager.filesystems.base import NotTrusted
 from imager.filesystems.expectations import contradiction
+from imager.filesystems.leaving_out import NO_FILES, FilesToSkip
 from imager.filesystems.registry import SHARED
 from imager.layout import Content
 from imager.volumes.base import Assembly, Manager, Member
@@ -84,7 +85,12 @@ class _Carried:
 
 
 def examine_nested(
-    volumes: Sequence[Volume], names: Sequence[str], managers: Sequence[Manager], *, all_blocks: bool = False
+    volumes: Sequence[Volume],
+    names: Sequence[str],
+    managers: Sequence[Manager],
+    *,
+    all_blocks: bool = False,
+    skip: FilesToSkip = NO_FILES,
 ) -> list[Examined]:
     """Say what volumes hold, at any depth, and which of their bytes a capture must copy.
 
@@ -93,8 +99,9 @@ def examine_nested(
         names: What each is called in messages.
         managers: Volume managers that may put members together.
         all_blocks: Copy every block even where the used map could be trusted.
+        skip: Files whose content is not wanted.
     """
-    walk = _Walk(managers, all_blocks=all_blocks)
+    walk = _Walk(managers, all_blocks=all_blocks, skip=skip)
     given = [_Node(key, name, (each,)) for key, (name, each) in enumerate(zip(names, volumes, strict=True))]
     walk.descend(given)
     return [walk.result(node) for node in given]
@@ -103,9 +110,10 @@ def examine_nested(
 class _Walk:
     """One walk through everything that lies in a set of disks."""
 
-    def __init__(self, managers: Sequence[Manager], *, all_blocks: bool) -> None:
+    def __init__(self, managers: Sequence[Manager], *, all_blocks: bool, skip: FilesToSkip) -> None:
         self._managers = managers
         self._all_blocks = all_blocks
+        self._skip = skip
         self._examined: dict[int, Examined] = {}
         self._groups: dict[tuple[int, int], _Group] = {}
         self._group_of: dict[int, _Group] = {}
@@ -118,7 +126,7 @@ class _Walk:
         seen: list[_Node] = []
         while nodes:
             for node in nodes:
-                self._examined[node.key] = _examine_copies(node, all_blocks=self._all_blocks)
+                self._examined[node.key] = _examine_copies(node, all_blocks=self._all_blocks, skip=self._skip)
             seen += nodes
             grown = self._sort_into_groups(nodes)
             nodes = [child for group in grown for child in self._assemble(group)]
@@ -254,10 +262,13 @@ class _Walk:
         return seen.whole_reason if seen.kind == "ambiguous" and set(seen.claims) - explained else ""
 
 
-def _examine_copies(node: _Node, *, all_blocks: bool) -> Examined:
+def _examine_copies(node: _Node, *, all_blocks: bool, skip: FilesToSkip) -> Examined:
     """Examine a volume; where several copies of it exist, the union of the maps read from each."""
     try:
-        found = [examine(each, all_blocks=all_blocks) for each in node.volumes]
+        found = [examine(each, all_blocks=all_blocks, skip=skip) for each in node.volumes]
+        if skip.names and any(each.used != found[0].used for each in found):
+            refused = replace(skip, refused="the copies of its volume differ")
+            found = [examine(each, all_blocks=all_blocks, skip=refused) for each in node.volumes]
     except (OutOfRange, SourceUnreadable) as error:
         size = node.volumes[0].reader.size
         content = Content("unknown", "unknown", mapped_bytes=size, whole_reason=f"it could not be read: {error}")

@@ -16,6 +16,7 @@ from imager.errors import UsageError
 from imager.examine import Examined, Volume, edges
 from imager.extents import Extents
 from imager.filesystems.base import HIBERNATED
+from imager.filesystems.leaving_out import FilesToSkip, copied_anyway
 from imager.filesystems.signatures import Signature, find_signatures
 from imager.layout import Content, Gap, Identity, Layout, Partition
 from imager.nesting import examine_nested
@@ -36,12 +37,14 @@ class SurveyOptions:
         gaps: Copy all of the space between partitions.
         only: Numbers of the partitions to copy; None for all of them.
         exclude: Numbers of partitions to leave out.
+        skip_files: Names of files in root directories whose content is not copied.
     """
 
     all_blocks: bool = False
     gaps: bool = False
     only: frozenset[int] | None = None
     exclude: frozenset[int] = frozenset()
+    skip_files: tuple[str, ...] = ()
 
     def takes(self, number: int) -> bool:
         """Whether the partition of that number is copied."""
@@ -90,15 +93,30 @@ def survey(
     """
     chosen = options or SurveyOptions()
     outlines = [_outline(disk, chosen) for disk in disks]
+    found = _examined(outlines, chosen, volume_managers, FilesToSkip(chosen.skip_files))
+    asleep = _is_asleep(found)
+    if asleep and chosen.skip_files:
+        # A sleeping system may need what it has written into its swap files, on whichever disk they are.
+        refused = FilesToSkip(chosen.skip_files, "a system is hibernated on these disks")
+        found = _examined(outlines, chosen, volume_managers, refused)
+    return _tell_of_hibernation(found) if asleep else found
+
+
+def _examined(
+    outlines: Sequence[_Outline],
+    options: SurveyOptions,
+    volume_managers: Sequence[Manager] | None,
+    skip: FilesToSkip,
+) -> tuple[Survey, ...]:
     held = examine_nested(
         [volume for outline in outlines for volume in outline.volumes],
         [name for outline in outlines for name in outline.names],
         managers() if volume_managers is None else volume_managers,
-        all_blocks=chosen.all_blocks,
+        all_blocks=options.all_blocks,
+        skip=skip,
     )
-    results = iter(held)
-    found = tuple(_complete(outline, [next(results) for _ in outline.volumes], chosen) for outline in outlines)
-    return _tell_of_hibernation(found)
+    results = iter([replace(each, content=copied_anyway(each.content)) for each in held])
+    return tuple(_complete(outline, [next(results) for _ in outline.volumes], options) for outline in outlines)
 
 
 @dataclass(frozen=True)
@@ -261,15 +279,13 @@ def _ranges(pairs: Sequence[tuple[int, int]]) -> Extents:
     return Extents.of(pairs)
 
 
-def _contents(layout: Layout) -> list[Content]:
-    held = [entry.content for entry in layout.partitions] + [layout.content]
-    return [content for content in held if content is not None]
+def _is_asleep(surveys: Sequence[Survey]) -> bool:
+    """Whether a system is hibernated in any volume, at any depth."""
+    return any(HIBERNATED in content.facts for each in surveys for _, content in each.layout.contents())
 
 
 def _tell_of_hibernation(surveys: tuple[Survey, ...]) -> tuple[Survey, ...]:
     """A hibernated system holds file systems open: every volume of the set gets a warning."""
-    if not any(HIBERNATED in content.facts for each in surveys for content in _contents(each.layout)):
-        return surveys
     text = "a system is hibernated on these disks: file systems may not be up to date on disk"
     return tuple(replace(each, layout=_with_warning(each.layout, text)) for each in surveys)
 

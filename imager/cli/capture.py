@@ -22,6 +22,7 @@ from imager.cli.options import (
     PartitionsOption,
     QuietOption,
     SectorSizeOption,
+    SkipFilesOption,
     ThreadsOption,
     UnlockOption,
     epilog,
@@ -42,6 +43,10 @@ EPILOG = epilog(
     ("imager capture --exclude 3 --level fast /dev/nvme0n1 pc.img.zst", "without partition 3, as fast as it goes"),
     ("imager capture /dev/sda /dev/sdb /mnt/backup/server/", "two disks that belong together, into a folder"),
     ("imager capture /dev/sda - | ssh backup 'cat > server.img.zst'", "over the network"),
+    (
+        "imager capture --skip-file-content pagefile.sys,swapfile.sys /dev/sda pc.img.zst",
+        "without the content of page files",
+    ),
     ("imager capture --rescue /dev/sdc dying.img.zst", "a disk with bad sectors"),
     ("imager capture --resume /dev/sda server.img.zst", "go on where an interrupted capture stopped"),
     statuses=(2, 3, 5, 7, 130),
@@ -63,6 +68,7 @@ def command(
     partitions: PartitionsOption = None,
     exclude: ExcludeOption = None,
     unlock: UnlockOption = None,
+    skip_files: SkipFilesOption = None,
     all_blocks: AllBlocksOption = False,
     gaps: GapsOption = False,
     split: Annotated[
@@ -95,7 +101,7 @@ def command(
     The source is only read, and refused while it is in use for writing. The image is an ordinary .zst file whose
     content is the raw disk; it appears under its name when it is complete and on stable storage, not before.
     """
-    from imager.cli.sources import opened_and_surveyed, survey_options
+    from imager.cli.sources import opened_and_surveyed, survey_options, tell_of_missing_files
     from imager.cli.unlock import parse_requests
 
     _check_output(sources, image, resume=resume, split=split, overwrite=overwrite, image_id=image_id)
@@ -103,15 +109,19 @@ def command(
     options = _capture_options(
         level, threads, chunk_size, rate_limit, image_id, comment=comment, resume=resume, rescue=rescue
     )
-    wanted = survey_options(all_blocks=all_blocks, gaps=gaps, partitions=partitions, exclude=exclude)
+    wanted = survey_options(
+        all_blocks=all_blocks, gaps=gaps, partitions=partitions, exclude=exclude, skip_files=skip_files
+    )
     split_size = parse_size(split, "--split") if split is not None else None
     recorded = {"partitions": partitions, "exclude": exclude, "all blocks": all_blocks, "gaps": gaps}
+    recorded["skip file content"] = list(wanted.skip_files)
     options = replace(options, recorded={name: _recorded(value) for name, value in recorded.items() if value})
     if len(sources) > 1:
         options = replace(options, set_id=uuid.uuid4())
     with opened_and_surveyed(
         sources, wanted, sector_size=sector_size, exclusive=True, unlocking=parse_requests(unlock)
     ) as opened:
+        tell_of_missing_files(opened, wanted.skip_files, console)
         targets = [image] if len(opened) == 1 and not _is_folder(image) else _names_in_folder(Path(image), opened)
         results = []
         for each, name in zip(opened, targets, strict=True):

@@ -23,6 +23,7 @@ from imager.cli.options import (
     PartitionsOption,
     QuietOption,
     SectorSizeOption,
+    SkipFilesOption,
     ThreadsOption,
     UnlockOption,
     YesOption,
@@ -55,6 +56,7 @@ def command(
     partitions: PartitionsOption = None,
     exclude: ExcludeOption = None,
     unlock: UnlockOption = None,
+    skip_files: SkipFilesOption = None,
     all_blocks: AllBlocksOption = False,
     gaps: GapsOption = False,
     rescue: Annotated[bool, typer.Option("--rescue", help="Go on past unreadable sectors of the source.")] = False,
@@ -72,16 +74,19 @@ def command(
     The plan of every target is printed first; then their names must be typed, unless --yes is given.
     """
     from imager.capture.options import CaptureOptions
-    from imager.cli.sources import opened_and_surveyed, survey_options
+    from imager.cli.sources import opened_and_surveyed, survey_options, tell_of_missing_files
     from imager.cli.unlock import parse_requests
 
     _check_names(source, targets)
     console = Console(json=as_json, quiet=quiet)
-    wanted = survey_options(all_blocks=all_blocks, gaps=gaps, partitions=partitions, exclude=exclude)
+    wanted = survey_options(
+        all_blocks=all_blocks, gaps=gaps, partitions=partitions, exclude=exclude, skip_files=skip_files
+    )
     options = CaptureOptions(threads=threads, rescue=rescue)
     with opened_and_surveyed(
         [source], wanted, sector_size=sector_size, exclusive=not dry_run, unlocking=parse_requests(unlock)
     ) as opened:
+        tell_of_missing_files(opened, wanted.skip_files, console)
         plans = [_plan(opened[0], target, options, verify=verify) for target in targets]
         lines = [line for plan in plans for line in (*plan.lines(), "")]
         if dry_run:

@@ -49,6 +49,14 @@ UnlockOption = Annotated[
     ),
 ]
 AllBlocksOption = Annotated[bool, typer.Option("--all-blocks", help="Copy every block, used or not.")]
+SkipFilesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--skip-file-content",
+        metavar="NAME",
+        help="Leave out the content of these files in root directories, such as pagefile.sys,swapfile.",
+    ),
+]
 GapsOption = Annotated[bool, typer.Option("--gaps", help="Copy all of the space between partitions.")]
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?b)?", re.IGNORECASE)
@@ -57,6 +65,8 @@ _FACTORS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
 _LONGEST_NUMBER = 40
 """More digits than any size has; Python refuses to read thousands of them."""
+_LONGEST_NAME = 255
+_MOST_NAMES = 64
 
 
 def shortened(text: str) -> str:
@@ -87,6 +97,29 @@ def parse_numbers(texts: Sequence[str] | None, option: str) -> frozenset[int]:
         if not word.isdecimal() or len(word) > _LONGEST_NUMBER:
             raise UsageError(f"{option}: {shortened(word)!r} is not a partition number")
     return frozenset(map(int, words))
+
+
+def parse_file_names(texts: Sequence[str] | None) -> tuple[str, ...]:
+    """Names of files in a root directory, given with commas between them, each once.
+
+    Raises:
+        UsageError: One of them is no name, or there are too many.
+    """
+    option = "--skip-file-content"
+    words = [word.strip() for text in texts or () for word in text.split(",")]
+    for word in words:
+        if not 0 < len(word.encode("utf-8", "surrogateescape")) <= _LONGEST_NAME or word in (".", ".."):
+            raise UsageError(f"{option}: {shortened(word)!r} is not the name of a file")
+        if "/" in word or "\\" in word:
+            raise UsageError(
+                f"{option}: {shortened(word)!r} is a path",
+                hint="Name a file in the root directory of its file system, as swapfile for /swapfile.",
+            )
+        if not word.isprintable():  # and not what is no UTF-8, which an image could not record
+            raise UsageError(f"{option}: {shortened(word)!r} has characters that cannot be shown")
+    if len(set(words)) > _MOST_NAMES:
+        raise UsageError(f"{option}: {len(set(words))} names are more than the {_MOST_NAMES} that are looked for")
+    return tuple(dict.fromkeys(words))
 
 
 def epilog(*examples: tuple[str, str], statuses: Sequence[int]) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 
 from imager.layout import Content, Layout
 from imager.pictures.bar import Style, disk_bar, share_bar
+from imager.pictures.left_out import left_out_lines
 from imager.pictures.pieces import Piece, pieces_of
 from imager.pictures.sizes import size_text
 
@@ -35,6 +36,7 @@ def layout_lines(layout: Layout, style: Style) -> Iterator[str]:
             yield _piece_line(piece, style)
             if piece.note:
                 yield f"        {piece.note}"
+            yield from (f"        {line}" for line in piece.left_out)
             yield from _inside_lines(piece.inside, 8)
     yield from _gap_lines(pieces)
     if layout.whole_reason:
@@ -49,6 +51,7 @@ def _inside_lines(volumes: Iterable[Content], indent: int) -> Iterator[str]:
         used = "" if each.used_bytes is None else f"{size_text(each.used_bytes)} used"
         words = (f"{each.name}:", each.type, each.label, used, each.whole_reason and f"whole: {each.whole_reason}")
         yield " " * indent + "  ".join(word for word in words if word)
+        yield from (" " * (indent + 2) + line for line in left_out_lines(each))
         yield from _inside_lines(each.inside, indent + 2)
 
 

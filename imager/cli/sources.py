@@ -6,12 +6,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from imager.cli.options import parse_numbers
+from imager.blocks import BlockReader
+from imager.cli.options import parse_file_names, parse_numbers
+from imager.cli.output import Console
 from imager.cli.unlock import Request, unlock
 from imager.devices.beneath import beneath
 from imager.devices.inventory import disk_info, identify
+from imager.devices.mappings import live_mapping
 from imager.devices.opening import DiskReader, open_source
 from imager.errors import UsageError
 from imager.survey import Disk, Survey, SurveyOptions, survey
@@ -28,7 +32,12 @@ class Opened:
 
 
 def survey_options(
-    *, all_blocks: bool, gaps: bool, partitions: Sequence[str] | None, exclude: Sequence[str] | None
+    *,
+    all_blocks: bool,
+    gaps: bool,
+    partitions: Sequence[str] | None,
+    exclude: Sequence[str] | None,
+    skip_files: Sequence[str] | None = None,
 ) -> SurveyOptions:
     """What the options of a command ask survey to take.
 
@@ -37,8 +46,11 @@ def survey_options(
     """
     if partitions and exclude:
         raise UsageError("--partition and --exclude contradict each other", hint="Give only one of them.")
+    if all_blocks and skip_files:
+        raise UsageError("--all-blocks and --skip-file-content contradict each other", hint="Give only one of them.")
     only = parse_numbers(partitions, "--partition") if partitions else None
-    return SurveyOptions(all_blocks=all_blocks, gaps=gaps, only=only, exclude=parse_numbers(exclude, "--exclude"))
+    excluded, names = parse_numbers(exclude, "--exclude"), parse_file_names(skip_files)
+    return SurveyOptions(all_blocks=all_blocks, gaps=gaps, only=only, exclude=excluded, skip_files=names)
 
 
 @contextmanager
@@ -71,8 +83,24 @@ def opened_and_surveyed(
         ]
         with ExitStack() as keys_held:  # wiped as soon as the maps are known
             keys = [keys_held.enter_context(key) for key in unlock(unlocking, paths, readers)]
-            found = survey(disks, options, managers(keys))
+            found = survey(disks, options, managers(keys, partial(_plain_text, paths, keys_held)))
         yield [Opened(*each) for each in zip(paths, readers, found, strict=True)]
+
+
+def _plain_text(paths: Sequence[str], stack: ExitStack, uuid: str) -> BlockReader | None:
+    """The inside of a container that is unlocked on this machine, open until the stack is closed."""
+    mapping = live_mapping(uuid, paths)
+    return stack.enter_context(open_source(mapping, exclusive_check=False)) if mapping else None
+
+
+def tell_of_missing_files(opened: Sequence[Opened], names: Sequence[str], console: Console) -> None:
+    """Warn of files whose content should be left out and that are in no file system."""
+    known = {file.name for each in opened for _, content in each.survey.layout.contents() for file in content.left_out}
+    for name in names:
+        if name not in known:
+            console.warn(
+                f"no file {name} was found: it is looked for in the root directories of NTFS, ext2 to ext4 and XFS"
+            )
 
 
 def refuse_replacing(place: str, sources: Sequence[str]) -> None:

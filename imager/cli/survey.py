@@ -18,6 +18,7 @@ from imager.cli.options import (
     PartitionsOption,
     QuietOption,
     SectorSizeOption,
+    SkipFilesOption,
     UnlockOption,
     epilog,
 )
@@ -47,6 +48,7 @@ def command(
     partitions: PartitionsOption = None,
     exclude: ExcludeOption = None,
     unlock: UnlockOption = None,
+    skip_files: SkipFilesOption = None,
     all_blocks: AllBlocksOption = False,
     gaps: GapsOption = False,
     sector_size: SectorSizeOption = None,
@@ -58,7 +60,7 @@ def command(
 
     The source is only read. It may be in use: then what is shown is a state that changes while it is looked at.
     """
-    from imager.cli.sources import opened_and_surveyed, survey_options
+    from imager.cli.sources import opened_and_surveyed, survey_options, tell_of_missing_files
     from imager.cli.unlock import parse_requests
 
     if (svg or extents) and len(sources) > 1:
@@ -66,10 +68,13 @@ def command(
     if extents and as_json:
         raise UsageError("--extents and --json contradict each other")
     console = Console(json=as_json, quiet=quiet)
-    options = survey_options(all_blocks=all_blocks, gaps=gaps, partitions=partitions, exclude=exclude)
+    options = survey_options(
+        all_blocks=all_blocks, gaps=gaps, partitions=partitions, exclude=exclude, skip_files=skip_files
+    )
     with opened_and_surveyed(
         sources, options, sector_size=sector_size, exclusive=False, unlocking=parse_requests(unlock)
     ) as opened:
+        tell_of_missing_files(opened, options.skip_files, console)
         if svg:
             _write_svg(svg, opened[0])
         if extents:

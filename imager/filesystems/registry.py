@@ -8,12 +8,16 @@ from typing import Final
 from imager.blocks import BlockReader, OutOfRange
 from imager.filesystems import btrfs, erofs, exfat, ext, fat, iso9660, ntfs, squashfs, swap, xfs
 from imager.filesystems.base import Parser, SharedParser
+from imager.filesystems.root_files import FileFinder
 from imager.layout import Content
 
 PARSERS: Final[tuple[Parser, ...]] = (ext, fat, exfat, ntfs, xfs, btrfs, squashfs, erofs, iso9660, swap)
 
 SHARED: Final[dict[str, SharedParser]] = {"btrfs": btrfs}
 """Those that may lie on several devices, by blkid's name."""
+
+FINDERS: Final[dict[str, FileFinder]] = {"ext2": ext, "ext3": ext, "ext4": ext, "ntfs": ntfs, "xfs": xfs}
+"""Those that find files by their names, by blkid's name."""
 
 
 def probe_all(reader: BlockReader) -> tuple[tuple[Parser, Content], ...]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from imager.layout import Content, Layout, Partition
+from imager.pictures.left_out import left_out_lines
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,7 @@ class Piece:
         copied_bytes: What a capture copies of it.
         note: Why it is copied whole, or that it was left out; empty in the normal case.
         inside: Volumes that it carries parts of.
+        left_out: What became of files whose content was not wanted.
     """
 
     start: int
@@ -30,6 +32,7 @@ class Piece:
     used_bytes: int | None
     note: str = ""
     inside: tuple[Content, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     @property
     def size_bytes(self) -> int:
@@ -71,4 +74,5 @@ def _from_content(start: int, end: int, number: int | None, label: str, content:
         content.used_bytes,
         note if captured else "left out",
         content.inside,
+        tuple(left_out_lines(content)) if captured else (),
     )

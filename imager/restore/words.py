@@ -109,6 +109,7 @@ def warning_sentences(
             for entry in description.layout.partitions
             if not entry.captured
         ]
+    found += _left_out_sentences(description.layout, scope)
     needed = placed.take.total_bytes
     if target.free_bytes is not None and target.free_bytes < needed:
         found.append(
@@ -116,6 +117,22 @@ def warning_sentences(
             f"up to {size_text(needed)} are needed"
         )
     return tuple(found) + description.layout.all_warnings()
+
+
+def _left_out_sentences(layout: Layout, scope: RestoreScope) -> Iterator[str]:
+    """Files that come back without their content."""
+    if scope.kind not in ("whole", "partition"):
+        return
+    for entry, content in layout.contents():
+        if entry and (not entry.captured or scope.kind == "partition" and entry.number != scope.number):
+            continue
+        what = " in ".join(part for part in (content.name, partition_text(entry) if entry else "") if part)
+        for file in content.left_out:
+            if file.left_out_bytes:
+                yield (
+                    f"the content of {file.name}{f' in {what}' if what else ''} is not in the image: it comes back "
+                    "with its size and its first 64 KiB, and behind them zeros or what is on the target"
+                )
 
 
 def _size_sentences(layout: Layout, target: TargetState, placed: Placement) -> Iterator[str]:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which blocks a file of ext2, ext3 or ext4 occupies: extent trees and block maps of single inodes.
+"""Inodes of ext2, ext3 and ext4, and which blocks the journal, which is a file, occupies.
 
-It is for the journal, which is a file. Everything is bounded by the number of blocks that are asked for.
+Of the journal everything is bounded by the number of blocks that are asked for. Other files' blocks: see `files_map`.
 
 References:
     Linux Documentation/filesystems/ext4: inodes.rst, ifork.rst, blockmap.rst, checksums.rst.
@@ -22,18 +22,97 @@ from imager.filesystems.ext.groups import Groups
 from imager.filesystems.ext.structs import METADATA_CSUM, Geometry, Superblock
 
 _S_IFMT: Final = 0xF000
+_S_IFDIR: Final = 0x4000
 _S_IFREG: Final = 0x8000
-_EXT4_EXTENTS_FL: Final = 0x80000
-_EXT4_EXT_MAGIC: Final = 0xF30A
-_MAX_DEPTH: Final = 5
-_MAX_INITIALIZED_LENGTH: Final = 32768
-_DIRECT_BLOCKS: Final = 12
+EXT4_EXTENTS_FL: Final = 0x80000
+EXT4_EXT_MAGIC: Final = 0xF30A
+MAX_DEPTH: Final = 5
+MAX_INITIALIZED_LENGTH: Final = 32768
+DIRECT_BLOCKS: Final = 12
 _MAX_NODE_BYTES: Final = 8 * 2**20
 """More than the extent tree of a journal of 1 GiB without two neighbouring blocks."""
 
 
+class Inode:
+    """An inode, as it lies on disk.
+
+    Args:
+        role: What it is looked at for, for the reason of a refusal: "the journal".
+
+    Attributes:
+        name: For the reason of a refusal.
+        raw: All its bytes.
+        seed: What the checksums of its metadata start from.
+        block: i_block: the root of its extent tree, its block map, or its content.
+
+    Raises:
+        NotTrusted: There is none of that number, or its checksum is wrong.
+    """
+
+    def __init__(
+        self, reader: BlockReader, sb: Superblock, geometry: Geometry, groups: Groups, number: int, role: str
+    ) -> None:
+        self.number = number
+        self.name = f"inode {number}, {role},"
+        if not 1 <= number <= geometry.group_count * geometry.inodes_per_group:
+            raise NotTrusted(f"{self.name} does not exist")
+        group, index = divmod(number - 1, geometry.inodes_per_group)
+        table = int(groups.inode_table[group]) * geometry.block_size
+        self.raw = reader.read(table + index * geometry.inode_size, geometry.inode_size)
+        generation = self.raw[0x64:0x68]
+        self.seed = CRC32C.of(struct.pack("<I", number) + generation, geometry.csum_seed)
+        self.has_checksums = sb.has_ro_compat(METADATA_CSUM)
+        if self.has_checksums:
+            self._check()
+        self.mode: int
+        self.mode, self.links_count, self.flags = struct.unpack_from("<H24xH4xI", self.raw)
+        low, high = struct.unpack_from("<I", self.raw, 0x04)[0], struct.unpack_from("<I", self.raw, 0x6C)[0]
+        self.size_bytes = high << 32 | low
+        self.block = self.raw[0x28:0x64]
+
+    @property
+    def is_regular(self) -> bool:
+        """Whether it is a file with content, and no directory, link or device."""
+        return self.mode & _S_IFMT == _S_IFREG
+
+    @property
+    def is_directory(self) -> bool:
+        """Whether it is a directory."""
+        return self.mode & _S_IFMT == _S_IFDIR
+
+    @property
+    def has_extents(self) -> bool:
+        """Whether an extent tree maps its blocks."""
+        return bool(self.flags & EXT4_EXTENTS_FL)
+
+    def _check(self) -> None:
+        covered = bytearray(self.raw)
+        stored, mask = struct.unpack_from("<H", self.raw, 0x7C)[0], 0xFFFF
+        covered[0x7C:0x7E] = b"\0\0"
+        if len(self.raw) > 128 and struct.unpack_from("<H", self.raw, 0x80)[0] >= 4:
+            stored, mask = stored | struct.unpack_from("<H", self.raw, 0x82)[0] << 16, 0xFFFFFFFF
+            covered[0x82:0x84] = b"\0\0"
+        if CRC32C.of(bytes(covered), self.seed) & mask != stored:
+            raise NotTrusted(f"{self.name} has a wrong checksum")
+
+
+def read_extent_node(reader: BlockReader, inode: Inode, block: int, block_size: int) -> bytes:
+    """A block of an extent tree.
+
+    Raises:
+        NotTrusted: Its checksum is wrong.
+    """
+    node = reader.read(block * block_size, block_size)
+    tail = 12 * (struct.unpack_from("<H", node, 4)[0] + 1)
+    if inode.has_checksums and (
+        tail + 4 > block_size or CRC32C.of(node[:tail], inode.seed) != struct.unpack_from("<I", node, tail)[0]
+    ):
+        raise NotTrusted(f"{inode.name} has a wrong checksum in its extent tree")
+    return node
+
+
 class FileMap:
-    """The blocks of one regular file, by its inode.
+    """The blocks of the journal, which is a regular file, by its inode.
 
     Raises:
         NotTrusted: The inode, or a block that maps it, cannot be right.
@@ -44,34 +123,12 @@ class FileMap:
     ) -> None:
         self._reader = reader
         self._geometry = geometry
-        self._has_checksums = sb.has_ro_compat(METADATA_CSUM)
-        self._name = f"inode {inode_number}"
-        if not 1 <= inode_number <= geometry.group_count * geometry.inodes_per_group:
-            raise NotTrusted(f"the journal is said to be {self._name}, which does not exist")
-        group, index = divmod(inode_number - 1, geometry.inodes_per_group)
-        table = int(groups.inode_table[group]) * geometry.block_size
-        raw = reader.read(table + index * geometry.inode_size, geometry.inode_size)
-        generation = raw[0x64:0x68]
-        self._seed = CRC32C.of(struct.pack("<I", inode_number) + generation, geometry.csum_seed)
-        if self._has_checksums:
-            self._check_inode(raw)
-        mode, self._flags = struct.unpack_from("<H30xI", raw)
-        low, high = struct.unpack_from("<I", raw, 0x04)[0], struct.unpack_from("<I", raw, 0x6C)[0]
-        if mode & _S_IFMT != _S_IFREG:
-            raise NotTrusted(f"{self._name}, which should be the journal, is not a regular file")
-        self.size_bytes = high << 32 | low
-        self._block = raw[0x28:0x64]
+        self._inode = Inode(reader, sb, geometry, groups, inode_number, "the journal")
+        self._name = self._inode.name
+        if not self._inode.is_regular:
+            raise NotTrusted(f"{self._name} is not a regular file")
+        self.size_bytes = self._inode.size_bytes
         self._nodes_left = 0
-
-    def _check_inode(self, raw: bytes) -> None:
-        covered = bytearray(raw)
-        stored, mask = struct.unpack_from("<H", raw, 0x7C)[0], 0xFFFF
-        covered[0x7C:0x7E] = b"\0\0"
-        if len(raw) > 128 and struct.unpack_from("<H", raw, 0x80)[0] >= 4:
-            stored, mask = stored | struct.unpack_from("<H", raw, 0x82)[0] << 16, 0xFFFFFFFF
-            covered[0x82:0x84] = b"\0\0"
-        if CRC32C.of(bytes(covered), self._seed) & mask != stored:
-            raise NotTrusted(f"{self._name}, the journal, has a wrong checksum")
 
     def blocks(self, count: int) -> Int64Array:
         """The block of each of the first so many blocks of the file.
@@ -81,18 +138,18 @@ class FileMap:
         """
         found = np.zeros(count, dtype=np.int64)
         self._nodes_left = _MAX_NODE_BYTES // self._geometry.block_size
-        if self._flags & _EXT4_EXTENTS_FL:
-            self._fill_from_extents(self._block, found, depth_above=_MAX_DEPTH + 1)
+        if self._inode.has_extents:
+            self._fill_from_extents(self._inode.block, found, depth_above=MAX_DEPTH + 1)
         else:
             self._fill_from_map(found)
         if count and not 0 < int(found.min()) <= int(found.max()) < self._geometry.blocks_count:
-            raise NotTrusted(f"{self._name}, the journal, has a hole or leaves the file system")
+            raise NotTrusted(f"{self._name} has a hole or leaves the file system")
         return found
 
     def _fill_from_extents(self, node: bytes, found: Int64Array, *, depth_above: int) -> None:
         magic, entries, most, depth = struct.unpack_from("<4H", node)
-        if magic != _EXT4_EXT_MAGIC or depth >= depth_above or entries > most or 12 * (entries + 1) > len(node):
-            raise NotTrusted(f"{self._name}, the journal, has a damaged extent tree")
+        if magic != EXT4_EXT_MAGIC or depth >= depth_above or entries > most or 12 * (entries + 1) > len(node):
+            raise NotTrusted(f"{self._name} has a damaged extent tree")
         next_free = 0
         for index in range(1, entries + 1):
             logical, length, high, low = struct.unpack_from("<IHHI", node, 12 * index)
@@ -102,7 +159,7 @@ class FileMap:
                 _, low, high = struct.unpack_from("<IIH", node, 12 * index)
                 self._fill_from_extents(self._read_node(high << 32 | low), found, depth_above=depth)
                 next_free = logical + 1
-            elif length <= _MAX_INITIALIZED_LENGTH:
+            elif length <= MAX_INITIALIZED_LENGTH:
                 end = min(logical + length, len(found))
                 found[logical:end] = np.arange(end - logical) + (high << 32 | low)
                 next_free = end
@@ -111,22 +168,16 @@ class FileMap:
         size = self._geometry.block_size
         self._nodes_left -= 1
         if self._nodes_left < 0:
-            raise NotTrusted(f"{self._name}, the journal, has too large an extent tree")
-        node = self._reader.read(block * size, size)
-        tail = 12 * (struct.unpack_from("<H", node, 4)[0] + 1)
-        if self._has_checksums and (
-            tail + 4 > size or CRC32C.of(node[:tail], self._seed) != struct.unpack_from("<I", node, tail)[0]
-        ):
-            raise NotTrusted(f"{self._name}, the journal, has a wrong checksum in its extent tree")
-        return node
+            raise NotTrusted(f"{self._name} has too large an extent tree")
+        return read_extent_node(self._reader, self._inode, block, size)
 
     def _fill_from_map(self, found: Int64Array) -> None:
-        pointers = np.frombuffer(self._block, dtype="<u4").astype(np.int64)
-        direct = min(_DIRECT_BLOCKS, len(found))
+        pointers = np.frombuffer(self._inode.block, dtype="<u4").astype(np.int64)
+        direct = min(DIRECT_BLOCKS, len(found))
         found[:direct] = pointers[:direct]
         first = direct
         for level in (1, 2, 3):
-            first = self._fill_indirect(int(pointers[_DIRECT_BLOCKS + level - 1]), level, found, first)
+            first = self._fill_indirect(int(pointers[DIRECT_BLOCKS + level - 1]), level, found, first)
 
     def _fill_indirect(self, block: int, level: int, found: Int64Array, first: int) -> int:
         """Fill from first on with what a block of pointers leads to; the number after the last filled."""

@@ -35,8 +35,9 @@ _SUPERBLOCK_TABLE: Final = """
     0e4 u4 s_journal_dev            0fe u2 s_desc_size             104 u4 s_first_meta_bg
     150 u4 s_blocks_count_hi        158 u4 s_free_blocks_count_hi  160 u4 s_flags
     168 u8 s_mmp_block              175 u1 s_checksum_type         194 u4 s_error_count
-    24c u4 s_backup_bgs_0           250 u4 s_backup_bgs_1          270 u4 s_checksum_seed
-    3fc u4 s_checksum
+    240 u4 s_usr_quota_inum         244 u4 s_grp_quota_inum        24c u4 s_backup_bgs_0
+    250 u4 s_backup_bgs_1           26c u4 s_prj_quota_inum        270 u4 s_checksum_seed
+    280 u4 s_orphan_file_inum       3fc u4 s_checksum
 """
 
 _GROUP_DESC_TABLE: Final = """

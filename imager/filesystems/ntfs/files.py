@@ -10,7 +10,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from struct import Struct
 from typing import Final
@@ -33,7 +33,8 @@ from imager.filesystems.ntfs.records import (
     RECORD_NUMBER_MASK,
     undo_fixups,
 )
-from imager.filesystems.ntfs.streams import Stream
+from imager.filesystems.ntfs.streams import HOLE, Stream
+from imager.filesystems.root_files import Pieces, RootFile
 
 _INDEX: Final = "$I30"
 _INDEX_BLOCK_BYTES: Final = tuple(1 << bits for bits in range(9, 17))
@@ -69,6 +70,34 @@ class _Entry:
     child_vcn: int | None
 
 
+def root_files(reader: BlockReader, names: Sequence[str]) -> dict[str, RootFile]:
+    """Files in the root directory, by those of the names that it has; case does not matter.
+
+    Raises:
+        NotTrusted: The volume is not NTFS, or damaged. So does OutOfRange.
+    """
+    mft, geometry = _open(reader)
+    numbers = {name: find_in_root(mft, geometry, name) for name in dict.fromkeys(names)}
+    return {name: _describe(mft, geometry, number) for name, number in numbers.items() if number is not None}
+
+
+def _describe(mft: Mft, geometry: Geometry, number: int) -> RootFile:
+    """Only of its unnamed stream: what lies in others, and what tells where they lie, stays."""
+    if number < FIRST_USER:
+        return RootFile(reason="it is one of the file system's own")
+    if mft.base_record(number).is_directory:
+        return RootFile(reason="it is not a regular file")
+    stream = mft.stream(number, DATA)
+    if stream is None or stream.is_resident:
+        return RootFile(reason="it is so small that it lies in its MFT record")
+    if stream.flags & COMPRESSED:
+        return RootFile(reason="it is compressed")
+    if stream.flags & ENCRYPTED:
+        return RootFile(reason="it is encrypted, so whether a system is hibernated in it cannot be told")
+    pieces = Pieces.of((vcn, lcn, count) for vcn, lcn, count in stream.runs() if lcn != HOLE)
+    return RootFile(stream.data_size, geometry.cluster_bytes, pieces.times(geometry.cluster_bytes))
+
+
 def root_file_extents(reader: BlockReader, name: str) -> Extents | None:
     """Where the content of a file in the root directory lies, in bytes of the volume.
 
@@ -85,11 +114,7 @@ def root_file_extents(reader: BlockReader, name: str) -> Extents | None:
     Raises:
         NotTrusted: The volume is not NTFS, or damaged. So does OutOfRange.
     """
-    boot = read_boot_sector(reader)
-    if boot is None:
-        raise NotTrusted("it has no NTFS boot sector")
-    geometry = check_geometry(boot, reader.size)
-    mft = Mft(reader, geometry)
+    mft, geometry = _open(reader)
     number = find_in_root(mft, geometry, name)
     if number is None or number < FIRST_USER or mft.base_record(number).is_directory:
         return None
@@ -98,6 +123,19 @@ def root_file_extents(reader: BlockReader, name: str) -> Extents | None:
         return None
     clusters = stream.clusters()
     return Extents(clusters.starts * geometry.cluster_bytes, clusters.ends * geometry.cluster_bytes)
+
+
+def _open(reader: BlockReader) -> tuple[Mft, Geometry]:
+    boot = read_boot_sector(reader)
+    if boot is None:
+        raise NotTrusted("it has no NTFS boot sector")
+    geometry = check_geometry(boot, reader.size)
+    return Mft(reader, geometry), geometry
+
+
+def hibernation_magic(head: bytes) -> str:
+    """What the first four bytes of a hibernation file say when a Windows sleeps in it; else empty."""
+    return head.decode("ascii") if head.upper() in _ASLEEP else ""
 
 
 def sign_of_hibernation(mft: Mft, geometry: Geometry) -> str:
@@ -115,8 +153,7 @@ def sign_of_hibernation(mft: Mft, geometry: Geometry) -> str:
         return "a stub"
     if stream.flags & (COMPRESSED | ENCRYPTED):
         raise NotTrusted(f"{HIBERNATION_FILE} is compressed or encrypted, so whether Windows sleeps in it is unknown")
-    magic = stream.read(0, 4)
-    return magic.decode("ascii") if magic.upper() in _ASLEEP else ""
+    return hibernation_magic(stream.read(0, 4))
 
 
 def find_in_root(mft: Mft, geometry: Geometry, name: str) -> int | None:

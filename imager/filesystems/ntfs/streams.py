@@ -145,6 +145,10 @@ class Stream:
         """Which cluster of the volume it begins in; HOLE when in none."""
         return self._runs.first_lcn
 
+    def runs(self) -> Iterator[tuple[int, int, int]]:
+        """Where it lies, in its own order: first VCN, LCN or HOLE, number of clusters."""
+        return self._runs.parts(0)
+
     def extend(self, piece: Attribute) -> None:
         """Take in the next piece."""
         if self._value is not None or piece.value is not None:

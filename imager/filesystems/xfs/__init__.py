@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from imager.filesystems.xfs.files import root_files
 from imager.filesystems.xfs.parser import DOC, probe, used_map
 
-__all__ = ["DOC", "probe", "used_map"]
+__all__ = ["DOC", "probe", "root_files", "used_map"]

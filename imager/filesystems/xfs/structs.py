@@ -46,8 +46,9 @@ _SUPERBLOCK_TABLE: Final = """
     058 >u4 sb_agcount       060 >u4 sb_logblocks          064 >u2 sb_versionnum       066 >u2 sb_sectsize
     068 >u2 sb_inodesize     06a >u2 sb_inopblock          06c V12 sb_fname            078 u1 sb_blocklog
     079 u1 sb_sectlog        07a u1 sb_inodelog            07b u1 sb_inopblog          07c u1 sb_agblklog
-    07e u1 sb_inprogress     090 >u8 sb_fdblocks           0b3 u1 sb_shared_vn         0c1 u1 sb_logsectlog
-    0c2 >u2 sb_logsectsize   0c4 >u4 sb_logsunit           0c8 >u4 sb_features2        0cc >u4 sb_bad_features2
+    07e u1 sb_inprogress     090 >u8 sb_fdblocks           0b3 u1 sb_shared_vn         0c0 u1 sb_dirblklog
+    0c1 u1 sb_logsectlog     0c2 >u2 sb_logsectsize        0c4 >u4 sb_logsunit         0c8 >u4 sb_features2
+    0cc >u4 sb_bad_features2
     0d0 >u4 sb_features_compat       0d4 >u4 sb_features_ro_compat    0d8 >u4 sb_features_incompat
     0dc >u4 sb_features_log_incompat 0e0 <u4 sb_crc                   0f8 V16 sb_meta_uuid
 """
@@ -57,7 +58,8 @@ _AGF_TABLE: Final = """
     10 >u4 agf_bno_root      14 >u4 agf_cnt_root      18 >u4 agf_rmap_root     1c >u4 agf_bno_level
     20 >u4 agf_cnt_level     24 >u4 agf_rmap_level    28 >u4 agf_flfirst       2c >u4 agf_fllast
     30 >u4 agf_flcount       34 >u4 agf_freeblks      38 >u4 agf_longest       3c >u4 agf_btreeblks
-    40 V16 agf_uuid          50 >u4 agf_rmap_blocks   58 >u4 agf_refcount_root d8 <u4 agf_crc
+    40 V16 agf_uuid          50 >u4 agf_rmap_blocks   58 >u4 agf_refcount_root 5c >u4 agf_refcount_level
+    d8 <u4 agf_crc
 """
 
 _AGI_TABLE: Final = """

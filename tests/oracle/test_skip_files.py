@@ -1,0 +1,397 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Files whose content is left out, against what debugfs, xfs_db and ntfscluster say of them; and nobody misses more."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from imager.examine import edges
+from imager.extents import Extents
+from tests.harness import xfs_images
+from tests.harness.files import sparse_file
+from tests.harness.loop import loop_device, mounted, needs_root
+from tests.harness.ntfs_images import make_ntfs
+from tests.harness.poison import poison, tree_hashes
+from tests.harness.programs import call, missing_tools
+from tests.harness.skipping import (
+    expected,
+    inode_by_xfs_db,
+    runs_by_debugfs,
+    runs_by_ntfscluster,
+    runs_by_xfs_db,
+    skipping,
+)
+from tests.oracle.test_ext_map import as_offered
+from tests.oracle.test_xfs import files_by_xfs_db
+
+MIB = 2**20
+SWAP = "swapfile"
+SWAP_BYTES = 6 * MIB
+
+
+def swap_file(path: Path, size_bytes: int = SWAP_BYTES) -> Path:
+    """A swap file with something in it."""
+    path.write_bytes(random.Random(1).randbytes(size_bytes))
+    call("mkswap", "-q", path) if size_bytes >= 40960 else None
+    return path
+
+
+def tree(top: Path, files: int = 40) -> Path:
+    """Some files beside a swap file."""
+    source = random.Random(files)
+    top.mkdir()
+    for number in range(files):
+        (top / f"file {number}").write_bytes(source.randbytes(source.choice((10, 3000, 90_000))))
+    swap_file(top / SWAP)
+    return top
+
+
+def hibernate(path: Path) -> None:
+    """The mark that the kernel writes over a swap file's signature."""
+    with path.open("r+b") as file:
+        os.pwrite(file.fileno(), b"SWAPSPACE2S1SUSPEND\0", 4096 - 20)
+
+
+# --- ext2, ext3, ext4 -----------------------------------------------------------------------------------------------
+
+EXT = {
+    "ext2": "-t ext2",
+    "ext2 1k": "-t ext2 -b 1024",
+    "ext2 of the first revision": "-t ext2 -E revision=0 -I 128",
+    "ext3": "-t ext3",
+    "ext4": "-t ext4",
+    "ext4 1k": "-t ext4 -b 1024",
+    "ext4 64k": "-t ext4 -b 65536",
+    "no filetype": "-t ext4 -O ^filetype",
+    "no checksums": "-t ext4 -O ^metadata_csum",
+    "bigalloc": "-t ext4 -O bigalloc -C 65536",
+    "inline_data": "-t ext4 -O inline_data -I 1024",
+    "no flex_bg, meta_bg": "-t ext4 -O ^flex_bg,meta_bg,^resize_inode",
+    "casefold": "-t ext4 -O casefold,large_dir",
+}
+
+
+def make_ext(image: Path, options: str, directory: Path, size_bytes: int = 96 * MIB) -> Path:
+    sparse_file(image, size_bytes)
+    call("mke2fs", "-q", "-F", *as_offered(options).split(), "-d", directory, image)
+    return image
+
+
+def check_ext(image: Path, folder: Path, name: str = SWAP) -> None:
+    """Exactly the blocks of the file are gone, and nobody but its readers misses them."""
+    found = skipping(image, name)
+    assert found.gone == expected(image, *runs_by_debugfs(image, f"/{name}"))
+    assert found.gone.total_bytes > 0
+    assert found.record(name).reason == ""
+    poisoned = folder / "poisoned"
+    poison(image, poisoned, found.used)
+    call("e2fsck", "-fn", poisoned)
+    before, after = (dumped(path, folder / path.name) for path in (image, poisoned))
+    assert before.pop(name) != after.pop(name)
+    assert before == after
+
+
+def dumped(image: Path, folder: Path) -> dict[str, str]:
+    """Every file by debugfs: neither root nor the kernel is needed."""
+    top = folder.with_suffix(".files")
+    top.mkdir()
+    call("debugfs", "-R", f'rdump / "{top}"', image)
+    return tree_hashes(top)
+
+
+@pytest.mark.parametrize("options", EXT.values(), ids=EXT.keys())
+def test_content_of_a_file_in_ext_is_all_that_is_missing(tmp_path, options):
+    check_ext(make_ext(tmp_path / "image", options, tree(tmp_path / "tree")), tmp_path)
+
+
+def test_file_in_a_large_directory_of_ext_is_found(tmp_path):
+    top = tree(tmp_path / "tree")
+    for number in range(900):
+        (top / f"{number} {'n' * 60}").touch()
+    image = make_ext(tmp_path / "image", "-t ext4 -b 1024", top)
+    assert subprocess.run(["e2fsck", "-fyD", image], capture_output=True, check=False).returncode in (0, 1)
+    assert "Fake parent" not in call("debugfs", "-R", "htree /", image)
+    assert "Leaf" in call("debugfs", "-R", "htree /", image) or "leaf" in call("debugfs", "-R", "htree /", image)
+    check_ext(image, tmp_path)
+
+
+@needs_root
+@pytest.mark.parametrize("options", ["-t ext4 -b 1024", "-t ext2 -b 1024"])
+def test_file_in_many_pieces_is_left_out_of_ext(tmp_path, options):
+    image = make_ext(tmp_path / "image", options, tree(tmp_path / "tree"))
+    with mounted(image, tmp_path / "mnt") as top:
+        (top / SWAP).unlink()
+        with (top / SWAP).open("wb") as file, (top / "other").open("wb") as other:
+            for number in range(1200):
+                file.seek(number * 3072)
+                file.write(b"s" * 1024)
+                other.write(b"o" * 1024)
+                if number % 3 == 0:
+                    os.fsync(file.fileno())
+                    os.fsync(other.fileno())
+            file.truncate(1200 * 3072 + 500)
+    assert len(runs_by_debugfs(image, f"/{SWAP}")[0]) > 500
+    check_ext(image, tmp_path)
+
+
+def test_a_partly_used_last_block_stays(tmp_path):
+    top = tree(tmp_path / "tree")
+    (top / "page").write_bytes(bytes(range(256)) * 1000 + b"end")
+    image = make_ext(tmp_path / "image", "-t ext4", top)
+    check_ext(image, tmp_path, "page")
+    runs, size, block = runs_by_debugfs(image, "/page")
+    assert skipping(image, "page").gone.total_bytes == size // block * block - 65536 < sum(run[2] for run in runs)
+
+
+def test_what_cannot_be_left_out_of_ext_is_told(tmp_path):
+    top = tree(tmp_path / "tree")
+    (top / "folder").mkdir()
+    (top / "link").symlink_to(SWAP)
+    (top / "small").write_bytes(b"in its inode")
+    (top / "short").write_bytes(random.Random(2).randbytes(60_000))
+    (top / "hard").hardlink_to(top / SWAP)
+    swap_file(top / "asleep")
+    hibernate(top / "asleep")
+    image = make_ext(tmp_path / "image", "-t ext4 -O inline_data", top)
+    found = skipping(image, "absent", "SWAPFILE", "folder", "link", "small", "short", "asleep", SWAP, "hard")
+    said = {each.name: each.reason for each in found.content.left_out}
+    assert "not a regular file" in said["folder"]
+    assert "not a regular file" in said["link"]
+    assert "lies in its inode" in said["small"]
+    assert "no blocks" in said["short"]
+    assert "hibernated" in said["asleep"]
+    assert found.content.facts["hibernated"].startswith("asleep")
+    assert said[SWAP] == ""
+    assert "others" in said["hard"] or "another" in said["hard"]
+    assert not {"absent", "SWAPFILE"} & set(said)
+    assert found.gone == expected(image, *runs_by_debugfs(image, f"/{SWAP}"))
+
+
+def test_of_ext_that_needs_recovery_nothing_is_left_out(tmp_path):
+    image = make_ext(tmp_path / "image", "-t ext4", tree(tmp_path / "tree"))
+    call("debugfs", "-w", "-R", "feature needs_recovery", image)
+    found = skipping(image, SWAP)
+    assert len(found.gone) == 0
+    assert "not unmounted" in found.record(SWAP).reason
+
+
+def test_of_ext_with_shared_blocks_nothing_is_left_out(tmp_path):
+    image = make_ext(tmp_path / "image", "-t ext4", tree(tmp_path / "tree"))
+    call("debugfs", "-w", "-R", "feature shared_blocks", image)
+    assert "share" in skipping(image, SWAP).record(SWAP).reason
+
+
+def test_encrypted_files_of_ext_are_copied(tmp_path):
+    image = make_ext(tmp_path / "image", "-t ext4 -O encrypt", tree(tmp_path / "tree"))
+    call("debugfs", "-w", "-R", f"sif /{SWAP} flags 0x80800", image)
+    assert "encrypted" in skipping(image, SWAP).record(SWAP).reason
+    call("debugfs", "-w", "-R", "sif <2> flags 0x800", image)
+    assert "names" in skipping(image, SWAP).record(SWAP).reason
+
+
+@pytest.mark.parametrize("number", [8, 2])
+def test_a_name_that_leads_to_the_file_systems_own_inodes_is_not_followed(tmp_path, number):
+    image = make_ext(tmp_path / "image", "-t ext4 -O ^metadata_csum", tree(tmp_path / "tree"))
+    call("debugfs", "-w", "-R", f"ln <{number}> page", image)
+    assert "own" in skipping(image, "page").record("page").reason
+
+
+# --- XFS ------------------------------------------------------------------------------------------------------------
+
+needs_xfs = pytest.mark.skipif(bool(missing_tools("mkfs.xfs", "xfs_db")), reason="needs xfsprogs")
+XFS = [
+    "defaults",
+    "1k",
+    "64k",
+    "4k sectors",
+    "rmapbt 1k",
+    "few features",
+    "nrext64",
+    "large directories",
+    "v4",
+    "v4 512",
+]
+XFS += ["v4 no attr2"]
+ALL_XFS = {**xfs_images.VARIANTS, **xfs_images.V4_VARIANTS}
+
+
+def make_xfs(image: Path, options: str, folder: Path, *, files: int = 30, names: int = 0) -> Path:
+    """A file system filled by mkfs.xfs, with a swap file in its root directory and others, or so many names."""
+    description = xfs_images.prototype(folder, 1 if names else files)
+    lines = description.read_text().splitlines()
+    lines[3:3] = [f"{number}-{'n' * 40} l--777 0 0 somewhere" for number in range(names)]
+    lines.insert(3 + names // 2, f"{SWAP} ---600 0 0 {swap_file(folder / SWAP)}")
+    description.write_text("\n".join(lines) + "\n")
+    return xfs_images.make(image, options, prototype=description)
+
+
+def check_xfs(image: Path, folder: Path) -> None:
+    found = skipping(image, SWAP)
+    assert found.gone == expected(image, *runs_by_xfs_db(image, inode_by_xfs_db(image, SWAP)))
+    assert found.gone.total_bytes > 0
+    poisoned = folder / "poisoned"
+    poison(image, poisoned, found.used)
+    call("xfs_repair", "-n", "-f", "-o", "force_geometry", poisoned)
+    is_version_4 = xfs_images.fields(image, "sb 0", "versionnum")[0] & 15 == 4
+    if is_version_4 or os.geteuid() == 0:  # current kernels do not mount version 4 any more
+        read = files_by_xfs_db if is_version_4 else lambda path: mounted_hashes(path, folder / "mnt")
+        before, after = read(image), read(poisoned)
+        assert before.pop(SWAP) != after.pop(SWAP)
+        assert before == after
+
+
+def mounted_hashes(image: Path, folder: Path) -> dict[str, str]:
+    with loop_device(image, read_only=True) as device, mounted(device, folder, options="ro") as top:
+        return tree_hashes(top)
+
+
+@needs_xfs
+@pytest.mark.parametrize("name", XFS)
+def test_content_of_a_file_in_xfs_is_all_that_is_missing(tmp_path, name):
+    image = make_xfs(tmp_path / "image", ALL_XFS[name], tmp_path)
+    if "64k" in name or "4k sectors" in name:  # the kernel here has pages of 4 KiB, and loop devices sectors of 512
+        found = skipping(image, SWAP)
+        assert found.gone == expected(image, *runs_by_xfs_db(image, inode_by_xfs_db(image, SWAP)))
+    else:
+        check_xfs(image, tmp_path)
+
+
+@needs_xfs
+@pytest.mark.parametrize(
+    ("files", "options"),
+    [(1, "-l size=32m"), (1, "-m crc=0 -n ftype=0"), (1500, "-l size=32m"), (1500, "-m crc=0 -n size=8192")],
+)
+def test_file_in_a_directory_of_any_size_is_found_in_xfs(tmp_path, files, options):
+    check_xfs(make_xfs(tmp_path / "image", options, tmp_path, names=files), tmp_path)
+
+
+@needs_xfs
+@needs_root
+@pytest.mark.parametrize("options", ["-m reflink=0", "-b size=1024 -m rmapbt=1", "-i nrext64=1"])
+def test_file_in_many_pieces_is_left_out_of_xfs(tmp_path, options):
+    image = xfs_images.make(tmp_path / "image", options)
+    with loop_device(image) as device, mounted(device, tmp_path / "mnt") as top:
+        with (top / SWAP).open("wb") as file:
+            for number in range(700):
+                file.seek(number * 3 * 4096)
+                file.write(b"s" * 4096)
+            file.truncate(700 * 3 * 4096 + 100)
+        (top / "other").write_bytes(os.urandom(300_000))
+    assert len(runs_by_xfs_db(image, inode_by_xfs_db(image, SWAP))[0]) > 600
+    check_xfs(image, tmp_path)
+
+
+@needs_xfs
+@needs_root
+def test_blocks_that_files_of_xfs_share_are_never_left_out(tmp_path):
+    image = xfs_images.make(tmp_path / "image", "-m reflink=1")
+    with loop_device(image) as device, mounted(device, tmp_path / "mnt") as top:
+        swap_file(top / SWAP)
+        os.sync()
+        call("cp", "--reflink=always", top / SWAP, top / "copy")
+        with (top / SWAP).open("r+b") as file:  # every fourth MiB becomes its own again
+            for start in range(0, SWAP_BYTES, 4 * MIB):
+                os.pwrite(file.fileno(), os.urandom(MIB), start)
+        swap_file(top / "whole")
+        call("cp", "--reflink=always", top / "whole", top / "other copy")
+    runs, size, block = runs_by_xfs_db(image, inode_by_xfs_db(image, SWAP))
+    theirs = runs_by_xfs_db(image, inode_by_xfs_db(image, "copy"))[0]
+    shared = Extents.of((place, place + length) for _, place, length in theirs)
+    found = skipping(image, SWAP, "whole")
+    assert found.gone == expected(image, runs, size, block) - shared
+    assert 0 < found.gone.total_bytes < SWAP_BYTES - MIB
+    assert "shares" in found.record(SWAP).reason
+    assert found.record("whole").left_out_bytes == 0
+    poison(image, tmp_path / "poisoned", found.used)
+    call("xfs_repair", "-n", "-f", tmp_path / "poisoned")
+    before, after = (mounted_hashes(path, tmp_path / "mnt") for path in (image, tmp_path / "poisoned"))
+    assert before.pop(SWAP) != after.pop(SWAP)
+    assert before == after
+
+
+@needs_xfs
+def test_what_cannot_be_left_out_of_xfs_is_told(tmp_path):
+    hibernate(swap_file(tmp_path / "asleep"))
+    (tmp_path / "prototype").write_text(
+        f"/boot\n0 0\nd--755 0 0\nasleep ---600 0 0 {tmp_path / 'asleep'}\nfolder d--755 0 0\n$\n"
+        "link l--777 0 0 asleep\n$\n"
+    )
+    image = xfs_images.make(tmp_path / "image", "", prototype=tmp_path / "prototype")
+    found = skipping(image, "asleep", "folder", "link", "absent")
+    said = {each.name: each.reason for each in found.content.left_out}
+    assert "hibernated" in said["asleep"]
+    assert "regular" in said["folder"]
+    assert "regular" in said["link"]
+    assert "absent" not in said
+    assert len(found.gone) == 0
+
+
+# --- NTFS -----------------------------------------------------------------------------------------------------------
+
+needs_ntfs = pytest.mark.skipif(
+    bool(missing_tools("mkntfs", "ntfscp", "ntfscluster")), reason="needs mkntfs, ntfscp and ntfscluster (ntfs-3g)"
+)
+
+
+def make_page_file(image: Path, folder: Path, *options: str, content: bytes | None = None) -> Path:
+    make_ntfs(image, 48 * MIB, *options)
+    for name, size in (("other.bin", 700_000), ("pagefile.sys", 5 * MIB), ("last.bin", 300_001)):
+        path = folder / name
+        path.write_bytes(content if content and name == "pagefile.sys" else random.Random(size).randbytes(size))
+        call("ntfscp", "-q", image, path, name)
+    return image
+
+
+@needs_ntfs
+@pytest.mark.parametrize("cluster_bytes", [512, 4096, 65536, 262144])
+def test_content_of_a_file_in_ntfs_is_all_that_is_missing(tmp_path, cluster_bytes):
+    image = make_page_file(tmp_path / "image", tmp_path, "-c", str(cluster_bytes))
+    found = skipping(image, "PageFile.SYS", "absent.sys")
+    runs = runs_by_ntfscluster(image, "pagefile.sys", cluster_bytes)
+    assert found.gone == expected(image, runs, 5 * MIB, cluster_bytes)
+    assert found.gone.total_bytes > 4 * MIB
+    poisoned = tmp_path / "poisoned"
+    poison(image, poisoned, found.used)
+    call("ntfsfix", "-n", poisoned)
+    for name in ("other.bin", "last.bin"):
+        said = subprocess.run(["ntfscat", poisoned, name], capture_output=True, check=True).stdout
+        assert said == (tmp_path / name).read_bytes()
+    page = subprocess.run(["ntfscat", poisoned, "pagefile.sys"], capture_output=True, check=True).stdout
+    assert page[:65536] == (tmp_path / "pagefile.sys").read_bytes()[:65536]
+    assert page != (tmp_path / "pagefile.sys").read_bytes()
+
+
+@needs_ntfs
+def test_what_cannot_be_left_out_of_ntfs_is_told(tmp_path):
+    image = make_page_file(tmp_path / "image", tmp_path, content=b"hibr" + bytes(MIB))
+    (tmp_path / "small").write_bytes(b"in its record")
+    call("ntfscp", "-q", image, tmp_path / "small", "small.sys")
+    found = skipping(image, "pagefile.sys", "small.sys", "$MFT", "$Extend", "absent")
+    said = {each.name: each.reason for each in found.content.left_out}
+    assert "hibernated" in said["pagefile.sys"]
+    assert "record" in said["small.sys"]
+    assert "own" in said["$MFT"]
+    assert "own" in said["$Extend"]
+    assert len(found.gone) == 0
+
+
+@needs_ntfs
+def test_a_hibernated_windows_is_whole_and_nothing_is_left_out(tmp_path):
+    from imager.examine import Volume, examine
+    from imager.filesystems.leaving_out import FilesToSkip
+    from tests.harness.files import FileReader
+
+    image = make_page_file(tmp_path / "image", tmp_path)
+    (tmp_path / "hiberfil.sys").write_bytes(b"hibr" + bytes(MIB))
+    call("ntfscp", "-q", image, tmp_path / "hiberfil.sys", "hiberfil.sys")
+    with FileReader(image) as reader:
+        found = examine(Volume(reader), skip=FilesToSkip(("pagefile.sys", "hiberfil.sys")))
+    assert "hibernated" in found.content.whole_reason
+    assert found.used == Extents.single(0, image.stat().st_size)
+    assert {each.reason for each in found.content.left_out} == {"its volume is copied whole"}
+    assert edges(1).total_bytes == 1
