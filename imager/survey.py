@@ -21,6 +21,7 @@ from imager.filesystems.signatures import Signature, find_signatures
 from imager.layout import Content, Gap, Identity, Layout, Partition
 from imager.nesting import examine_nested
 from imager.partitions.read import FoundTable, read_table
+from imager.text import one_line
 from imager.volumes.base import Manager
 from imager.volumes.registry import managers
 
@@ -137,7 +138,7 @@ class _Outline:
     @property
     def names(self) -> list[str]:
         """What the volumes are called in messages."""
-        name = self.disk.path or self.disk.identity.short_name()
+        name = one_line(self.disk.path) or self.disk.identity.short_name()
         return [f"partition {entry.number} of {name}" for entry in self.entries] or [name] * len(self.volumes)
 
 

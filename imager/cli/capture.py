@@ -32,6 +32,7 @@ from imager.cli.options import (
 from imager.cli.output import Console
 from imager.cli.problems import reports_problems
 from imager.errors import ContentIncomplete, StoreError, UsageError
+from imager.text import storable
 
 if TYPE_CHECKING:  # imported late at run time, so that --help is fast
     from imager.capture.options import CaptureOptions, CaptureResult
@@ -182,7 +183,7 @@ def _capture_options(
         chunk_size=size,
         rescue=rescue,
         rate_limit_bytes_per_second=rate,
-        comment=comment,
+        comment=storable(comment),
         image_id=given_id,
         resume=resume,
     )

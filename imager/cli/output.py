@@ -16,6 +16,7 @@ import msgspec
 
 from imager.errors import StoreError
 from imager.progress import NullProgress, Progress
+from imager.text import shown, storable
 
 
 @dataclass
@@ -41,10 +42,9 @@ class Console:
         """
         if self.json:
             warned = {"warnings": self.warnings} if self.warnings else {}
-            text = msgspec.json.format(msgspec.json.encode({**facts, **warned}, enc_hook=_encode), indent=2)
-            lines = [text.decode()]
+            lines = [msgspec.json.format(to_json({**facts, **warned}), indent=2).decode()]
         try:
-            self.results.writelines(f"{line}\n" for line in lines)
+            self.results.writelines(f"{shown(line)}\n" for line in lines)
             self.results.flush()
         except BrokenPipeError:
             raise
@@ -56,13 +56,13 @@ class Console:
     def say(self, text: str = "", *, must: bool = False) -> None:
         """A message that matters less than the result, unless it must be read: what a person is asked to agree to."""
         if must or (not self.quiet and not self.json):
-            print(text, file=sys.stderr, flush=True)
+            print(shown(text), file=sys.stderr, flush=True)
 
     def warn(self, text: str) -> None:
         """A message that must not be missed; it is also part of a JSON result."""
         self.warnings.append(text)
         if not self.json:
-            print(f"warning: {text}", file=sys.stderr, flush=True)
+            print(f"warning: {shown(text)}", file=sys.stderr, flush=True)
 
     def progress(self) -> Progress:
         """What long work reports to: a bar on a terminal, nothing elsewhere."""
@@ -71,6 +71,24 @@ class Console:
         from imager.cli.bar import Bar
 
         return Bar()
+
+
+def to_json(facts: object) -> bytes:
+    """Facts as JSON; names that are no UTF-8 are written as UTF-8 can hold them."""
+    try:
+        return msgspec.json.encode(facts, enc_hook=_encode)
+    except UnicodeEncodeError:
+        return msgspec.json.encode(_storable(msgspec.to_builtins(facts, enc_hook=_encode)))
+
+
+def _storable(value: object) -> object:
+    if isinstance(value, str):
+        return storable(value)
+    if isinstance(value, (list, tuple)):
+        return [_storable(part) for part in value]
+    if isinstance(value, dict):
+        return {_storable(name): _storable(part) for name, part in value.items()}
+    return value
 
 
 def _encode(value: object) -> object:

@@ -12,10 +12,11 @@ from collections.abc import Callable
 from types import FrameType
 from typing import ParamSpec
 
-import msgspec
 import typer
 
+from imager.cli.output import to_json
 from imager.errors import ImagerError, Interrupted
+from imager.text import shown
 
 P = ParamSpec("P")
 
@@ -86,11 +87,11 @@ def _tell(error: ImagerError, *, as_json: bool, debug: bool) -> int:
             "facts": facts,
             "exit_status": error.exit_code,
         }
-        print(msgspec.json.encode(told).decode(), file=sys.stderr)
+        print(to_json(told).decode(), file=sys.stderr)
     else:
-        print(f"imager: {error.message}", file=sys.stderr)
+        print(f"imager: {shown(error.message)}", file=sys.stderr)
         if error.hint:
-            print(f"        {error.hint}", file=sys.stderr)
+            print(f"        {shown(error.hint)}", file=sys.stderr)
     return error.exit_code
 
 
@@ -106,7 +107,7 @@ def _tell_defect(error: Exception, *, debug: bool) -> int:
     if debug:
         traceback.print_exception(error)
     else:
-        print(f"imager: unexpected {type(error).__name__}: {error}", file=sys.stderr)
+        print(f"imager: unexpected {type(error).__name__}: {shown(str(error))}", file=sys.stderr)
         print(
             "        This is a defect of imager. Run the command again with --debug to see where.",
             file=sys.stderr,

@@ -25,6 +25,7 @@ from imager.cli.options import (
 from imager.cli.output import Console
 from imager.cli.problems import reports_problems
 from imager.errors import StoreError, UsageError
+from imager.text import one_line
 
 if TYPE_CHECKING:
     from imager.cli.sources import Opened  # imported late at run time, so that --help is fast
@@ -111,7 +112,7 @@ def _write_svg(path: Path, each: Opened) -> None:
     from imager.pictures.svg import disk_map
 
     refuse_replacing(str(path), [each.path])
-    title = f"{each.path}  {each.survey.layout.identity.short_name()}"
+    title = f"{one_line(each.path)}  {each.survey.layout.identity.short_name()}"
     try:
         if not _may_become_picture(path):
             raise StoreError(

@@ -20,6 +20,7 @@ from typing import Final
 
 from imager.devices.sysfs import System, read_bytes, read_text
 from imager.layout import Identity
+from imager.text import one_line
 
 Properties = Mapping[str, str]
 """What udev knows of a device, by its names."""
@@ -34,7 +35,7 @@ def identify(path: str | os.PathLike[str], *, system: System | None = None) -> I
     name = machine.name_of_path(path)
     if not name:
         transport = "" if machine.is_block_device(path) else "file"
-        return Identity(path=os.fspath(path), transport=transport)
+        return Identity(path=one_line(os.fspath(path)), transport=transport)
     return identity_of(machine.disk_of(name), machine, path=os.fspath(path))
 
 
