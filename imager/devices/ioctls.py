@@ -35,6 +35,14 @@ IOC_OPAL_GET_STATUS: Final = _READ | 8 << 16 | ord("p") << 8 | 236
 # linux/loop.h
 LOOP_GET_STATUS64: Final = 0x4C05
 _LOOP_INFO64: Final = struct.Struct("=5Q4I64s64s32s2Q")
+# linux/dm-ioctl.h: version 4, _IOWR(0xfd, 12, struct dm_ioctl)
+_DM_IOCTL: Final = struct.Struct("=3IIIIiIIIQ128s129s7s")
+_DM_TARGET_SPEC: Final = struct.Struct("=QQiI16s")
+DM_TABLE_STATUS: Final = (3 << 30 if _IS_GENERIC else 6 << 29) | _DM_IOCTL.size << 16 | 0xFD << 8 | 12
+DM_SUSPEND_FLAG: Final = 1 << 1
+DM_BUFFER_FULL_FLAG: Final = 1 << 8
+DM_NOFLUSH_FLAG: Final = 1 << 11
+_DM_REPLY_BYTES: Final = 1024 * 1024
 # linux/falloc.h
 FALLOC_FL_KEEP_SIZE: Final = 0x01
 FALLOC_FL_PUNCH_HOLE: Final = 0x02
@@ -105,6 +113,40 @@ def loop_status(fd: int) -> LoopStatus:
     """The backing file of an attached loop device; ENXIO when it has none."""
     values = _LOOP_INFO64.unpack(fcntl.ioctl(fd, LOOP_GET_STATUS64, bytes(_LOOP_INFO64.size)))
     return LoopStatus(device=values[0], inode=values[1], raw_device=values[2])
+
+
+@dataclass(frozen=True)
+class MappingStatus:
+    """What device-mapper says of a device."""
+
+    targets: frozenset[str]
+    """Names of what it is made of, such as linear; "" when there are too many to tell."""
+    open_count: int
+    """How often it is open, by programs, mounts and mappings that stand on it."""
+    is_suspended: bool
+
+
+def mapping_status(fd: int, device_number: int) -> MappingStatus:
+    """The state of a mapping by its st_rdev; nothing is flushed, and no key is asked for. ENXIO when it is none.
+
+    Args:
+        fd: /dev/mapper/control; needs CAP_SYS_ADMIN.
+        device_number: As in stat.
+    """
+    major, minor = os.major(device_number), os.minor(device_number)
+    encoded = minor & 0xFF | major << 8 | (minor & ~0xFF) << 12
+    buffer = bytearray(_DM_REPLY_BYTES)
+    start = _DM_IOCTL.size
+    _DM_IOCTL.pack_into(buffer, 0, 4, 0, 0, len(buffer), start, 0, 0, DM_NOFLUSH_FLAG, 0, 0, encoded, b"", b"", b"")
+    fcntl.ioctl(fd, DM_TABLE_STATUS, buffer)
+    _, _, _, _, start, count, opened, flags, *_ = _DM_IOCTL.unpack_from(buffer)
+    names = {""} if flags & DM_BUFFER_FULL_FLAG else set()
+    at = start
+    for _ in range(0 if names else count):
+        *_, following, name = _DM_TARGET_SPEC.unpack_from(buffer, at)
+        names.add(name.rstrip(b"\0").decode(errors="replace"))
+        at = start + following
+    return MappingStatus(frozenset(names), opened, bool(flags & DM_SUSPEND_FLAG))
 
 
 _libc = ctypes.CDLL(None, use_errno=True)

@@ -25,14 +25,15 @@ def live_mapping(uuid: str, disks: Sequence[str], system: System | None = None) 
         system: The machine.
 
     Returns:
-        Its path, or None when there is no such mapping, more than one, or one that is suspended: reading it would wait.
+        Its path, or None when there is no such mapping, more than one, or a suspended one: reading it would wait.
     """
     system = system or System()
     if not uuid:
         return None
     wanted = {system.name_of_path(path) for path in disks} - {""}
     found = [name for name in system.disk_names() if _is_of(system.text(name, "dm", "uuid"), uuid)]
-    if len(found) != 1 or not wanted & system.below(found) or system.number(found[0], "dm", "suspended"):
+    below = system.below(found)
+    if len(found) != 1 or not wanted & below or any(system.number(name, "dm", "suspended") for name in below):
         return None
     return system.node(found[0])
 

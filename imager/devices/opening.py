@@ -25,6 +25,7 @@ from imager.blocks import BlockReader
 from imager.closing import Closing, closed_on_error
 from imager.devices import claims, ioctls
 from imager.devices.buffers import ThreadBuffers
+from imager.devices.idle import hold_idle
 from imager.devices.sysfs import System
 from imager.devices.usage import refuse_if_in_use
 from imager.errors import SourceBusy, SourceError, SourceUnreadable, SourceUnusable, UsageError
@@ -46,6 +47,7 @@ class DiskReader(Closing, BlockReader):
         is_direct: Whether reads go around the page cache.
         physical_sector_size: What the medium writes at once.
         warnings: What lowers trust in what is read, as sentences.
+        beside: What is held as long as the disk is open.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class DiskReader(Closing, BlockReader):
         self.is_block_device = is_block_device
         self.is_direct = False
         self.warnings: tuple[str, ...] = ()
+        self.beside = contextlib.ExitStack()
         self._grain = 1
         self._cached_fd = fd
         self._buffers = ThreadBuffers()
@@ -183,6 +186,7 @@ class DiskReader(Closing, BlockReader):
 
     def close(self) -> None:
         """Give the disk back; calling it again does nothing."""
+        self.beside.close()
         if self._cached_fd < 0:
             return
         if self._is_claimed:
@@ -202,7 +206,7 @@ def open_source(
 ) -> DiskReader:
     """Open a disk or an image file for reading.
 
-    While a device is open with exclusive_check, nobody can mount it or use it otherwise.
+    While a device is open with exclusive_check, nobody can mount it or use it otherwise, nor an idle volume on it.
 
     Args:
         path: A block device, or a regular file with a disk's bytes.
@@ -219,9 +223,13 @@ def open_source(
     if sector_size is not None and sector_size not in SECTOR_SIZES:
         raise UsageError(f"{sector_size} bytes is no sector size: {', '.join(map(str, SECTOR_SIZES))} are")
     is_block_device = _look_at(source)
-    if exclusive_check:
-        refuse_if_in_use(source, for_writing=False)
-    reader = _open_device(source, exclusive_check, write_back) if is_block_device else _open_file(source)
+    with contextlib.ExitStack() as beside:
+        if exclusive_check and is_block_device:
+            beside.enter_context(hold_idle(source))
+        if exclusive_check:
+            refuse_if_in_use(source, for_writing=False)
+        reader = _open_device(source, exclusive_check, write_back) if is_block_device else _open_file(source)
+        reader.beside = beside.pop_all()
     if sector_size is not None:
         reader.sector_size = sector_size
         reader.physical_sector_size = max(sector_size, reader.physical_sector_size)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from imager.devices import claims, loops, mounts, writers
+from imager.devices import claims, idle, loops, mounts, writers
 from imager.devices.sysfs import System, listing
 from imager.errors import SourceBusy, TargetRefused
 
@@ -60,7 +60,7 @@ class Use:
     detail: str
     """Where it is mounted, what holds it, which program has it open."""
     writable: bool
-    """Whether its content may change: False for what is mounted or attached read-only."""
+    """Whether its content may change: False for what is mounted or attached read-only, or idle and held by us."""
 
     def __str__(self) -> str:
         """The reason as a sentence without its full stop."""
@@ -222,7 +222,7 @@ def _uses_of_stack(stack: list[str], attached: list[loops.Loop], system: System)
 def _holders(names: Iterable[str], system: System) -> Iterator[Use]:
     for name in names:
         for holder in system.holders(name):
-            is_writable = system.number(holder, "ro") == 0
+            is_writable = system.number(holder, "ro") == 0 and not idle.is_held(holder, system)
             yield Use(_kind_of(holder, system), str(system.node(name)), _known_as(holder, system), is_writable)
 
 
