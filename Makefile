@@ -19,7 +19,7 @@ SHELL_FILES = $(shell grep -lIE '^\#!/(usr/)?bin/(env )?(ba)?sh' -r scripts .ci 
 help: ## List the targets
 	@echo "Usage: make TARGET"
 	@echo
-	@sed -nE 's/^([a-z][a-z-]*):[^#]*## (.*)/  \1	\2/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -nE 's/^([a-z][a-z-]*):[^#]*## (.*)/  \1	\2/p' $(MAKEFILE_LIST) | expand -t 20
 	@echo
 	@echo "The first two commands on a new machine: make demo, make test."
 
@@ -62,9 +62,14 @@ lint: ## Check style, types and shell scripts
 	else echo "lint: shellcheck is not installed, shell scripts were not checked"; fi
 
 .PHONY: generated
-generated: ## Write the pages that are made from the program: commands, exit statuses
+generated: ## Write the pages that are made from the program: commands, exit statuses, support table
 	@scripts/setup.sh base
 	@$(BIN)/python scripts/make_reference.py
+
+.PHONY: used-map-report
+used-map-report: ## Measure how tight the maps of used blocks are, and write the table into docs (a minute)
+	@scripts/setup.sh base test
+	@$(BIN)/python scripts/used_map_report.py $(ARGS)
 
 .PHONY: docs
 docs: ## Build the documentation into build/docs, warnings are errors

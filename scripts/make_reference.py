@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Writes the reference pages that the program itself knows best: commands, exit statuses, file systems.
+"""Writes the reference pages that the program itself knows best: commands, exit statuses, file systems, volumes.
 
 The command pages become manual pages too, so they have a manual page's sections. Run with --check, nothing is
 written, and the exit status says whether the pages in docs/reference are the program's.
@@ -20,7 +20,10 @@ from imager import errors
 from imager.cli.app import app
 from imager.cli.problems import EXIT_STATUSES
 from imager.filesystems.base import ParserDoc
+from imager.filesystems.named import NAMED, Named
 from imager.filesystems.registry import PARSERS
+from imager.volumes.base import ManagerDoc
+from imager.volumes.registry import DOCS as MANAGER_DOCS
 
 REFERENCE = Path(__file__).parent.parent / "docs" / "reference"
 MADE = "<!-- Made by scripts/make_reference.py from the program; change it there. -->\n"
@@ -178,27 +181,96 @@ def error_kinds(kind: type[errors.ImagerError]) -> Iterator[type[errors.ImagerEr
 
 
 def file_systems_page() -> str:
-    """What each parser says of itself."""
-    return (
-        "# File systems\n\n"
-        "For these, only used blocks are copied, under the conditions named here. Everything else is copied whole,\n"
-        "and the image says why.\n\n" + "\n".join(parser_section(parser.DOC) for parser in PARSERS)
+    """The support table: all in one list, then what parsers, managers and the table of names say of themselves."""
+    sections = "\n".join(parser_section(parser.DOC) for parser in PARSERS)
+    managers = "\n".join(manager_section(doc) for doc in MANAGER_DOCS)
+    return f"""# File systems and volumes
+
+What is found on a disk is copied in one of three ways. The conditions are below: if one is not met, that volume is
+copied whole, every block of it, and the image says why. Nothing stops, and nothing is left out in silence.
+
+| what | names that blkid gives it | an image holds |
+|---|---|---|
+{support_rows()}
+
+Anything else, and anything with more than one owner, is copied whole as well. `imager survey` shows what was found
+and why it is copied whole. What "used" means is told in [](../explanation/what-used-means.md); how tight the maps are,
+in [](used-map-report.md).
+
+## File systems by their used blocks
+
+{sections}
+## Volume managers that are followed
+
+What lies in their volumes is looked at like a partition, at any depth, over all disks that are surveyed together. The
+used blocks of what is found inside, and what the manager keeps for itself, are copied.
+
+{managers}
+## Named and copied whole
+
+{named_table()}
+"""
+
+
+def support_rows() -> str:
+    """A row for everything that is known by name."""
+    parsers = [(parser.DOC.name, parser.DOC.types, parser.DOC.copied) for parser in PARSERS]
+    managers = [(doc.name, doc.types, "what lies in its volumes") for doc in MANAGER_DOCS]
+    named = [(each.name, each.types, "every block") for each in named_only()]
+    return "\n".join(
+        f"| {escaped(name)} | {code_list(types)} | {copied} |" for name, types, copied in parsers + managers + named
     )
+
+
+def named_only() -> list[Named]:
+    """Owners without a parser and without a manager."""
+    followed = {kind for parser in PARSERS for kind in parser.DOC.types} | {
+        kind for doc in MANAGER_DOCS for kind in doc.types
+    }
+    return [each for each in NAMED if not followed.issuperset(each.types)]
+
+
+def named_table() -> str:
+    """Why each of them is copied whole."""
+    rows = "\n".join(f"| {escaped(each.name)} | {escaped(each.why)} |" for each in named_only())
+    return f"| what | why |\n|---|---|\n{rows}"
+
+
+def code_list(names: tuple[str, ...]) -> str:
+    """Names as code, in a row."""
+    return ", ".join(f"`{name}`" for name in names)
 
 
 def parser_section(doc: ParserDoc) -> str:
     """One parser: what it handles, when it gives up its map, and where the format is described."""
-    short = all(len(text) < 24 for text in doc.handled)
-    handled = escaped(", ".join(doc.handled)) if short else "\n".join(f"* {escaped(text)}" for text in doc.handled)
-    whole = "\n".join(f"| {escaped(condition)} | {escaped(why)} |" for condition, why in doc.whole_when)
-    references = "\n".join(f"* {text}" for text in doc.references)
-    return f"""## {doc.name}
+    return section(doc.name, doc.types, "Handled", doc.handled, doc.whole_when, doc.references)
 
-Names that blkid gives it: {", ".join(f"`{name}`" for name in doc.types)}.
 
-Handled:
+def manager_section(doc: ManagerDoc) -> str:
+    """One volume manager: what it puts together, what is copied whole, and where the format is described."""
+    return section(doc.name, doc.types, "Followed", doc.followed, doc.whole_when, doc.references)
 
-{handled}
+
+def section(
+    name: str,
+    types: tuple[str, ...],
+    title: str,
+    points: tuple[str, ...],
+    whole_when: tuple[tuple[str, str], ...],
+    references: tuple[str, ...],
+) -> str:
+    """What is known of one format."""
+    short = all(len(text) < 24 for text in points)
+    listed = escaped(", ".join(points)) if short else "\n".join(f"* {escaped(text)}" for text in points)
+    whole = "\n".join(f"| {escaped(condition)} | {escaped(why)} |" for condition, why in whole_when)
+    sources = "\n".join(f"* {text}" for text in references)
+    return f"""### {name}
+
+Names that blkid gives it: {code_list(types)}.
+
+{title}:
+
+{listed}
 
 Copied whole when:
 
@@ -208,7 +280,7 @@ Copied whole when:
 
 References:
 
-{references}
+{sources}
 """
 
 

@@ -68,6 +68,7 @@ class ParserDoc:
         handled: Features whose used blocks it knows.
         whole_when: Condition and reason of each case in which the volume is copied whole.
         references: The specifications it was written from.
+        copied: What an image holds of it, in two or three words.
     """
 
     name: str
@@ -75,6 +76,7 @@ class ParserDoc:
     handled: tuple[str, ...]
     whole_when: tuple[tuple[str, str], ...]
     references: tuple[str, ...]
+    copied: str = "used blocks"
 
 
 class Parser(Protocol):

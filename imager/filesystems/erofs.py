@@ -38,6 +38,7 @@ DOC: Final = ParserDoc(
         ("metadata or the root directory lie outside of its blocks", "the superblock is damaged"),
     ),
     references=("Linux fs/erofs/erofs_fs.h, super.c", "https://erofs.docs.kernel.org/en/latest/core_ondisk.html"),
+    copied="its length",
 )
 
 _OFFSET: Final = 1024

@@ -43,6 +43,7 @@ DOC: Final = ParserDoc(
         ("it is one volume of a set of several", "files lie on other volumes"),
     ),
     references=("ECMA-119, 4th edition", "El Torito Bootable CD-ROM Format Specification 1.0"),
+    copied="its length",
 )
 
 _SECTOR_BYTES: Final = 2048

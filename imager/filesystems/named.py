@@ -56,12 +56,16 @@ NAMED: Final = (
     Named("dm-verity hash tree", ("DM_verity_hash",), "all of it protects another volume"),
     Named("dm-integrity", ("DM_integrity",), "every sector lies between checksums and a journal"),
     Named("UBI and UBIFS", ("ubi", "ubifs"), "they are made for raw flash memory"),
-    Named("JFFS2 and zoned devices", ("jffs2", "zonefs"), "they are made for raw flash memory and zones"),
+    Named("zonefs", ("zonefs",), "it shows the zones of a device as files"),
     Named("HFS", ("hfs",), "the format before HFS+ is not read here"),
     Named("F2FS", ("f2fs",), _RARE),
-    Named("HFS+, APFS", ("hfsplus", "apfs"), _RARE),
-    Named("JFS, NILFS2, ReiserFS", ("jfs", "nilfs2", "reiserfs"), _RARE),
-    Named("Minix, UFS", ("minix", "ufs"), _RARE),
+    Named("HFS+", ("hfsplus",), _RARE),
+    Named("APFS", ("apfs",), _RARE),
+    Named("JFS", ("jfs",), _RARE),
+    Named("NILFS2", ("nilfs2",), _RARE),
+    Named("ReiserFS", ("reiserfs",), _RARE),
+    Named("Minix", ("minix",), _RARE),
+    Named("UFS", ("ufs",), _RARE),
     Named("ext4dev", ("ext4dev",), "it was made by a development version of ext4"),
     Named("UDF", ("udf",), _RARE),
     Named("squashfs before 4.0", ("squashfs3",), "older images keep their length in another form"),
@@ -81,4 +85,6 @@ _BY_TYPE: Final = {kind: each for each in NAMED for kind in each.types}
 def why_whole(kind: str) -> str:
     """Why a type that has no parser is copied whole."""
     named = _BY_TYPE.get(kind)
-    return f"{named.name}: {named.why}" if named else f"used blocks of {kind} are not known here"
+    if named is None:
+        return f"used blocks of {kind} are not known here"
+    return f"{kind if ',' in named.name else named.name}: {named.why}"

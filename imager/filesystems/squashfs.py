@@ -35,6 +35,7 @@ DOC: Final = ParserDoc(
         ("a table is said to lie outside of the image", "the superblock is damaged"),
     ),
     references=("Linux fs/squashfs/squashfs_fs.h, super.c", "Linux Documentation/filesystems/squashfs.rst"),
+    copied="its length",
 )
 
 _MAGIC: Final = b"hsqs"

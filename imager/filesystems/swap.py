@@ -35,6 +35,7 @@ DOC: Final = ParserDoc(
         ("it reaches beyond the end of the volume", "the volume was cut or the header is another's"),
     ),
     references=("Linux include/linux/swap.h", "Linux kernel/power/swap.c"),
+    copied="its header",
 )
 
 KEPT_BYTES: Final = 64 * 1024

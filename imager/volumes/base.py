@@ -75,6 +75,25 @@ class Assembly:
     whole: dict[int, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class ManagerDoc:
+    """What a volume manager follows, for the support table of the documentation.
+
+    Attributes:
+        name: For people, such as "LVM2".
+        types: blkid's names of its members.
+        followed: What is put together, down to the used blocks of what lies in it.
+        whole_when: What is copied whole, and why; a member, or one volume where it says so.
+        references: The specifications it was written from.
+    """
+
+    name: str
+    types: tuple[str, ...]
+    followed: tuple[str, ...]
+    whole_when: tuple[tuple[str, str], ...]
+    references: tuple[str, ...]
+
+
 class Manager(Protocol):
     """A volume manager: a module is enough."""
 

@@ -4,10 +4,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from imager.blocks import BlockReader
 from imager.volumes import luks, lvm, mdraid
-from imager.volumes.base import Manager
+from imager.volumes.base import Manager, ManagerDoc
+from imager.volumes.luks import doc as luks_doc
+from imager.volumes.lvm import doc as lvm_doc
+from imager.volumes.mdraid import doc as mdraid_doc
+
+DOCS: Final[tuple[ManagerDoc, ...]] = (lvm_doc.DOC, mdraid_doc.DOC, luks_doc.DOC)
+"""What each manager follows; the documentation is made of it."""
 
 
 def managers(

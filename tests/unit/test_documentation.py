@@ -17,7 +17,10 @@ from imager import errors
 from imager.cli.app import app
 from imager.cli.problems import EXIT_STATUSES
 from imager.filesystems.base import Parser
+from imager.filesystems.named import NAMED
 from imager.filesystems.registry import PARSERS
+from imager.volumes.base import Manager
+from imager.volumes.registry import DOCS, managers
 
 TOP = Path(__file__).parents[2]
 WRITTEN = [TOP / "README.md", TOP / "CONTRIBUTING.md", TOP / "CHANGELOG.md", *sorted((TOP / "docs").rglob("*.md"))]
@@ -89,6 +92,25 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_the_readme_names_every_file_system(parser: Parser) -> None:
     section = (TOP / "README.md").read_text().partition("by its used blocks\n")[2].partition("\n## ")[0]
     assert all(name in section for name in parser.DOC.name.split(", "))
+
+
+@pytest.mark.parametrize("manager", managers(), ids=lambda manager: manager.TYPES[0])
+def test_every_volume_manager_says_what_it_follows(manager: Manager) -> None:
+    doc = next(doc for doc in DOCS if set(doc.types) == set(manager.TYPES))
+    assert doc.followed
+    assert doc.references
+    assert all(condition and why for condition, why in doc.whole_when)
+
+
+def test_the_support_table_has_a_row_for_everything_that_has_a_name() -> None:
+    page = GENERATED[TOP / "docs" / "reference" / "file-systems.md"]
+    rows = dict(re.findall(r"^\| [^|]+ \| (`[^|]+`) \| ([^|]+) \|$", page, re.MULTILINE))
+    listed = {kind: copied for kinds, copied in rows.items() for kind in re.findall(r"`([^`]+)`", kinds)}
+    parsed = {kind: parser.DOC.copied for parser in PARSERS for kind in parser.DOC.types}
+    followed = {kind: "what lies in its volumes" for doc in DOCS for kind in doc.types}
+    named = {kind: "every block" for each in NAMED for kind in each.types}
+    assert listed == {**named, **followed, **parsed}
+    assert listed["zfs_member"] == "every block"
 
 
 def test_make_help_names_every_target() -> None:
