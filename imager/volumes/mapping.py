@@ -128,6 +128,9 @@ class Joined:
 
     def back(self, used: Extents) -> Found:
         """See Mapping."""
+        places = [part for part in self._parts if isinstance(part, Place)]
+        if len(places) == len(self._parts):
+            return _back_to_places(places, used.clip(0, self.size))
         found: list[Found] = []
         start = 0
         for part in self._parts:
@@ -143,6 +146,21 @@ class Joined:
             found.append(part.touched_by(places).shift(start))
             start += part.size
         return Extents.union_of(found)
+
+
+def _back_to_places(places: Sequence[Place], used: Extents) -> Found:
+    """What Joined.back says of nothing but places, at once: there may be a hundred thousand."""
+    ends = np.cumsum([place.size for place in places])
+    starts = ends - [place.size for place in places]
+    first = np.searchsorted(ends, used.starts, side="right")
+    counts = np.searchsorted(starts, used.ends, side="left") - first
+    source = np.repeat(np.arange(len(used)), counts)
+    index = np.repeat(first - np.cumsum(counts) + counts, counts) + np.arange(len(source))
+    moved = (np.array([place.start for place in places]) - starts)[index]
+    lower = np.maximum(used.starts[source], starts[index]) + moved
+    upper = np.minimum(used.ends[source], ends[index]) + moved
+    keys = np.array([place.key for place in places])
+    return {key: Extents(lower[keys[index] == key], upper[keys[index] == key]) for key in np.unique(keys).tolist()}
 
 
 class Copied:

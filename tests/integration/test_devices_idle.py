@@ -78,7 +78,7 @@ def test_a_suspended_volume_is_use_and_nobody_waits_for_it(disk, volume):
 
 
 def test_a_volume_of_other_targets_is_use(disk):
-    for _ in mapping(f"0 2048 linear {disk} 4096\n2048 2048 zero"):
+    for _ in mapping(f"0 2048 linear {disk} 4096\n2048 2048 error"):
         with pytest.raises(SourceBusy, match=NAME):
             open_source(disk)
 
