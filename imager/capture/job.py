@@ -23,6 +23,7 @@ from imager.capture.work import Compressed, level_number, make_compressor
 from imager.crew import Crew
 from imager.damage import damaged_parts
 from imager.devices.opening import DiskReader
+from imager.errors import ImagerError, Interrupted
 from imager.extents import Extents
 from imager.image.description import Description, FinalFacts
 from imager.image.resume import ResumePoint, find_resume_point
@@ -83,11 +84,20 @@ class _Capture:
             check_still_there(self._source)
             unreadable = Extents.of(self._lost) & self._description.used if self._lost else Extents()
             summary = writer.finish(FinalFacts(unreadable=unreadable))
-        except BaseException:
-            writer.abort()
-            raise
+        except BaseException as error:
+            told = self._with_what_is_left(error, is_kept=writer.abort())
+            if told is error:
+                raise
+            raise told from error
         resumed = point.chunk_count if point else 0
         return self._result(summary, unreadable, resumed, time.monotonic() - began)
+
+    def _with_what_is_left(self, error: BaseException, *, is_kept: bool) -> BaseException:
+        """The same error, with what the user can go on from."""
+        told = Interrupted("interrupted") if isinstance(error, KeyboardInterrupt) else error
+        if is_kept and isinstance(told, ImagerError):
+            told.hint = f"{told.hint} What was copied is kept: --resume goes on from there.".lstrip()
+        return told
 
     def _resume_point(self) -> ResumePoint | None:
         if not self._options.resume:

@@ -87,7 +87,7 @@ class Cursor:
         if not SKIPPABLE_FIRST <= magic <= SKIPPABLE_LAST:
             raise ImageDamaged(
                 f"{self.source.name} should have {what} at byte {start}; found {magic:#010x}",
-                hint=SALVAGE_HINT if start else f"Is it an image at all? If it is a damaged one: {SALVAGE_HINT}",
+                hint=SALVAGE_HINT if start else f"Is it an image at all? {SALVAGE_HINT}",
                 path=self.source.name,
                 offset_bytes=start,
                 found=f"{magic:#010x}",

@@ -10,7 +10,8 @@ from __future__ import annotations
 import zstandard
 from blake3 import blake3
 
-from imager.errors import ImageDamaged
+from imager.errors import ImageDamaged, ImagerError
+from imager.image.cursor import SALVAGE_HINT
 from imager.image.format import MAX_WINDOW_SIZE, ZSTD_MAGIC
 
 _BLOCK_HEADER_SIZE = 3
@@ -123,6 +124,14 @@ def _frame_end(frame: bytes | memoryview, position: int) -> int:
         if block & 1:
             return position + _CHECKSUM_SIZE
     return -1
+
+
+def of_image(error: ImagerError, name: str) -> ImagerError:
+    """An error of a chunk, with the image named and what to do next; any other error as it is."""
+    if not isinstance(error, ImageDamaged) or "path" in error.facts:
+        return error
+    facts = {**error.facts, "path": name}
+    return ImageDamaged(f"{name} is damaged: {error.message}", hint=error.hint or SALVAGE_HINT, **facts)
 
 
 def _damaged(number: int, what: str) -> ImageDamaged:

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from imager.crew import Crew
-from imager.errors import ImageDamaged, ImageError
+from imager.errors import ImageDamaged, ImageError, ImagerError
 from imager.extents import Extents
 from imager.image.cursor import SALVAGE_HINT
-from imager.image.frames import Decoder
+from imager.image.frames import Decoder, of_image
 from imager.image.group import GROUPS_AHEAD, Group
 from imager.image.reader import Image, StreamedImage
 from imager.image.walk import Ending, Walk
@@ -172,13 +172,12 @@ def _check_file_digest(name: str, walk: Walk) -> None:
         )
 
 
-def _report(name: str, damages: list[ImageError], count: int) -> ImageError:
+def _report(name: str, damages: list[ImageError], count: int) -> ImagerError:
     """One error for all."""
     listed = [{"message": error.message, **error.facts} for error in damages]
     if len(damages) == 1:
-        only = damages[0]
-        only.facts.update(path=name, damages=listed)
-        only.hint = only.hint or SALVAGE_HINT
+        only = of_image(damages[0], name)
+        only.facts["damages"] = listed
         return only
     return ImageDamaged(
         f"{name} is damaged in {count} places; the first: {damages[0].message}",

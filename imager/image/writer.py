@@ -141,9 +141,11 @@ class ImageWriter:
         self._output.commit()
         return summary
 
-    def abort(self) -> None:
-        """Give up; whole groups stay where the place can keep them for --resume, otherwise nothing does."""
-        self._output.abort(keep=self._ledger.group_count > 0 and self._output.resumable)
+    def abort(self) -> bool:
+        """Give up; whether whole groups stay for --resume, as they do where the place can keep them."""
+        keep = self._ledger.group_count > 0 and self._output.resumable
+        self._output.abort(keep=keep)
+        return keep
 
     def _write_group(self, *, trailing: int) -> None:
         group = self._lay_out(trailing)

@@ -16,7 +16,7 @@ from imager.crew import Crew
 from imager.devices.buffers import aligned_buffer
 from imager.devices.target import TargetDisk
 from imager.errors import ImagerError, Interrupted
-from imager.image.frames import Decoder
+from imager.image.frames import Decoder, of_image
 from imager.image.group import Group
 from imager.image.reader import Image, StreamedImage
 from imager.progress import NullProgress, Progress
@@ -58,7 +58,7 @@ def execute(
     except KeyboardInterrupt as error:
         raise receiver.with_state(Interrupted("interrupted")) from error
     except ImagerError as error:
-        raise receiver.with_state(error) from error
+        raise receiver.with_state(of_image(error, source.name)) from error
     finally:
         shown.done()
 

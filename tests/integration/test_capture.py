@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from imager.errors import UsageError
+from imager.errors import Interrupted, UsageError
 from imager.progress import NullProgress
 from tests.harness.capturing import MIB, capture_file, decompressed, expected_content, raw_file
 
@@ -108,8 +108,9 @@ class Interrupting(NullProgress):
 
 def test_an_interrupt_ends_all_threads_and_leaves_a_partial_image(disk, tmp_path):
     before = threading.active_count()
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Interrupted, match="interrupted") as caught:
         capture_file(disk, tmp_path / "image.zst", [(0, 12 * MIB)], progress=Interrupting(40))
+    assert "--resume" in caught.value.hint
     assert threading.active_count() == before
     assert [path.name for path in tmp_path.iterdir()] == ["image.zst.partial"]
     resumed = capture_file(disk, tmp_path / "image.zst", [(0, 12 * MIB)], resume=True)
