@@ -6,16 +6,21 @@ from __future__ import annotations
 import os
 import random
 import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
-from imager.examine import edges
+from imager.examine import Volume, examine
 from imager.extents import Extents
+from imager.filesystems.leaving_out import FilesToSkip
+from imager.nesting import examine_nested
+from imager.volumes.base import Assembly, Member
 from tests.harness import xfs_images
-from tests.harness.files import sparse_file
+from tests.harness.files import FileReader, sparse_file
 from tests.harness.loop import loop_device, mounted, needs_root
-from tests.harness.ntfs_images import make_ntfs
+from tests.harness.ntfs_images import COMPRESSED, everything_in, make_ntfs, needs_driver
+from tests.harness.ntfs_images import mounted as ntfs_mounted
 from tests.harness.poison import poison, tree_hashes
 from tests.harness.programs import call, missing_tools
 from tests.harness.skipping import (
@@ -136,6 +141,17 @@ def test_file_in_many_pieces_is_left_out_of_ext(tmp_path, options):
                     os.fsync(other.fileno())
             file.truncate(1200 * 3072 + 500)
     assert len(runs_by_debugfs(image, f"/{SWAP}")[0]) > 500
+    check_ext(image, tmp_path)
+
+
+def test_every_level_of_indirect_blocks_is_followed(tmp_path):
+    top = tree(tmp_path / "tree", 3)
+    with (top / SWAP).open("wb") as file:
+        for start in (0, 100_000, 300_000, 5 * MIB, 66 * MIB, 70 * MIB + 12_345, 90 * MIB):
+            file.seek(start)
+            file.write(b"s" * 90_000)
+    image = make_ext(tmp_path / "image", "-t ext2 -b 1024", top)
+    assert "TIND" in call("debugfs", "-R", f"stat /{SWAP}", image)
     check_ext(image, tmp_path)
 
 
@@ -272,31 +288,36 @@ def test_file_in_a_directory_of_any_size_is_found_in_xfs(tmp_path, files, option
 
 @needs_xfs
 @needs_root
-@pytest.mark.parametrize("options", ["-m reflink=0", "-b size=1024 -m rmapbt=1", "-i nrext64=1"])
-def test_file_in_many_pieces_is_left_out_of_xfs(tmp_path, options):
+@pytest.mark.parametrize(
+    ("options", "pieces"), [("-m reflink=0", 700), ("-b size=1024 -m rmapbt=1", 1600), ("-i nrext64=1", 700)]
+)
+def test_file_in_many_pieces_is_left_out_of_xfs(tmp_path, options, pieces):
     image = xfs_images.make(tmp_path / "image", options)
     with loop_device(image) as device, mounted(device, tmp_path / "mnt") as top:
         with (top / SWAP).open("wb") as file:
-            for number in range(700):
+            for number in range(pieces):
                 file.seek(number * 3 * 4096)
                 file.write(b"s" * 4096)
-            file.truncate(700 * 3 * 4096 + 100)
+            file.truncate(pieces * 3 * 4096 + 100)
         (top / "other").write_bytes(os.urandom(300_000))
-    assert len(runs_by_xfs_db(image, inode_by_xfs_db(image, SWAP))[0]) > 600
+    assert len(runs_by_xfs_db(image, inode_by_xfs_db(image, SWAP))[0]) > pieces - 100
     check_xfs(image, tmp_path)
 
 
 @needs_xfs
 @needs_root
-def test_blocks_that_files_of_xfs_share_are_never_left_out(tmp_path):
-    image = xfs_images.make(tmp_path / "image", "-m reflink=1")
+@pytest.mark.parametrize(
+    ("options", "step", "length"), [("-m reflink=1", 4 * MIB, MIB), ("-b size=1024 -m reflink=1", 16384, 4096)]
+)
+def test_blocks_that_files_of_xfs_share_are_never_left_out(tmp_path, options, step, length):
+    image = xfs_images.make(tmp_path / "image", options)
     with loop_device(image) as device, mounted(device, tmp_path / "mnt") as top:
         swap_file(top / SWAP)
         os.sync()
         call("cp", "--reflink=always", top / SWAP, top / "copy")
-        with (top / SWAP).open("r+b") as file:  # every fourth MiB becomes its own again
-            for start in range(0, SWAP_BYTES, 4 * MIB):
-                os.pwrite(file.fileno(), os.urandom(MIB), start)
+        with (top / SWAP).open("r+b") as file:  # every fourth piece becomes its own again
+            for start in range(0, SWAP_BYTES, step):
+                os.pwrite(file.fileno(), os.urandom(length), start)
         swap_file(top / "whole")
         call("cp", "--reflink=always", top / "whole", top / "other copy")
     runs, size, block = runs_by_xfs_db(image, inode_by_xfs_db(image, SWAP))
@@ -309,6 +330,8 @@ def test_blocks_that_files_of_xfs_share_are_never_left_out(tmp_path):
     assert found.record("whole").left_out_bytes == 0
     poison(image, tmp_path / "poisoned", found.used)
     call("xfs_repair", "-n", "-f", tmp_path / "poisoned")
+    if step < MIB:
+        assert max(xfs_images.fields(image, f"agf {number}", "refcntlevel")[0] for number in range(4)) > 1
     before, after = (mounted_hashes(path, tmp_path / "mnt") for path in (image, tmp_path / "poisoned"))
     assert before.pop(SWAP) != after.pop(SWAP)
     assert before == after
@@ -367,6 +390,45 @@ def test_content_of_a_file_in_ntfs_is_all_that_is_missing(tmp_path, cluster_byte
 
 
 @needs_ntfs
+@needs_driver
+def test_files_of_every_kind_in_ntfs(tmp_path):
+    image = make_ntfs(tmp_path / "image", 48 * MIB, "-c", "1024")
+    with ntfs_mounted(image, tmp_path / "mnt") as top:
+        with (top / "pagefile.sys").open("wb") as file:
+            for number in range(1500):  # more pieces than fit into one record
+                file.seek(number * 4096)
+                file.write(os.urandom(2048))
+        with (top / "sparse.sys").open("wb") as file:
+            for number in range(30):
+                file.seek(number * 100_000)
+                file.write(os.urandom(20_000))
+        os.setxattr(top / "sparse.sys", "user.stream", os.urandom(60_000))
+        (top / "hard.sys").hardlink_to(top / "sparse.sys")
+        (top / "folder").mkdir()
+        (top / "link.sys").symlink_to("pagefile.sys")
+        os.setxattr(top / "folder", "system.ntfs_attrib_be", COMPRESSED.to_bytes(4, "big"))
+        (top / "folder" / "packed").write_bytes(os.urandom(1000) * 300)
+        (top / "folder" / "packed").rename(top / "packed.sys")
+    found = skipping(image, "pagefile.sys", "sparse.sys", "hard.sys", "folder", "packed.sys", "link.sys")
+    runs = {name: runs_by_ntfscluster(image, name, 1024) for name in ("pagefile.sys", "sparse.sys")}
+    assert len(runs["pagefile.sys"]) > 1000
+    sizes = {"pagefile.sys": 1499 * 4096 + 2048, "sparse.sys": 29 * 100_000 + 20_000}
+    parts = [expected(image, runs[name], sizes[name], 1024) for name in runs]
+    assert found.gone == parts[0] | parts[1]
+    said = {each.name: each.reason for each in found.content.left_out}
+    assert said["pagefile.sys"] == said["sparse.sys"] == ""
+    assert "compressed" in said["packed.sys"]
+    assert "regular" in said["folder"]
+    assert said["hard.sys"]
+    assert said["link.sys"]
+    poison(image, tmp_path / "poisoned", found.used)
+    before, after = (everything_in(path, tmp_path / "mnt") for path in (image, tmp_path / "poisoned"))
+    for name in ("pagefile.sys", "sparse.sys", "hard.sys"):
+        assert before.pop(name) != after.pop(name)
+    assert before == after
+
+
+@needs_ntfs
 def test_what_cannot_be_left_out_of_ntfs_is_told(tmp_path):
     image = make_page_file(tmp_path / "image", tmp_path, content=b"hibr" + bytes(MIB))
     (tmp_path / "small").write_bytes(b"in its record")
@@ -382,10 +444,6 @@ def test_what_cannot_be_left_out_of_ntfs_is_told(tmp_path):
 
 @needs_ntfs
 def test_a_hibernated_windows_is_whole_and_nothing_is_left_out(tmp_path):
-    from imager.examine import Volume, examine
-    from imager.filesystems.leaving_out import FilesToSkip
-    from tests.harness.files import FileReader
-
     image = make_page_file(tmp_path / "image", tmp_path)
     (tmp_path / "hiberfil.sys").write_bytes(b"hibr" + bytes(MIB))
     call("ntfscp", "-q", image, tmp_path / "hiberfil.sys", "hiberfil.sys")
@@ -394,4 +452,44 @@ def test_a_hibernated_windows_is_whole_and_nothing_is_left_out(tmp_path):
     assert "hibernated" in found.content.whole_reason
     assert found.used == Extents.single(0, image.stat().st_size)
     assert {each.reason for each in found.content.left_out} == {"its volume is copied whole"}
-    assert edges(1).total_bytes == 1
+
+
+# --- Volumes in volumes ---------------------------------------------------------------------------------------------
+
+
+class Mirror:
+    """A made-up manager: what looks like a swap area carries a volume of which there are two copies."""
+
+    TYPES = ("swap",)
+    name, has_parity = "mirror", False
+
+    def __init__(self, *copies: FileReader) -> None:
+        self.readers = copies
+
+    def assemble(self, members: Sequence[Member]) -> Assembly:
+        self.key = members[0].key
+        return Assembly((self,), {self.key: Extents()})
+
+    def back(self, used: Extents) -> dict[int, Extents]:
+        return {self.key: used}
+
+    def touched_by(self, places: Mapping[int, Extents]) -> Extents:
+        return Extents()
+
+
+def test_of_copies_that_differ_nothing_is_left_out(tmp_path):
+    one = make_ext(tmp_path / "one", "-t ext4", tree(tmp_path / "tree"))
+    two, member = tmp_path / "two", sparse_file(tmp_path / "member", one.stat().st_size)
+    two.write_bytes(one.read_bytes())
+    call("mkswap", "-q", member)
+    call("debugfs", "-w", "-R", f"write {tmp_path / 'tree' / SWAP} more", two)
+    skip = FilesToSkip((SWAP,))
+    volumes = [Volume(FileReader(member))]
+    same, other = (
+        examine_nested(volumes, ["it"], [Mirror(FileReader(one), FileReader(copy))], skip=skip)[0]
+        for copy in (one, two)
+    )
+    assert same.content.inside[0].left_out[0].left_out_bytes > 4 * MIB
+    assert other.content.inside[0].left_out[0].left_out_bytes == 0
+    assert "copies" in other.content.inside[0].left_out[0].reason
+    assert other.used.total_bytes - same.used.total_bytes > 4 * MIB
