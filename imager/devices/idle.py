@@ -44,9 +44,13 @@ class Held(Closing):
     def take(self, node: Path) -> None:
         """Open a device exclusively, and bring to the medium what was written to it before.
 
+        One that this process holds already, for another disk of the same volume group, stays as it is.
+
         Raises:
             OSError: Somebody else holds it, or it cannot be opened.
         """
+        if claims.is_ours(_number(node)):
+            return
         fd = os.open(node, os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC)
         claims.add(fd)
         self._fds.append(fd)

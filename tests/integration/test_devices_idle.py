@@ -61,6 +61,13 @@ def test_an_idle_volume_is_held_as_long_as_the_disk_is_open(disk, volume):
     os.close(os.open(volume, os.O_RDONLY | os.O_EXCL))
 
 
+def test_a_volume_over_two_disks_is_held_once_for_both(disk, tmp_path):
+    with loop_device(sparse_file(tmp_path / "other", 16 * MIB)) as other:
+        for volume in mapping(f"0 2048 linear {disk} 4096\n2048 2048 linear {other} 0"):
+            with open_source(disk), open_source(other), pytest.raises(OSError, match="busy"):
+                os.open(volume, os.O_RDONLY | os.O_EXCL)
+
+
 def test_a_volume_that_somebody_has_open_is_use(disk, volume):
     fd = os.open(volume, os.O_RDONLY)
     try:

@@ -20,9 +20,11 @@ from imager.volumes import lvm
 from imager.volumes.base import Assembly, Member
 from tests.harness import volumes_corpus as corpus
 
-SECONDS = 300 if os.environ.get("IMAGER_LONG") else 2
+SECONDS = float(os.environ.get("IMAGER_FUZZ_SECONDS") or (300 if os.environ.get("IMAGER_LONG") else 2))
 CASES = corpus.cases("lv-")
 _NUMBERS = (0, 1, 2, 3, 7, 2**16, 2**31, 2**32 - 1, 2**32, 2**53, 2**62, 2**63 - 1, 2**63, 2**64 - 1)
+_TYPES = "striped mirror raid0 raid1 raid4 raid5 raid5_n raid6 raid6_nr raid10 thin-pool x"
+_KINDS = [*(f'"{name}"'.encode() for name in _TYPES.split()), b"{", b"]", b""]
 _SALTS = (160774, 121107, 240779)
 
 
@@ -42,6 +44,8 @@ def assert_sound(contents: list[bytes]) -> Assembly:
             reader.read(max(0, reader.size - 100_000), min(100_000, reader.size))
         parts.append(volume.back(Extents.single(0, volume.readers[0].size)))
         volume.back(Extents.of(((0, 1), (5000, 70_000), (2**62, 2**63 - 1))))
+        touched = volume.touched_by({key: Extents.of(((0, 1), (2**21, 2**63 - 1))) for key in range(len(contents))})
+        assert touched.end <= volume.readers[0].size
     for found in parts:
         for key, used in found.items():
             assert used.end <= len(contents[key])
@@ -90,9 +94,7 @@ def mutated_text(rng: random.Random, text: bytes) -> bytes:
         elif kind == 3:
             tokens[at:at] = tokens[at : at + rng.choice((1, 5, 60))]
         elif kind == 4:
-            tokens[at] = rng.choice(
-                (b'"striped"', b'"mirror"', b'"raid1"', b'"raid0"', b'"thin-pool"', b'"x"', b"{", b"]", b"")
-            )
+            tokens[at] = rng.choice(_KINDS)
         else:
             digits = [index for index, token in enumerate(tokens) if token.isdigit()]
             tokens[rng.choice(digits)] = str(rng.choice((*_NUMBERS, *range(70)))).encode()
@@ -134,7 +136,7 @@ def one_round(rng: random.Random, what: str) -> list[bytes]:
     if what == "thin":
         return [mutated_pool(rng, corpus.members("lv-thin")[0])]
     if what == "copies":
-        contents = corpus.members(rng.choice(("lv-raid1", "lv-mirror")))
+        contents = corpus.members(rng.choice(("lv-raid1", "lv-mirror", "lv-raid5", "lv-raid6-nc", "lv-raid10-6")))
         start = 2**20
         return [
             bytes(mutated_bytes(rng, content, [(start, start + 100), (start + 1024, start + 1040)]))

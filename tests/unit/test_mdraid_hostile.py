@@ -16,7 +16,7 @@ from imager.volumes.base import Assembly, Member
 from imager.volumes.mdraid.superblock import sum_0, sum_1
 from tests.harness import volumes_corpus as corpus
 
-SECONDS = 300 if os.environ.get("IMAGER_LONG") else 2
+SECONDS = float(os.environ.get("IMAGER_FUZZ_SECONDS") or (300 if os.environ.get("IMAGER_LONG") else 2))
 _NUMBERS = (0, 1, 2, 3, 7, 255, 2**16 - 1, 2**31, 2**32 - 1, 2**32, 2**53, 2**62, 2**63, 2**64 - 1)
 _NAMES = "r1-12 r1-090 r1-10 r10-n2-3 r10-f2 r10-o2 r5-ls r6-left-asymmetric r0-12 lin-12 r5-ppl"
 _CASES = [f"md-{name}" for name in _NAMES.split()]
@@ -34,6 +34,8 @@ def assert_sound(contents: list[bytes]) -> Assembly:
             reader.read(max(0, reader.size - 100_000), min(100_000, reader.size))
         parts.append(volume.back(Extents.single(0, volume.readers[0].size)))
         volume.back(Extents.of(((0, 1), (5000, 70_000), (2**62, 2**63 - 1))))
+        touched = volume.touched_by({key: Extents.of(((0, 1), (2**21, 2**63 - 1))) for key in range(len(contents))})
+        assert touched.end <= volume.readers[0].size
     for found in parts:
         for key, used in found.items():
             assert used.end <= len(contents[key])
