@@ -22,6 +22,7 @@ NAME = "salvage"
 EPILOG = epilog(
     ("imager salvage broken.img.zst saved.img.zst", "keep all that its digests prove"),
     ("imager salvage server.img.zst.partial saved.img.zst", "of a capture that was cut off and cannot be resumed"),
+    ("imager salvage server.img.zst saved.img.zst", "of a split image, also when parts of it are lost"),
     statuses=(2, 4, 5, 7),
 )
 

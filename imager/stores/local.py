@@ -302,8 +302,13 @@ class LocalInput(Input):
             os.close(self._fds.pop())
 
 
-def open_files(name: str, paths: Sequence[Path]) -> LocalInput:
+def open_files(name: str, paths: Sequence[Path | None], part_size: int = 0) -> LocalInput:
     """Open the parts of an image, in order.
+
+    Args:
+        name: Of the image.
+        paths: Of its parts; None for one that is lost, which reads as zeros.
+        part_size: Of one that is lost.
 
     Raises:
         StoreError: One is missing or may not be read.
@@ -311,14 +316,22 @@ def open_files(name: str, paths: Sequence[Path]) -> LocalInput:
     fds: list[int] = []
     try:
         for path in paths:
-            fds.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+            fds.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC) if path else _hole(part_size))
             if stat.S_ISDIR(os.fstat(fds[-1]).st_mode):
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         return LocalInput(name, fds)
     except OSError as error:
         for fd in fds:
             os.close(fd)
-        raise store_error(error, os.fspath(paths[len(fds) - bool(len(fds) == len(paths))]), "cannot open") from error
+        failed = paths[len(fds) - bool(len(fds) == len(paths))]
+        raise store_error(error, os.fspath(failed or name), "cannot open") from error
+
+
+def _hole(size: int) -> int:
+    """A file of that size with nothing in it, which takes no room."""
+    fd = os.memfd_create("lost part", os.MFD_CLOEXEC)
+    os.ftruncate(fd, size)
+    return fd
 
 
 def refuse_unfinished(path: Path) -> None:

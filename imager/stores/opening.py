@@ -62,7 +62,7 @@ def open_input(name: str, *, unfinished: bool = False) -> Input:
 
     Args:
         name: A file, any part of a split image or the name before its part numbers, a pipe, or "-".
-        unfinished: Take .partial files, too: to salvage what is there.
+        unfinished: To salvage what is there: take .partial files, too, and read lost parts as zeros.
 
     Raises:
         StoreError: It is missing or may not be read.
@@ -84,9 +84,9 @@ def _input(name: str, *, unfinished: bool) -> Input:
         return _open_partial(path, unfinished=unfinished)
     base = base_of(path)
     if base is not None and path.exists():
-        return _open_parts(base)
+        return _open_parts(base, unfinished=unfinished)
     if not path.exists() and parts_of(path):
-        return _open_parts(path)
+        return _open_parts(path, unfinished=unfinished)
     if not path.exists():
         refuse_unfinished(path)
     return open_files(name, [path])
@@ -102,17 +102,19 @@ def _open_partial(path: Path, *, unfinished: bool) -> Input:
     return open_files(os.fspath(path), [path])
 
 
-def _open_parts(base: Path) -> Input:
+def _open_parts(base: Path, *, unfinished: bool) -> Input:
     refuse_unfinished(base)
     parts = parts_of(base)
     missing = sorted(set(range(max(parts))) - set(parts))
-    if missing:
+    # All parts but the last have the same size, which says how much is lost with one.
+    part_size = max((path.stat().st_size for number, path in parts.items() if number != max(parts)), default=0)
+    if missing and not (unfinished and part_size):
         raise ImageIncomplete(
             f"part {missing[0]:03d} of {base} is missing; {len(parts)} parts are there",
-            hint="Put all parts into one folder.",
+            hint="Put all parts into one folder. If it is lost, what the others hold can be got out: imager salvage.",
             path=os.fspath(base),
         )
-    return open_files(os.fspath(base), list(parts.values()))
+    return open_files(os.fspath(base), [parts.get(number) for number in range(max(parts) + 1)], part_size)
 
 
 def _is_pipe(name: str) -> bool:

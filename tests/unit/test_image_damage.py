@@ -9,6 +9,7 @@ import struct
 from pathlib import Path
 from uuid import UUID
 
+import numpy as np
 import pytest
 from blake3 import blake3
 
@@ -257,6 +258,29 @@ def test_an_image_that_lost_bytes_inside_is_salvaged_behind_the_loss(tmp_path, w
     result = salvaged(tmp_path / "b", tmp_path / "n")
     assert len(result.missing.grid_cells(description.chunk_size)) <= 17
     check_salvaged(tmp_path / "n", disk, result.missing)
+
+
+@pytest.mark.parametrize("lost", [{0}, {1}, {2, 4}, {0, 3}])
+def test_an_image_that_lost_parts_is_salvaged_from_the_others(tmp_path, whole, lost):
+    disk, description, content = whole
+    part_size = len(content) // 6 + 1
+    for number in set(range(6)) - lost:
+        (tmp_path / f"b.{number:03d}").write_bytes(content[number * part_size : (number + 1) * part_size])
+    result = salvaged(tmp_path / "b", tmp_path / "n")
+    (tmp_path / "i").write_bytes(content)
+    with open_image(str(tmp_path / "i")) as image:
+        ends = image.index.offsets + image.index.frame_sizes
+        hit = [image.index.offsets // part_size == number for number in lost]
+        hit += [(ends - 1) // part_size == number for number in lost]
+        expected = image.index.numbers[np.any(hit, axis=0)]
+    assert result.missing.grid_cells(description.chunk_size).tolist() == expected.tolist()
+    check_salvaged(tmp_path / "n", disk, result.missing)
+
+
+def test_parts_of_which_none_tells_their_size_are_refused(tmp_path):
+    (tmp_path / "b.002").write_bytes(b"the last one may be shorter")
+    with pytest.raises(ImageIncomplete, match="part 000"):
+        salvaged(tmp_path / "b", tmp_path / "n")
 
 
 @pytest.mark.parametrize("hole", [(0, 500), (40, 41), (0, 4096)])
