@@ -6,12 +6,40 @@ from __future__ import annotations
 from typing import Final
 
 from imager.blocks import BlockReader, OutOfRange
-from imager.filesystems import btrfs, erofs, exfat, ext, fat, iso9660, ntfs, squashfs, swap, xfs
+from imager.filesystems import (
+    btrfs,
+    erofs,
+    exfat,
+    ext,
+    fat,
+    iso9660,
+    minix,
+    nilfs2,
+    ntfs,
+    squashfs,
+    swap,
+    ufs,
+    xfs,
+)
 from imager.filesystems.base import Parser, SharedParser
 from imager.filesystems.root_files import FileFinder
 from imager.layout import Content
 
-PARSERS: Final[tuple[Parser, ...]] = (ext, fat, exfat, ntfs, xfs, btrfs, squashfs, erofs, iso9660, swap)
+PARSERS: Final[tuple[Parser, ...]] = (
+    ext,
+    fat,
+    exfat,
+    ntfs,
+    xfs,
+    btrfs,
+    squashfs,
+    erofs,
+    iso9660,
+    minix,
+    nilfs2,
+    ufs,
+    swap,
+)
 
 SHARED: Final[dict[str, SharedParser]] = {"btrfs": btrfs}
 """Those that may lie on several devices, by blkid's name."""

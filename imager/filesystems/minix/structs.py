@@ -21,7 +21,11 @@ from imager.blocks import BlockReader
 from imager.filesystems.base import NotTrusted
 
 SUPERBLOCK_OFFSET: Final = 1024
-_SUPERBLOCK_BYTES: Final = 32
+_SUPERBLOCK_BYTES: Final = 64
+_EXT_MAGIC: Final = b"\x53\xef"
+_EXT_MAGIC_AT: Final = 56
+_EROFS_MAGIC: Final = b"\xe2\xe1\xf5\xe0"
+"""Their superblocks lie at the same place and can have two bytes that look like Minix'."""
 _BLOCK_BYTES: Final = 1024
 _FIRST_MAP_BLOCK: Final = 2
 MAX_ZONES: Final = 2**24
@@ -97,6 +101,8 @@ def read_superblock(reader: BlockReader) -> Superblock | None:
     if reader.size < SUPERBLOCK_OFFSET + _SUPERBLOCK_BYTES:
         return None
     raw = reader.read(SUPERBLOCK_OFFSET, _SUPERBLOCK_BYTES)
+    if raw[_EXT_MAGIC_AT : _EXT_MAGIC_AT + 2] == _EXT_MAGIC or raw.startswith(_EROFS_MAGIC):
+        return None
     for byteorder in "<>":
         sb = _of_version_3(raw, byteorder) or _of_version_1_or_2(raw, byteorder)
         if sb is not None and _is_likely(sb):
