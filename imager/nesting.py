@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from imager.blocks import OutOfRange
+from imager.blocks import BlockReader, OutOfRange
 from imager.errors import SourceUnreadable
 from imager.examine import Examined, Volume, edges, examine, trusted
 from imager.extents import Extents
@@ -29,8 +29,11 @@ from imager.filesystems.expectations import contradiction
 from imager.filesystems.leaving_out import NO_FILES, FilesToSkip
 from imager.filesystems.registry import SHARED
 from imager.layout import Content
+from imager.volumes import tables
 from imager.volumes.base import Assembly, Manager, Member
 from imager.volumes.base import Volume as AssembledVolume
+from imager.volumes.mapping import AgreedReader
+from imager.volumes.tables import InnerPartition
 
 _MOST_DEPTH: Final = 8
 _MOST_VOLUMES: Final = 4096
@@ -161,8 +164,8 @@ class _Walk:
         for node in nodes:
             content = self._examined[node.key].content
             number = self._manager_of(content)
-            if number is None or node.depth >= _MOST_DEPTH:
-                continue
+            if number is None or node.depth >= _MOST_DEPTH or (not node.depth and self._managers[number] is tables):
+                continue  # in a partition, a table is more often a remainder than a disk of its own
             generation = node.through.count(number)
             group = self._groups.setdefault((number, generation), _Group(number))
             group.members.append(node)
@@ -179,18 +182,20 @@ class _Walk:
         names = content.claims if content.kind == "ambiguous" else (content.type,)
         found = [number for number, each in enumerate(self._managers) if set(each.TYPES) & set(names)]
         if content.kind == "ambiguous":
-            found = [number for number in found if "linux_raid_member" in self._managers[number].TYPES]
+            types = {number: set(self._managers[number].TYPES) for number in found}
+            found = [number for number in found if "linux_raid_member" in types[number] or types[number] >= set(names)]
         return found[0] if found else None
 
     def _assemble(self, group: _Group) -> Iterator[_Node]:
         """Let the manager put a group together, and give the volumes that come out."""
-        members = [Member(node.key, node.volumes[0].reader, node.name) for node in group.members]
+        members = [Member(node.key, _agreed(node), node.name) for node in group.members]
         group.assembly = self._managers[group.manager].assemble(members)
         group.children = []
         through = tuple(sorted((*max((node.through for node in group.members), key=len), group.manager)))
         depth = 1 + max(node.depth for node in group.members)
         for volume in group.assembly.volumes[: max(0, _MOST_VOLUMES - self._next_key)]:
-            parts = tuple(Volume(reader) for reader in volume.readers)
+            kind = volume.partition_type if isinstance(volume, InnerPartition) else ""
+            parts = tuple(Volume(reader, partition_type=kind) for reader in volume.readers)
             child = _Node(self._next_key, volume.name, parts, depth, through, volume)
             self._next_key += 1
             group.children.append(child)
@@ -260,6 +265,12 @@ class _Walk:
         """Why a member that others claim too is not trusted; empty when they are what lies in the array."""
         explained = set(self._managers[group.manager].TYPES).union(*(content.claims for content in inside))
         return seen.whole_reason if seen.kind == "ambiguous" and set(seen.claims) - explained else ""
+
+
+def _agreed(node: _Node) -> BlockReader:
+    """A volume's bytes as all copies of it have them."""
+    readers = [each.reader for each in node.volumes]
+    return readers[0] if len(readers) == 1 else AgreedReader(readers)
 
 
 def _examine_copies(node: _Node, *, all_blocks: bool, skip: FilesToSkip) -> Examined:

@@ -14,7 +14,7 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
-from imager.blocks import BlockReader, Segment, Segments, Slice
+from imager.blocks import BlockReader, OutOfRange, Segment, Segments, Slice
 from imager.extents import Extents, Int64Array
 
 Found = dict[int, Extents]
@@ -248,3 +248,22 @@ class StripedReader(BlockReader):
             pieces.append(self._parts[number].read(row * self._stripe + inside, step))
             offset, length = offset + step, length - step
         return b"".join(pieces)
+
+
+class CopiesDiffer(OutOfRange):
+    """What lies in one copy of a volume does not lie in another: no structure in it can be followed."""
+
+
+class AgreedReader(BlockReader):
+    """The bytes of a volume of which there are several copies, all of them read: one alone must not decide."""
+
+    def __init__(self, copies: Sequence[BlockReader]) -> None:
+        self._copies = tuple(copies)
+        self.size = min(copy.size for copy in copies)
+        self.sector_size = max(copy.sector_size for copy in copies)
+
+    def _read(self, offset: int, length: int) -> bytes:
+        content = self._copies[0].read(offset, length)
+        if any(copy.read(offset, length) != content for copy in self._copies[1:]):
+            raise CopiesDiffer(f"the copies of the volume differ between bytes {offset} and {offset + length}")
+        return content

@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from imager.blocks import BlockReader
-from imager.volumes import luks, lvm, mdraid
+from imager.volumes import luks, lvm, mdraid, tables
 from imager.volumes.base import Manager, ManagerDoc
 from imager.volumes.luks import doc as luks_doc
 from imager.volumes.lvm import doc as lvm_doc
 from imager.volumes.mdraid import doc as mdraid_doc
 
-DOCS: Final[tuple[ManagerDoc, ...]] = (lvm_doc.DOC, mdraid_doc.DOC, luks_doc.DOC)
+DOCS: Final[tuple[ManagerDoc, ...]] = (lvm_doc.DOC, mdraid_doc.DOC, luks_doc.DOC, tables.DOC)
 """What each manager follows; the documentation is made of it."""
 
 
@@ -26,4 +26,4 @@ def managers(
         keys: Of encrypted containers that may be opened.
         find_mapping: Gives the plain text of a container that the system has open, by its UUID.
     """
-    return (luks.Containers(tuple(keys), find_mapping), mdraid, lvm)
+    return (luks.Containers(tuple(keys), find_mapping), mdraid, lvm, tables)

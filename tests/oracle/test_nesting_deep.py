@@ -1,19 +1,23 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Three layers deep: disks -> RAID5 -> LVM -> XFS and ext4, and partition -> LUKS -> LVM -> ext4.
+"""Volumes in volumes: disks -> RAID5 -> LVM -> XFS and ext4, partition -> LUKS -> LVM -> ext4, tables in volumes.
 
-A kernel made both and wrote down the sums of the files. Everything outside of the maps is garbage here, before the file
+A kernel made them and wrote down the sums of the files. Everything outside of the maps is garbage here, before the file
 systems are taken out again.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 import subprocess
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from imager.blocks import BlockReader, MemoryReader, Slice
+from imager.extents import Extents
 from imager.layout import Content
 from imager.survey import Disk, Survey, survey
 from imager.volumes import luks, lvm, mdraid
@@ -25,7 +29,7 @@ from tests.harness.loop import can_mount, mounted, needs_root
 from tests.harness.luks import container, expected
 from tests.harness.programs import call, missing_tools
 
-_MISSING = missing_tools("e2fsck", "debugfs", "xfs_repair")
+_MISSING = missing_tools("e2fsck", "debugfs", "dumpe2fs", "xfs_repair")
 pytestmark = pytest.mark.skipif(bool(_MISSING), reason=f"not installed: {_MISSING}")
 CASE = "nest-md-lvm-xfs"
 
@@ -119,3 +123,75 @@ def _check_files(folder: Path, reader: BlockReader, digests: dict[str, str]) -> 
     assert len(digests) > 10
     for name, digest in digests.items():
         assert hashlib.sha256((out / name).read_bytes()).hexdigest() == digest, name
+
+
+# --- Tables inside, and copies that disagree ------------------------------------------------------------------------
+
+
+def only(contents: Sequence[Content]) -> Content:
+    (content,) = contents
+    return content
+
+
+@pytest.mark.parametrize(("case", "table"), [("nest-md1-mbr", "dos"), ("nest-lv-gpt", "gpt")])
+def test_partitions_in_a_volume_are_followed(case: str, table: str, tmp_path: Path):
+    contents = corpus.members(case)
+    found = surveyed(contents)
+    for each in found:
+        volume = only(content_of(each).inside)
+        assert (volume.type, volume.whole_reason) == (table, "")
+        assert (only(volume.inside).type, only(volume.inside).whole_reason) == ("ext4", "")
+        assert only(volume.inside).name == f"partition 1 of {volume.name}"
+        assert each.used.total_bytes < each.layout.size_bytes - MIB
+    poisoned = [corpus.poisoned(content, each.used) for content, each in zip(contents, found, strict=True)]
+    manager = mdraid if "md1" in case else lvm
+    (volume,) = manager.assemble([Member(n, reader) for n, reader in enumerate(corpus.readers(poisoned))]).volumes
+    for number, reader in enumerate(volume.readers):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        corpus.check_files(case, "p", reader.read(MIB, reader.size - MIB), folder)
+
+
+def mirrored_group() -> list[bytes]:
+    return corpus.members("nest-md1-lvm")
+
+
+def test_a_group_on_a_mirror_is_followed():
+    for found in surveyed(mirrored_group()):
+        file_system = only(only(content_of(found).inside).inside)
+        assert (file_system.name, file_system.type, file_system.whole_reason) == ("vg_nest/e", "ext4", "")
+
+
+def test_a_file_system_on_a_mirror_whose_copies_differ_is_not_read_from_one_alone():
+    contents = mirrored_group()
+    (_, mirror) = corpus.readers(contents)
+    (array,) = mdraid.assemble([Member(n, each) for n, each in enumerate(corpus.readers(contents))]).volumes
+    (volume,) = lvm.assemble([Member(0, array.readers[1])]).volumes
+    bitmap_at = 1024 * int(re.search(rb"Block bitmap at (\d+)", dumped(volume.readers[0])).group(1))
+    back = array.back(volume.back(Extents.single(bitmap_at, bitmap_at + 1))[0])[1]
+    changed = bytearray(contents[1])
+    changed[int(back.starts[0])] ^= 0x10
+    for found in surveyed([contents[0], bytes(changed)]):
+        file_system = only(only(content_of(found).inside).inside)
+        assert "the copies of the volume differ" in file_system.whole_reason
+        assert found.used.total_bytes > mirror.size * 3 // 4
+
+
+def dumped(reader: BlockReader) -> bytes:
+    """What dumpe2fs says of the file system."""
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(reader.read(0, reader.size))
+        file.flush()
+        return subprocess.run(["dumpe2fs", file.name], check=True, capture_output=True).stdout
+
+
+def test_a_table_that_lies_in_a_partition_is_not_followed(tmp_path):
+    """There it is more often what is left of something else."""
+    inner = gpt_disk(tmp_path / "inner", 8 * MIB, [Part(4 * MIB)]).read_bytes()
+    disk = gpt_disk(tmp_path / "disk", 16 * MIB, [Part(len(inner), start_bytes=MIB)])
+    raw = bytearray(disk.read_bytes())
+    raw[MIB : MIB + len(inner)] = inner
+    (found,) = survey([Disk(MemoryReader(bytes(raw)))])
+    content = found.layout.partitions[0].content
+    assert content.inside == ()
+    assert content.whole_reason

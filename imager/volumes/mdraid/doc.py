@@ -16,7 +16,7 @@ DOC: Final = ManagerDoc(
         "RAID0, RAID10 (near, far, offset) and RAID4, 5 and 6 in every layout, when all members are at hand",
         "parity: rows of stripes in which any member has used blocks are kept on all members",
         "the other rows become zeros on all members, when an image is restored",
-        "arrays of partitions or whole disks, with LUKS, LVM or a file system in them",
+        "arrays of partitions or whole disks, with a partition table, LUKS, LVM or a file system in them",
     ),
     whole_when=(
         ("not stopped cleanly, being rebuilt, resynced or reshaped", "its members may differ"),

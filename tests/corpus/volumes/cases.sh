@@ -104,3 +104,17 @@ yes | mdadm --create /dev/md0 --name=nest --homehost=guest --run -q -l5 -n3 -c64
 lv vgcreate -q -s 256k $VG /dev/md0; lv lvcreate -q -y -l 150 -n x $VG; lv lvcreate -q -y -l 40 -n e $VG
 TEST_DIR=1 TEST_DEV=1 QA_CHECK_FS=1 mkfs.xfs -q -d agcount=2 /dev/$VG/x && mount -t xfs /dev/$VG/x /mnt && age /mnt x && umount /mnt || echo "FAILED xfs"
 fill /dev/$VG/e e; lv vgchange -an $VG; sync; sleep 1; mdadm --stop /dev/md0 -q; for d in $M; do mdadm --examine $d; done > /out/nest-md-lvm-xfs/examine 2>&1; release
+# mirror -> volume group -> ext4; mirror -> MBR -> ext4; volume group -> GPT -> ext4
+on_part() { # DISK LABEL
+  P=$(losetup -f); losetup -o 1048576 $P $1; /usr/sbin/mke2fs -q -t ext4 -b 1024 -J size=1 -m 0 -L $2 $P 7000
+  mount -t ext4 $P /mnt && age /mnt $2; umount /mnt; sync; losetup -d $P
+}
+members nest-md1-lvm 10M 2; VG=vg_nest
+yes | mdadm --create /dev/md0 --name=nest --homehost=guest --run -q -l1 -n2 -e1.2 $M; waitsync /dev/md0
+lv vgcreate -q -s 256k $VG /dev/md0; lv lvcreate -q -y -l 26 -n e $VG; fill /dev/$VG/e e
+lv vgchange -an $VG; sync; sleep 1; mdadm --stop /dev/md0 -q; release
+members nest-md1-mbr 10M 2
+yes | mdadm --create /dev/md0 --name=nest --homehost=guest --run -q -l1 -n2 -e1.2 $M; waitsync /dev/md0
+printf '2048,14000,83\n' | sfdisk -q --no-reread --label dos /dev/md0; on_part /dev/md0 p; sync; sleep 1; mdadm --stop /dev/md0 -q; release
+lvcase nest-lv-gpt 12M 1; lv lvcreate -q -y -l 40 -n d $VG
+printf '2048,16000,L\n' | sfdisk -q --no-reread --label gpt /dev/$VG/d; on_part /dev/$VG/d p; lvdone

@@ -6,6 +6,6 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 exec "$here/../guest/make.sh" --kernel "$1" --work "$2" --cases "$here/cases.sh" --result "${3:-$here}" \
 	--module 'md_mod raid0 raid1 raid10 raid456 linear dm_mod dm_raid dm_mirror dm_log dm_snapshot dm_thin_pool dm_cache dm_cache_smq' \
-	--module dm_writecache \
-	--program 'mdadm lvm mke2fs dmsetup thin_check cache_check thin_dump' \
+	--module 'dm_writecache xfs' \
+	--program 'mdadm lvm mke2fs mkfs.xfs sfdisk dmsetup thin_check cache_check thin_dump' \
 	--file "/etc/mke2fs.conf $here/lvm.conf=/etc/lvm/lvm.conf"
