@@ -129,7 +129,7 @@ def test_version_3_that_was_mounted_loses_nothing(tmp_path: Path):
 
 
 @needs_partclone
-@pytest.mark.parametrize("case", ["v1-14", "v1-30", "v2-14", "v2-30"])  # it fails at version 3
+@pytest.mark.parametrize("case", ["v1-30", "v2-14"])  # it fails at version 3, and takes two seconds each
 def test_partclone_copies_the_same_zones(case: str, tmp_path: Path):
     image = written(tmp_path, case)
     said = call("partclone.minix", "-D", "-s", image, "-o", "-", "-L", "/dev/null", "-q")

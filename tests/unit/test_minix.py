@@ -9,6 +9,7 @@ import pytest
 
 from imager.blocks import MemoryReader
 from imager.filesystems import minix
+from imager.filesystems.minix import files
 from tests.harness import guest_cases
 from tests.harness.hostile import fuzz, refusal
 
@@ -87,6 +88,12 @@ def test_zone_behind_indirect_blocks_is_followed():
     triple = (table_of(content) + 24 + 4 * 9, first.to_bytes(4, "little"))
     loop = (first * KIB, first.to_bytes(4, "little") * 200 + (zones - 1).to_bytes(4, "little") + bytes(220))
     assert "marked as free" in refusal(minix, content, triple, loop)
+
+
+def test_too_many_indirect_blocks_are_not_read(monkeypatch: pytest.MonkeyPatch):
+    assert refusal(minix, volume("v2-30")) == ""
+    monkeypatch.setattr(files, "MOST_INDIRECT_BLOCKS", 3)
+    assert "more indirect blocks" in refusal(minix, volume("v2-30"))
 
 
 def test_inode_in_use_that_its_map_forgot_is_followed():

@@ -11,6 +11,7 @@ import pytest
 
 from imager.blocks import MemoryReader
 from imager.filesystems import nilfs2
+from imager.filesystems.nilfs2 import parser
 from tests.harness import guest_cases
 from tests.harness.hostile import fuzz, refusal
 
@@ -178,6 +179,12 @@ def test_second_superblock_that_was_left_behind_does_not_count():
     assert not number(volume(), second(volume()) + 0x74, 2) & 1
     assert refusal(nilfs2, volume()) == ""
     assert "not cleanly unmounted" in refusal(nilfs2, volume(), (SB, bytes(280)))
+
+
+def test_blocks_that_are_reached_too_often_are_told(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(parser, "_READS_BESIDE", 0)
+    monkeypatch.setattr(parser, "_READS_FOR_A_BLOCK", 0)
+    assert "more blocks than there can be" in refusal(nilfs2, volume())
 
 
 def test_first_superblock_may_be_lost():

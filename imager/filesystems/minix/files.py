@@ -32,6 +32,8 @@ _FORMAT_BITS: Final = 0o170000
 _WITHOUT_ZONES: Final = (0o010000, 0o020000, 0o060000, 0o140000)
 """FIFO, character device, block device, socket: the first zone of a device is its number."""
 _BATCH_BYTES: Final = 4 * 1024 * 1024
+MOST_INDIRECT_BLOCKS: Final = 2**20
+"""Of all files together; more of them would take too long to read."""
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -45,7 +47,7 @@ def check_all_marked(reader: BlockReader, geometry: Geometry, marked: BoolArray)
         marked: For each zone from first_zone on, whether the map of zones says that it is in use.
 
     Raises:
-        NotTrusted: A file has a zone that is marked free or does not exist, or indirect blocks without end.
+        NotTrusted: A file has a zone that is marked free or does not exist, or there are too many indirect blocks.
     """
     walk = _Walk(reader, geometry, marked)
     for zones in _zones_of_inodes(reader, geometry):
@@ -80,6 +82,7 @@ class _Walk:
         self._reader, self._geometry, self._marked = reader, geometry, marked
         self._pointers = geometry.block_bytes // geometry.pointer_bytes
         self._seen = np.zeros(len(marked), dtype=np.uint8)
+        self._left = MOST_INDIRECT_BLOCKS
 
     def direct(self, zones: Int64Array) -> None:
         """Zones that hold content; 0 is a hole."""
@@ -91,6 +94,9 @@ class _Walk:
             indices = np.unique(self._existing(zones))
             fresh = indices[self._seen[indices] & (1 << level) == 0]
             self._seen[fresh] |= np.uint8(1 << level)
+            self._left -= len(fresh)
+            if self._left < 0:
+                raise NotTrusted("its files have more indirect blocks than would be read in sensible time")
             level -= 1
             if level:
                 zones = np.concatenate([np.unique(found) for found in self._numbers_in(fresh)] or [fresh[:0]])

@@ -40,6 +40,7 @@ DOC: Final = ParserDoc(
         ("a file has a zone that is marked free", "the map of zones is damaged or out of date"),
         ("big-endian", "kernels differ in the order of the maps' bits"),
         ("more than 16,777,216 zones or inodes", "following all its files would take too long"),
+        ("more than 1,048,576 indirect blocks", "following all its files would take too long"),
     ),
     references=(
         "https://git.kernel.org/pub/scm/linux/kernel/git/torvalds/linux.git/tree/include/uapi/linux/minix_fs.h",

@@ -53,12 +53,16 @@ class BlockFinder:
         visited: Every block that was read.
     """
 
-    def __init__(self, reader: BlockReader, geometry: Geometry) -> None:
-        self._reader, self._geometry = reader, geometry
+    def __init__(self, reader: BlockReader, geometry: Geometry, most_reads: int) -> None:
+        """Read so many blocks and no more: trees can be made whose parts are reached again and again."""
+        self._reader, self._geometry, self._left = reader, geometry, most_reads
         self.visited: set[int] = set()
 
     def read(self, block: int) -> bytes:
         """The content of a block."""
+        self._left -= 1
+        if self._left < 0:
+            raise NotTrusted("its metadata files have more blocks than there can be")
         self.visited.add(block)
         return self._reader.read(block * self._geometry.block_bytes, self._geometry.block_bytes)
 

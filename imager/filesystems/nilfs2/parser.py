@@ -64,6 +64,9 @@ DOC: Final = ParserDoc(
 )
 
 _SUFILE_HEADER_BYTES: Final = 24
+_READS_FOR_A_BLOCK: Final = 8
+"""A block of the sufile, its entry in the DAT, and the DAT's tree above that entry."""
+_READS_BESIDE: Final = 1000
 _SU_FLAGS: Final = slice(12, 16)
 _UNCLEAN: Final = "it was not cleanly unmounted: mounting it will recover its log"
 
@@ -85,7 +88,7 @@ def used_map(reader: BlockReader) -> UsedMap:
     _check_state(sb)
     geometry = check_geometry(sb, reader.size)
     root = read_super_root(reader, sb, geometry)
-    finder = BlockFinder(reader, geometry)
+    finder = BlockFinder(reader, geometry, _READS_BESIDE + _READS_FOR_A_BLOCK * _list_blocks(geometry))
     finder.visited.update((sb["s_last_pseg"], root.block))
     in_use = _segments_in_use(root, finder, geometry)
     _check_own(in_use, finder, geometry)
@@ -113,9 +116,9 @@ def _check_state(sb: Superblock) -> None:
 
 def _segments_in_use(root: SuperRoot, finder: BlockFinder, geometry: Geometry) -> BoolArray:
     """For each segment, whether the sufile does not call it clean."""
-    size = geometry.segment_usage_bytes
-    per_block, first = geometry.block_bytes // size, -(-_SUFILE_HEADER_BYTES // size)
-    keys = np.arange(-(-(first + geometry.segments) // per_block), dtype=np.int64)
+    size, first = geometry.segment_usage_bytes, _header_entries(geometry)
+    per_block = geometry.block_bytes // size
+    keys = np.arange(_list_blocks(geometry), dtype=np.int64)
     blocks = Bmap(root.sufile, finder, Dat(root.dat, finder, geometry)).blocks_of(keys)
     if blocks[0] == NONE:
         raise NotTrusted("the list of its segments has no header")
@@ -127,6 +130,17 @@ def _segments_in_use(root: SuperRoot, finder: BlockFinder, geometry: Geometry) -
     in_use: BoolArray = flags.ravel()[first : first + geometry.segments] != 0
     _compare(finder.read(int(blocks[0])), in_use)
     return in_use
+
+
+def _header_entries(geometry: Geometry) -> int:
+    """How many entries of the sufile its header takes the place of."""
+    return -(-_SUFILE_HEADER_BYTES // geometry.segment_usage_bytes)
+
+
+def _list_blocks(geometry: Geometry) -> int:
+    """Blocks of the sufile."""
+    per_block = geometry.block_bytes // geometry.segment_usage_bytes
+    return -(-(_header_entries(geometry) + geometry.segments) // per_block)
 
 
 def _compare(header: bytes, in_use: BoolArray) -> None:

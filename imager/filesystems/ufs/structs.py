@@ -243,6 +243,7 @@ def _conditions(sb: Superblock) -> tuple[tuple[str, bool], ...]:
     if not (_is_power_of_two(fragment) and 512 <= fragment <= block <= 8 * fragment):
         return (("fs_fsize", False),)
     per_block = block // fragment
+    group_fragments = -(-max(sb["fs_cgsize"], 0) // fragment)
     summary_fragments = -(-max(sb["fs_cssize"], 0) // fragment)
     return (
         ("fs_frag", sb["fs_frag"] == per_block),
@@ -255,7 +256,7 @@ def _conditions(sb: Superblock) -> tuple[tuple[str, bool], ...]:
         ("fs_size", 0 < sb.fragments < 2**50),
         ("fs_ncg", per_group > 0 and sb["fs_ncg"] == -(-sb.fragments // per_group)),
         ("fs_sblkno", 0 < sb["fs_sblkno"] < sb["fs_cblkno"]),
-        ("fs_iblkno", sb["fs_cblkno"] < sb["fs_iblkno"] < sb["fs_dblkno"] <= per_group),
+        ("fs_iblkno", sb["fs_cblkno"] + group_fragments <= sb["fs_iblkno"] < sb["fs_dblkno"] <= per_group),
         ("fs_old_cgoffset", sb.is_ufs2 or 0 <= sb["fs_old_cgoffset"] < per_group),
         ("fs_cssize", sb["fs_ncg"] * _CSUM_BYTES <= sb["fs_cssize"] <= sb["fs_ncg"] * _CSUM_BYTES + block),
         ("fs_csaddr", 0 < sb.summary_address <= sb.fragments - summary_fragments),
