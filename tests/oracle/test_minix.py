@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from imager.blocks import MemoryReader
+from imager.examine import Volume, examine
 from imager.extents import Extents
 from imager.filesystems import minix
 from imager.filesystems.base import NotTrusted
@@ -136,6 +137,14 @@ def test_partclone_copies_the_same_zones(case: str, tmp_path: Path):
     rows = re.findall(r"^(0x\w+)\s+(0x\w+)\s+\+$", said, re.MULTILINE)
     theirs = Extents.of((int(start, 16), int(start, 16) + int(length, 16)) for start, length in rows)
     assert used_map(image).used == theirs
+
+
+@pytest.mark.parametrize("case", AGED)
+def test_survey_finds_one_owner_and_trusts_the_map(case: str):
+    reader = MemoryReader(guest_cases.unpack("minix", case)["image"])
+    found = examine(Volume(reader))
+    assert (found.content.claims, found.content.whole_reason) == (("minix",), "")
+    assert found.used.total_bytes < reader.size / 4
 
 
 @pytest.mark.skipif(bool(missing_tools("blkid")), reason="not installed: blkid")

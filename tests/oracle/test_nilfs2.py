@@ -140,6 +140,14 @@ def test_nothing_outside_of_the_map_is_missed(case: str, tmp_path: Path):
     assert hashes_by_grub(tmp_path / "poisoned.img", tmp_path / "mnt", sums) == sums
 
 
+@pytest.mark.parametrize("case", AGED)
+def test_survey_finds_one_owner_and_trusts_the_map(case: str):
+    reader = MemoryReader(guest_cases.unpack("nilfs2", case)["image"])
+    found = examine(Volume(reader))
+    assert (found.content.claims, found.content.whole_reason) == (("nilfs2",), "")
+    assert found.used.total_bytes < reader.size / 8
+
+
 def test_volume_that_was_mounted_is_copied_whole():
     reader = MemoryReader(guest_cases.unpack("nilfs2", "4096-crash")["image"])
     with pytest.raises(NotTrusted, match="not cleanly unmounted"):

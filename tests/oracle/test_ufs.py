@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import zstandard
 
+from imager.examine import Volume, examine
 from imager.extents import Extents
 from imager.filesystems import ufs
 from tests.harness.files import FileReader
@@ -146,6 +147,14 @@ def test_volume_that_freebsd_mounted_misses_nothing(name: str, tmp_path: Path):
     files = files_by_sleuthkit(image)
     assert sorted(files) == sorted(READ_FROM_FREEBSD)
     assert files_by_sleuthkit(tmp_path / "poisoned.img") == files
+
+
+@pytest.mark.parametrize("name", FREEBSD)
+def test_survey_finds_one_owner_and_trusts_the_map(name: str, tmp_path: Path):
+    with FileReader(by_freebsd(tmp_path, name)) as reader:
+        found = examine(Volume(reader))
+    assert (found.content.claims, found.content.whole_reason) == (("ufs",), "")
+    assert found.used.total_bytes < reader.size
 
 
 @needs_makefs
