@@ -14,9 +14,11 @@ from imager.filesystems import (
     f2fs,
     fat,
     iso9660,
+    jfs,
     minix,
     nilfs2,
     ntfs,
+    reiserfs,
     squashfs,
     swap,
     ufs,
@@ -40,6 +42,8 @@ PARSERS: Final[tuple[Parser, ...]] = (
     minix,
     nilfs2,
     ufs,
+    jfs,
+    reiserfs,
     swap,
 )
 
