@@ -31,7 +31,7 @@ from tests.harness.skipping import runs_by_debugfs
 MIB = 2**20
 IS_LONG = os.environ.get("IMAGER_LONG") == "1"
 SECONDS = float(os.environ.get("IMAGER_FUZZ_SECONDS", "300" if IS_LONG else "0"))
-ROUNDS = 120
+ROUNDS = 40
 NAMES = ("swapfile", "other", "folder", "absent")
 Place = tuple[int, int]
 

@@ -23,7 +23,7 @@ from imager.extents import Extents
 from imager.filesystems.base import NotTrusted
 from imager.filesystems.root_files import Pieces, RootFile
 from imager.filesystems.xfs.files_inode import LOCAL, NREXT64, Inode, TooManyPieces, check_inode_sizes, file_pieces
-from imager.filesystems.xfs.files_shared import shared_blocks
+from imager.filesystems.xfs.files_shared import SharedBlocks
 from imager.filesystems.xfs.structs import (
     BASIC_BLOCK_BYTES,
     SUPERBLOCK_BYTES,
@@ -71,10 +71,15 @@ def root_files(reader: BlockReader, names: Sequence[str]) -> dict[str, RootFile]
     wanted = {name.encode("utf-8", "surrogateescape"): name for name in names}
     numbers = _Directory(reader, sb, geometry, root).find(frozenset(wanted))
     found = {wanted[name]: number for name, number in numbers.items()}
-    return {name: _describe(reader, sb, geometry, found[name]) for name in dict.fromkeys(names) if name in found}
+    shared = SharedBlocks(reader, sb, geometry)
+    return {
+        name: _describe(reader, sb, geometry, found[name], shared) for name in dict.fromkeys(names) if name in found
+    }
 
 
-def _describe(reader: BlockReader, sb: Superblock, geometry: Geometry, number: int) -> RootFile:
+def _describe(
+    reader: BlockReader, sb: Superblock, geometry: Geometry, number: int, shared_blocks: SharedBlocks
+) -> RootFile:
     inode = Inode(reader, sb, geometry, number, "a file in the root directory")
     if not inode.is_regular:
         return RootFile(reason="it is not a regular file")
@@ -92,7 +97,7 @@ def _describe(reader: BlockReader, sb: Superblock, geometry: Geometry, number: i
     if len(pieces.extents & own):
         raise NotTrusted(f"{inode.name} is said to lie where metadata lies")
     ags = np.unique(pieces.places // geometry.ag_blocks).tolist()
-    shared = shared_blocks(reader, sb, geometry, ags)
+    shared = shared_blocks.in_ags(ags)
     size = geometry.block_size
     in_bytes = Extents(shared.starts * size, shared.ends * size)
     return RootFile(inode.size_bytes, size, pieces.times(size), in_bytes)

@@ -11,15 +11,16 @@ References:
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from typing import Final
 
 import numpy as np
 
 from imager.blocks import BlockReader
-from imager.extents import Extents, Int64Array
+from imager.extents import Extents
 from imager.filesystems.base import NotTrusted
-from imager.filesystems.xfs.groups import read_groups
+from imager.filesystems.xfs.groups import Groups, read_groups
 from imager.filesystems.xfs.structs import (
     BASIC_BLOCK_BYTES,
     REFLINK,
@@ -46,36 +47,55 @@ _MOST_TREE_BYTES: Final = 32 * 2**20
 """Of all trees together: nearly three million runs, and two seconds for their checksums."""
 
 
-def shared_blocks(reader: BlockReader, sb: Superblock, geometry: Geometry, ags: Iterable[int]) -> Extents:
-    """Blocks of these AGs that have more than one owner, in one row over all AGs.
+class SharedBlocks:
+    """Blocks with more than one owner; a tree is read when its AG is first asked for.
 
-    Raises:
-        NotTrusted: A tree is damaged, or larger than is looked at.
+    All trees together may not be larger than the limit.
     """
-    if not sb.has_ro_compat(REFLINK):
-        return Extents()
-    groups = read_groups(reader, sb, geometry)
-    walk = _Walk(reader, geometry, groups.lengths)
-    roots, levels = groups.column("agf_refcount_root"), groups.column("agf_refcount_level")
-    return Extents.union_of([walk.shared_in(ag, int(roots[ag]), int(levels[ag])) for ag in ags])
 
-
-class _Walk:
-    """Reads trees of reference counts; together they may not be larger than the limit."""
-
-    def __init__(self, reader: BlockReader, geometry: Geometry, lengths: Int64Array) -> None:
-        self._reader, self._geometry, self._lengths = reader, geometry, lengths
+    def __init__(self, reader: BlockReader, sb: Superblock, geometry: Geometry) -> None:
+        self._reader, self._sb, self._geometry = reader, sb, geometry
+        self._lengths = geometry.ag_lengths()
         self._seen: set[int] = set()
+        self._known: dict[int, Extents] = {}
 
-    def shared_in(self, ag: int, root: int, height: int) -> Extents:
-        """Blocks of an AG with more than one owner."""
+    def in_ags(self, ags: Iterable[int]) -> Extents:
+        """Blocks of these AGs that have more than one owner, in one row over all AGs.
+
+        Raises:
+            NotTrusted: A tree is damaged, or larger than is looked at.
+        """
+        if not self._sb.has_ro_compat(REFLINK):
+            return Extents()
+        return Extents.union_of([self._in_ag(ag) for ag in ags])
+
+    @functools.cached_property
+    def _groups(self) -> Groups:
+        return read_groups(self._reader, self._sb, self._geometry)
+
+    def _in_ag(self, ag: int) -> Extents:
+        if ag not in self._known:
+            root, height = (int(self._groups.column(f"agf_refcount_{name}")[ag]) for name in ("root", "level"))
+            self._known[ag] = self._walk(ag, root, height)
+        return self._known[ag]
+
+    def _walk(self, ag: int, root: int, height: int) -> Extents:
         if not 0 < height <= _MOST_LEVELS:
             raise NotTrusted(f"the AGF of allocation group {ag} has an impossible agf_refcount_level")
         front = [root]
         for level in range(height - 1, 0, -1):
-            front = [child for block in front for child in self._children(ag, block, level)]
+            below: list[int] = []
+            for block in front:
+                below += self._children(ag, block, level)
+                self._check_size(len(below))
+            front = below
         found = [self._leaf(ag, block) for block in front]
         return Extents.union_of(found)
+
+    def _check_size(self, more: int) -> None:
+        """Refuse when there are more blocks than are looked at, with so many that are to be read."""
+        if (len(self._seen) + more) * self._geometry.block_size > _MOST_TREE_BYTES:
+            raise NotTrusted("too many of its blocks are shared by files")
 
     def _read(self, ag: int, block: int, level: int) -> tuple[bytes, int]:
         """A block of a tree, and how many records it has."""
@@ -85,8 +105,7 @@ class _Walk:
         if not 0 < block < int(self._lengths[ag]) or linear in self._seen:
             raise NotTrusted(f"{name} points outside of the group, or reaches a block twice")
         self._seen.add(linear)
-        if len(self._seen) * size > _MOST_TREE_BYTES:
-            raise NotTrusted("too many of its blocks are shared by files")
+        self._check_size(0)
         raw = self._reader.read(linear * size, size)
         header = np.frombuffer(raw, _HEADER, 1)
         count = int(header["bb_numrecs"][0])
