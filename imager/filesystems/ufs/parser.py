@@ -57,7 +57,7 @@ DOC: Final = ParserDoc(
         ("Solaris, or an older format of inodes", "it flags its state in other ways"),
         ("unknown flags", "they may change what is in use"),
         ("counts or check-hashes disagree", "the maps are damaged or out of date"),
-        ("more than 131,072 cylinder groups", "reading all of them would take too long"),
+        ("more than 65,536 cylinder groups", "reading all of them would take too long"),
     ),
     references=(
         "https://cgit.freebsd.org/src/tree/sys/ufs/ffs/fs.h",

@@ -24,8 +24,8 @@ FS_UFS1_MAGIC: Final = 0x00011954
 FS_UFS2_MAGIC: Final = 0x19540119
 CG_BYTES: Final = 168
 """Of struct cg without the maps behind it."""
-MAX_GROUPS: Final = 2**17
-"""Time grows with the groups: 1 TiB of groups as small as of the smallest blocks; beyond, it is copied whole."""
+MAX_GROUPS: Final = 2**16
+"""Time grows with the groups: 3 TiB of groups of 48 MiB, which old volumes have; beyond, it is copied whole."""
 
 _SBLOCK_UFS1: Final = 8192
 _SBLOCKSEARCH: Final = (65536, _SBLOCK_UFS1, 0, 262144)
