@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -127,6 +129,19 @@ def test_version_3_that_was_mounted_loses_nothing(tmp_path: Path):
     assert verdict(garbage) == verdict(image)
     sums = guest_cases.sums(guest_cases.unpack("minix", "v3-60-crash")["sums"])
     assert hashes_by_grub(garbage, tmp_path / "mnt", sums) == sums
+
+
+@needs_tools
+def test_version_3_whose_map_is_older_than_its_files_is_copied_whole(tmp_path: Path):
+    image = written(tmp_path, "v3-60-torn-crash")
+    path = {"PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
+    done = subprocess.run(["fsck.minix", "-fs", image], capture_output=True, text=True, check=False, env=path)
+    lost = set(re.findall(r"^Zone (\d+): not in use, counted=", done.stdout, re.MULTILINE))
+    with pytest.raises(NotTrusted, match="which is marked as free") as caught:
+        used_map(image)
+    told = re.search(r"zone (\d+)", caught.value.reason)
+    assert told is not None
+    assert told[1] in lost
 
 
 @needs_partclone

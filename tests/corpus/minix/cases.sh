@@ -24,4 +24,21 @@ for kind in "1 14" "1 30" "2 14" "2 30" "3 60" "3 4k"; do
   [ $2 = 4k ] || fsck.minix -fsv $DEVICE > /out/$CASE/fsck
   release
 done
+
+# Written to while it is copied: the map of zones on the device is older than some inodes, which version 3 does not tell.
+new_image writing 12M
+mkfs.minix -3 $DEVICE
+mount -t minix $DEVICE /mnt || echo FAILED
+age /mnt ''; sums /mnt
+(
+  k=0
+  while [ $k -lt 400 ]; do
+    seq ${k}000 ${k}900 > /mnt/d/n$k; cat /mnt/d/n$k >> /mnt/d/grow
+    rm -f /mnt/d/n$((k-20)) /mnt/d/e/g$((k/60)); k=$((k+1))
+  done
+) &
+(while sleep 0.05; do sync; done) & syncer=$!
+sleep 7; crash_copy v3-60-torn-crash
+kill $syncer; wait
+umount /mnt; release; rm -rf /out/writing
 true
