@@ -12,14 +12,14 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from bench import captures, machine, memory, plot, report, restores, surveys, targets
+from bench import captures, filesystems, machine, memory, plot, report, restores, surveys, targets
 from bench.data import GIB, Disk, make_disk, warm, write_used_bytes
-from bench.measure import BenchError, Rounds, in_turns, remove
+from bench.measure import BenchError, Results, Rounds, in_turns, remove
 
 _HOME = Path(__file__).resolve().parent.parent
 _PAGE = _HOME / "docs/explanation/performance.md"
 _PICTURES = _HOME / "docs/pictures"
-_GROUPS = ("capture", "restore", "verify", "memory", "survey")
+_GROUPS = ("capture", "filesystems", "restore", "verify", "memory", "survey")
 
 
 @dataclass
@@ -54,6 +54,20 @@ class Bench:
         rows = report.bar_rows(results, captures.OURS, list(results.runs), "wall_seconds")
         title, unit = "Capture", "wall time, as a multiple of imager's at level 3; the line spans all rounds"
         self._draw("performance-capture", title, plot.bars(title, unit, rows))
+
+    def filesystems(self) -> None:
+        """Captures of other file systems."""
+        found = Results()
+        for name in filesystems.MAKE:
+            disk = filesystems.make_disk(name, self.data, self.size_bytes, note)
+            if disk is not None:
+                warm(disk)
+                results = in_turns(filesystems.contenders(name, disk, self.work), self.rounds, note)
+                found.runs.update(results.runs)
+                found.failures.update(results.failures)
+        self.verdicts += targets.of_filesystems(found)
+        self.numbers["filesystems"] = report.as_json(found)
+        self.sections += ["## Capture of other file systems", report.pairs_table(found, filesystems.PAIRS)]
 
     def restore(self) -> None:
         """Restores side by side."""

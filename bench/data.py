@@ -56,7 +56,7 @@ def _build(path: Path, content_bytes: int) -> int:
     for each in (stage, path):
         remove(each)
     stage.mkdir(parents=True)
-    copied, copies = _copy_files(stage, content_bytes + content_bytes // (_DELETED_SHARE - 1))
+    copied, copies = copy_files(stage, content_bytes)
     _call("truncate", "-s", str(2 * content_bytes), path.as_posix())
     _call("mke2fs", "-q", "-F", "-t", "ext4", "-d", stage.as_posix(), path.as_posix())
     remove(stage)
@@ -68,10 +68,14 @@ def _build(path: Path, content_bytes: int) -> int:
     return copies
 
 
-def _copy_files(stage: Path, total_bytes: int) -> tuple[list[str], int]:
-    """Copy files until there are so many bytes of them; returns their names and how often all were taken."""
+def copy_files(stage: Path, content_bytes: int) -> tuple[list[str], int]:
+    """Copy files until there are so many bytes of them, and those that will be removed again.
+
+    Returns:
+        Their names, and how often all of the machine's were taken.
+    """
     copied: list[str] = []
-    missing = total_bytes
+    missing = content_bytes + content_bytes // (_DELETED_SHARE - 1)
     for copies in range(1, 100):
         before = missing
         for source in _real_files():
@@ -83,6 +87,12 @@ def _copy_files(stage: Path, total_bytes: int) -> tuple[list[str], int]:
         if missing == before:
             break
     raise BenchError(f"there are no files to copy in {', '.join(_FOLDERS)}")
+
+
+def remove_some(stage: Path, copied: list[str]) -> None:
+    """Leave holes, and old content in them."""
+    for name in copied[::_DELETED_SHARE]:
+        (stage / name).unlink()
 
 
 def _real_files() -> Iterator[Path]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -28,23 +29,36 @@ def _varied(values: list[float]) -> str:
     return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
+_RUNS_HEADS = ["", "wall s", "times ours", "CPU s", "times ours (CPU)", "peak MiB", "size MB"]
+
+
 def runs_table(results: Results, ours: str, *, with_size: bool = False) -> str:
     """What each contender cost, and how many times as much as ours in the same rounds."""
-    heads = ["", "wall s", "times ours", "CPU s", "times ours (CPU)", "peak MiB", *(["size MB"] if with_size else [])]
-    rows = []
-    for name, runs in results.runs.items():
-        wall, cpu = results.ratios(name, ours), results.ratios(name, ours, "cpu_seconds")
-        cells = [
-            name,
-            _varied([run.wall_seconds for run in runs]),
-            _varied(wall) if wall and name != ours else "1",
-            _varied([run.cpu_seconds for run in runs]),
-            _varied(cpu) if cpu and name != ours else "1",
-            f"{results.median(name, 'peak_bytes') / MIB:.0f}",
-        ]
-        rows.append([*cells, f"{results.median(name, 'output_bytes') / 1e6:.0f}"] if with_size else cells)
+    width = len(_RUNS_HEADS) if with_size else -1
+    rows = [_runs_row(results, name, ours)[:width] for name in results.runs]
     failed = "".join(f"\nNot measured: {name} (it failed here).\n" for name in results.failures)
-    return table(heads, rows) + failed
+    return table(_RUNS_HEADS[:width], rows) + failed
+
+
+def pairs_table(results: Results, pairs: Sequence[tuple[str, str]]) -> str:
+    """Pairs of ours and its rival, each with ratios of its own."""
+    return table(_RUNS_HEADS, [_runs_row(results, each, ours) for ours, rival in pairs for each in (ours, rival)])
+
+
+def _runs_row(results: Results, name: str, ours: str) -> list[str]:
+    runs = results.runs.get(name)
+    if not runs:
+        return [name, *["not measured"] * (len(_RUNS_HEADS) - 1)]
+    wall, cpu = results.ratios(name, ours), results.ratios(name, ours, "cpu_seconds")
+    return [
+        name,
+        _varied([run.wall_seconds for run in runs]),
+        _varied(wall) if wall and name != ours else "1",
+        _varied([run.cpu_seconds for run in runs]),
+        _varied(cpu) if cpu and name != ours else "1",
+        f"{results.median(name, 'peak_bytes') / MIB:.0f}",
+        f"{results.median(name, 'output_bytes') / 1e6:.0f}",
+    ]
 
 
 def survey_table(found: Surveys) -> str:

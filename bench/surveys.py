@@ -8,7 +8,8 @@ import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench import sparse
+from bench import sparse, volumes
+from bench.loops import can_have_loops
 from bench.measure import IMAGER, PYTHON, Contender, Results, Rounds, in_turns, remove
 from bench.restores import Note
 
@@ -16,6 +17,8 @@ AS_MADE = "16 TiB ext4 as mke2fs makes it"
 HALF = "16 TiB ext4, ^uninit_bg,^metadata_csum, half of its groups allocated"
 MILLION = "16 TiB ext4 with a million extents"
 READ_BITMAPS = "only reading the block bitmaps of the half allocated one"
+OTHERS = tuple(f"16 TiB {name}, {what}" for name in volumes.MAKE for what in ("as made", "1,000,000 extents"))
+"""Those that are promised beside ext4."""
 _SERIES = (1_000, 10_000, 100_000, 300_000, 1_000_000)
 
 
@@ -47,7 +50,21 @@ def surveys(work: Path, rounds: Rounds, note: Note, *, quick: bool = False) -> S
         name = MILLION if count == _SERIES[-1] else f"{count} extents"
         found.series[count] = _survey(found, name, path, rounds, note)
     remove(path)
+    for name in volumes.MAKE:
+        if name == "NTFS" or can_have_loops():
+            _volumes(found, name, work / "huge", rounds, note, quick=quick)
+        else:
+            note(f"no surveys of {name}: filling it needs root")
     return found
+
+
+def _volumes(found: Surveys, name: str, path: Path, rounds: Rounds, note: Note, *, quick: bool) -> None:
+    for count in (0, 100_000) if quick else (0, 100_000, 1_000_000):
+        what = f"{count:,} extents" if count else "as made"
+        note(f"making {name}, {what}")
+        volumes.make(name, path, count)
+        _survey(found, f"16 TiB {name}, {what}", path, rounds, note)
+    remove(path)
 
 
 def check_generator(work: Path) -> bool:

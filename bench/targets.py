@@ -6,11 +6,12 @@ from __future__ import annotations
 import statistics
 from dataclasses import asdict, dataclass
 
-from bench import captures, restores, surveys
+from bench import captures, filesystems, restores, surveys
 from bench.measure import MIB, Results
 from bench.memory import Grown
 
 _SURVEY_SECONDS = 5.0
+_OTHERS_SECONDS = 10.0
 _SURVEY_PEAK = 500 * MIB
 
 
@@ -58,6 +59,21 @@ def of_captures(results: Results) -> list[Verdict]:
     return verdicts
 
 
+def of_filesystems(results: Results) -> list[Verdict]:
+    """Captures of other file systems than ext4, each against its partclone."""
+    return [
+        verdict
+        for name in filesystems.MAKE
+        for verdict in speed(
+            results,
+            f"capture of {name} against `{filesystems.rival(name)}`",
+            filesystems.rival(name),
+            filesystems.ours(name),
+            1.3,
+        )
+    ]
+
+
 def of_restores(results: Results) -> list[Verdict]:
     """Restore with digests checked."""
     ours = restores.OURS
@@ -85,11 +101,11 @@ def of_surveys(found: surveys.Surveys) -> list[Verdict]:
     """Surveys of huge file systems: in seconds, and for the half allocated one against reading alone."""
     results = found.results
     verdicts = []
-    for name in (surveys.AS_MADE, surveys.HALF, surveys.MILLION):
+    for name in (surveys.AS_MADE, surveys.HALF, surveys.MILLION, *surveys.OTHERS):
         if name not in results.runs:
             continue
         wall, peak = results.median(name, "wall_seconds"), results.median(name, "peak_bytes")
-        limit = _SURVEY_SECONDS
+        limit = _OTHERS_SECONDS if name in surveys.OTHERS else _SURVEY_SECONDS
         if name == surveys.HALF and surveys.READ_BITMAPS in results.runs:
             limit = max(limit, 1.5 * results.median(surveys.READ_BITMAPS, "wall_seconds"))
         walls = [run.wall_seconds for run in results.runs[name]]
