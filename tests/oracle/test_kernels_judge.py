@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from imager.filesystems import minix, nilfs2, ufs
+from imager.filesystems import jfs, minix, nilfs2, reiserfs, ufs
 from tests.harness import guest_cases
 from tests.harness.files import FileReader
 from tests.harness.poison import poison
@@ -29,6 +29,8 @@ pytestmark = [
     pytest.mark.skipif(bool(_MISSING), reason=f"not installed: {_MISSING}"),
 ]
 
+MOST_BYTES = 128 * 1024 * 1024
+
 SCRIPT = """
 new_image {case} 1M; losetup -d $DEVICE
 gunzip -c /{case}.gz > /out/{case}/image; losetup $DEVICE /out/{case}/image
@@ -37,10 +39,12 @@ release; rm /out/{case}/image
 """
 
 
-@pytest.mark.parametrize("parser", [minix, nilfs2], ids=["minix", "nilfs2"])
+@pytest.mark.parametrize("parser", [jfs, minix, nilfs2, reiserfs], ids=lambda parser: parser.DOC.types[0])
 def test_kernel_reads_every_file_of_poisoned_volumes(parser, tmp_path: Path):
     kind = parser.DOC.types[0]
     cases = {case: guest_cases.unpack(kind, case) for case in guest_cases.cases(kind) if not case.endswith("-crash")}
+    # Garbage does not pack, and the guest has little memory.
+    cases = {case: files for case, files in cases.items() if len(files["image"]) <= MOST_BYTES}
     images = {case: poisoned(parser, files["image"], tmp_path / case) for case, files in cases.items()}
     found = read_in_guest(tmp_path, kind, images)
     assert found == {case: guest_cases.sums(files["sums"]) for case, files in cases.items()}
