@@ -13,6 +13,7 @@ from imager.blocks import MemoryReader, OutOfRange
 from imager.extents import Extents
 from imager.filesystems import f2fs
 from imager.filesystems.base import NotTrusted
+from imager.filesystems.f2fs import addresses
 from imager.filesystems.f2fs.structs import BLOCK_BYTES, CHECKPOINT, SUPERBLOCK
 from tests.harness.f2fs_images import Patched, unpack
 
@@ -185,6 +186,25 @@ def journals(volume: Patched) -> tuple[int, int]:
 def test_journals_with_more_entries_than_fit_are_told(which: int, name: str, volume: Patched):
     volume.write(journals(volume)[which], b"\xff\xff")
     assert f"journal of the {name}" in reason(volume)
+
+
+def test_journal_that_forgets_one_segment_of_data_is_told(volume: Patched):
+    """The checkpoint's count alone would not tell: it may count blocks that have no place yet."""
+    start = journals(volume)[1]
+    volume.write(start, (volume.number(start, 2) - 1).to_bytes(2, "little"))
+    assert "data of files lies in blocks that are not marked" in reason(volume)
+
+
+def test_count_of_reserved_blocks_that_no_node_has_is_told(volume: Patched):
+    write_field(volume, "valid_block_count", volume.number(current(volume)[0] + 0x10) + 5)
+    assert "and 5 reserved ones, its nodes" in reason(volume)
+
+
+def test_too_many_nodes_are_not_looked_through(volume: Patched, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(addresses, "MOST_CELLS", 0)
+    assert f2fs.used_map(volume).content.facts["state"] == "clean"
+    write_field(volume, "valid_block_count", volume.number(current(volume)[0] + 0x10) + 5)
+    assert "too many nodes" in reason(volume)
 
 
 def test_journal_of_a_segment_that_is_not_there_is_told(volume: Patched):

@@ -11,9 +11,8 @@ since (fsync) are found by following nodes from the place where the next one was
 at. It is also copied: a restore onto the same disk could else leave a newer node there, which the driver would
 follow.
 
-Limitations: a volume that was not cleanly unmounted is copied whole. Blocks that are reserved but not yet given a
-place (fallocate) are counted by the checkpoint and not by the SIT, so that the count of data blocks has only an upper
-bound.
+Limitations: a volume that was not cleanly unmounted is copied whole. Blocks that are reserved but have no place yet
+(fallocate) are counted by the checkpoint and not by the SIT: with such blocks all nodes are read.
 
 References:
     Linux 6.6: include/linux/f2fs_fs.h, fs/f2fs/super.c, fs/f2fs/checkpoint.c, fs/f2fs/segment.c, fs/f2fs/recovery.c.
@@ -29,6 +28,7 @@ from typing import Final
 from imager.blocks import BlockReader
 from imager.extents import Extents
 from imager.filesystems.base import NotTrusted, ParserDoc, UsedMap
+from imager.filesystems.f2fs.addresses import count_addresses
 from imager.filesystems.f2fs.checkpoint import Checkpoint, read_checkpoint
 from imager.filesystems.f2fs.structs import (
     BLOCK_BYTES,
@@ -36,6 +36,7 @@ from imager.filesystems.f2fs.structs import (
     F2FS_SUPER_MAGIC,
     F2FS_SUPER_OFFSET,
     FEATURES,
+    FLEXIBLE_INLINE_XATTR,
     READ_ONLY,
     SB_CHKSUM,
     SUPERBLOCK,
@@ -70,7 +71,10 @@ DOC: Final = ParserDoc(
         ("several devices, zoned devices", "blocks lie on other disks, or must be written in order"),
         ("blocks of 16 KiB, packed_ssa, or an unknown feature", "they were never tested"),
         ("the superblocks differ, or counts, bitmaps or nodes disagree", "they are damaged or out of date"),
-        ("more than 2 GiB of NAT", "reading it would take too long"),
+        (
+            "more than 2 GiB of NAT, or reserved blocks and more than 16 GiB of nodes",
+            "reading them would take too long",
+        ),
     ),
     references=(
         "https://docs.kernel.org/filesystems/f2fs.html",
@@ -105,7 +109,9 @@ def used_map(reader: BlockReader) -> UsedMap:
     _check_copies(reader, sb)
     checkpoint = read_checkpoint(reader, geometry)
     segments = read_segments(reader, geometry, checkpoint)
-    _check_totals(reader, geometry, checkpoint, segments)
+    _check_totals(checkpoint, segments)
+    _check_nodes(reader, geometry, checkpoint, segments)
+    _check_reserved(reader, sb, checkpoint, segments)
     used = segments.used | Extents.single(0, geometry.main_blkaddr)
     if not sb["feature"] & READ_ONLY:
         used |= _next_node(reader, geometry, checkpoint, segments)
@@ -140,8 +146,8 @@ def _check_copies(reader: BlockReader, sb: Superblock) -> None:
         raise NotTrusted(f"its two superblocks differ in {different}")
 
 
-def _check_totals(reader: BlockReader, geometry: Geometry, checkpoint: Checkpoint, segments: Segments) -> None:
-    """Compare what was read with what the checkpoint counts."""
+def _check_totals(checkpoint: Checkpoint, segments: Segments) -> None:
+    """Compare the segments with what the checkpoint counts."""
     counted = checkpoint.fields
     if segments.node_blocks != counted["valid_node_count"]:
         raise NotTrusted(f"it counts {counted['valid_node_count']} nodes, its segments {segments.node_blocks}")
@@ -151,11 +157,31 @@ def _check_totals(reader: BlockReader, geometry: Geometry, checkpoint: Checkpoin
         raise NotTrusted(
             f"it counts {counted['free_segment_count']} free segments, {segments.free_segments} were found"
         )
+
+
+def _check_nodes(reader: BlockReader, geometry: Geometry, checkpoint: Checkpoint, segments: Segments) -> None:
+    """Compare the NAT with what the checkpoint counts, and with the segments."""
+    counted = checkpoint.fields
     nodes = read_nodes(reader, geometry, checkpoint, segments.used)
     if (nodes.nodes, nodes.inodes) != (counted["valid_node_count"], counted["valid_inode_count"]):
         raise NotTrusted(
             f"it counts {counted['valid_node_count']} nodes with {counted['valid_inode_count']} inodes, "
             f"its NAT {nodes.nodes} with {nodes.inodes}"
+        )
+
+
+def _check_reserved(reader: BlockReader, sb: Superblock, checkpoint: Checkpoint, segments: Segments) -> None:
+    """Where blocks without a place are counted, prove by the nodes that all others are marked as used."""
+    reserved = checkpoint.fields["valid_block_count"] - segments.blocks
+    if not reserved:
+        return
+    has_flexible_xattr = bool(sb["feature"] & FLEXIBLE_INLINE_XATTR)
+    found = count_addresses(reader, segments.nodes, segments.used, has_flexible_xattr=has_flexible_xattr)
+    data = segments.blocks - segments.node_blocks
+    if (found.placed, found.reserved) != (data, reserved):
+        raise NotTrusted(
+            f"it counts {data} blocks of data and {reserved} reserved ones, "
+            f"its nodes {found.placed} and {found.reserved}"
         )
 
 

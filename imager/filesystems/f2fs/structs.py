@@ -79,6 +79,7 @@ NAT_ENTRY_PER_BLOCK: Final = BLOCK_BYTES // NAT_ENTRY.itemsize
 
 _BLKZONED: Final = 0x0002
 _DEVICE_ALIAS: Final = 0x8000
+FLEXIBLE_INLINE_XATTR: Final = 0x0040
 SB_CHKSUM: Final = 0x0800
 READ_ONLY: Final = 0x4000
 FEATURES: Final = {
@@ -87,7 +88,7 @@ FEATURES: Final = {
     0x0008: "extra_attr",
     0x0010: "project_quota",
     0x0020: "inode_checksum",
-    0x0040: "flexible_inline_xattr",
+    FLEXIBLE_INLINE_XATTR: "flexible_inline_xattr",
     0x0080: "quota",
     0x0100: "inode_crtime",
     0x0200: "lost_found",

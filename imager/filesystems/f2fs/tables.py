@@ -54,12 +54,14 @@ class Segments:
 
     Attributes:
         used: Blocks in use, by their number in the volume.
-        node_blocks: How many of them hold nodes.
-        blocks: How many there are.
+        nodes: Those that hold nodes.
+        node_blocks: How many hold nodes.
+        blocks: How many are in use.
         free_segments: Segments with none that are not being written to.
     """
 
     used: Extents
+    nodes: Extents
     node_blocks: int = 0
     blocks: int = 0
     free_segments: int = 0
@@ -71,8 +73,8 @@ def read_segments(reader: BlockReader, geometry: Geometry, checkpoint: Checkpoin
     Raises:
         NotTrusted: An entry contradicts itself.
     """
-    collector = RangeCollector()
-    segments = Segments(Extents())
+    of_nodes, of_data = RangeCollector(), RangeCollector()
+    segments = Segments(Extents(), Extents())
     current = np.array(_current_segments(checkpoint), dtype=np.int64)
     for first, entries in _sit_pieces(reader, geometry, checkpoint):
         valid = _check_counts(first, entries)
@@ -81,8 +83,11 @@ def read_segments(reader: BlockReader, geometry: Geometry, checkpoint: Checkpoin
         segments.node_blocks += int(valid[is_node].sum())
         empty = first + np.flatnonzero(valid == 0)
         segments.free_segments += len(empty) - int(np.isin(empty, current).sum())
-        _collect(collector, geometry.main_blkaddr + first * BLOCKS_PER_SEGMENT, entries["valid_map"], valid)
-    segments.used = collector.extents()
+        origin = geometry.main_blkaddr + first * BLOCKS_PER_SEGMENT
+        _collect(of_nodes, origin, entries["valid_map"], is_node & (valid > 0))
+        _collect(of_data, origin, entries["valid_map"], ~is_node & (valid > 0))
+    segments.nodes = of_nodes.extents()
+    segments.used = segments.nodes | of_data.extents()
     return segments
 
 
@@ -121,11 +126,15 @@ def _check_counts(first: int, entries: npt.NDArray[Any]) -> Int64Array:
     return valid
 
 
-def _collect(collector: RangeCollector, origin: int, maps: npt.NDArray[np.uint8], valid: Int64Array) -> None:
-    in_use = np.flatnonzero(valid)
-    if in_use.size:
-        first, end = int(in_use[0]), int(in_use[-1]) + 1
-        starts, ends = set_bit_runs(maps[first:end].tobytes(), bitorder="big")
+def _collect(
+    collector: RangeCollector, origin: int, maps: npt.NDArray[np.uint8], wanted: npt.NDArray[np.bool_]
+) -> None:
+    """Add the used blocks of some of the segments."""
+    numbers = np.flatnonzero(wanted)
+    if numbers.size:
+        first, end = int(numbers[0]), int(numbers[-1]) + 1
+        chosen = maps[first:end] * wanted[first:end, np.newaxis].astype(np.uint8)
+        starts, ends = set_bit_runs(chosen.tobytes(), bitorder="big")
         origin += first * BLOCKS_PER_SEGMENT
         collector.add(starts + origin, ends + origin)
 
@@ -159,14 +168,15 @@ def read_nodes(reader: BlockReader, geometry: Geometry, checkpoint: Checkpoint, 
         numbers = np.flatnonzero(entries["block_addr"])
         numbers = numbers[numbers + first >= _FIRST_NID]
         places = entries["block_addr"][numbers].astype(np.int64)
-        if not _all_in(places, used):
+        if not all_in(places, used):
             raise NotTrusted("nodes lie in blocks that are not marked as used")
         nodes.nodes += len(numbers)
         nodes.inodes += int((entries["ino"][numbers] == numbers + first).sum())
     return nodes
 
 
-def _all_in(places: Int64Array, used: Extents) -> bool:
+def all_in(places: Int64Array, used: Extents) -> bool:
+    """Whether each of the blocks is in use."""
     if not places.size:
         return True
     at = np.searchsorted(used.starts, places, side="right") - 1

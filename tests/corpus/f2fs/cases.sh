@@ -2,7 +2,7 @@
 # Runs in the guest: makes each case in /out/CASE; see ABOUT.md.
 
 inodes() { # numbers and digests of all files of /mnt, and what the kernel says of its space
-  (cd /mnt && find . -type f | sort | while read -r f; do echo "$(stat -c %i "$f") $(sha256sum "$f")"; done) > /out/$CASE/inodes
+  (cd /mnt && find . -type f -size -100000k | sort | while read -r f; do echo "$(stat -c %i "$f") $(sha256sum "$f")"; done) > /out/$CASE/inodes
   stat -f /mnt > /out/$CASE/statfs
 }
 start() { # CASE SIZE MOUNT_OPTIONS MKFS_OPTION...
@@ -26,8 +26,10 @@ age /mnt 2; yes compressible | head -c 700000 > /mnt/c.txt; sync; again 2; finis
 start sections 160M '' -s 2 -z 2 -w 4096 && age /mnt 3 && again 2; finish
 start large-nat 100M '' -i && age /mnt 4 && again 3; finish
 start lfs 100M mode=lfs && age /mnt 5 && again 1; finish
-start reserved 100M '' && age /mnt 6 && fallocate -l 9000000 /mnt/reserved && fallocate -l 5000000 /mnt/part
-dd if=/mnt/d/big of=/mnt/part bs=4096 count=40 seek=300 conv=notrunc 2>/dev/null; sync; finish
+start reserved 100M '' && age /mnt 6 && fallocate -l 30000000 /mnt/reserved && fallocate -l 5000000 /mnt/part
+dd if=/mnt/d/big of=/mnt/part bs=4096 count=40 seek=300 conv=notrunc 2>/dev/null
+for at in 1000 4000 1500000 2500000; do dd if=/mnt/d/big of=/mnt/far bs=4096 count=3 seek=$at conv=notrunc 2>/dev/null; done # every kind of node
+mknod /mnt/device b 259 70000; mkfifo /mnt/pipe; ln -s "$(seq 1 300 | tr '\n' /)" /mnt/d/longlink; sync; finish
 start full 52M '' ; k=0; while yes "full $k" | head -c 700000 > /mnt/r$k; do k=$((k+1)); done; rm -f /mnt/r3 /mnt/r7 /mnt/r11; sync
 head -c 100000 /mnt/r1 > /mnt/small; finish
 # So many blocks of each kind in the segments that are being written to that their summaries do not fit into two blocks.
