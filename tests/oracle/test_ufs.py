@@ -111,6 +111,15 @@ def test_free_fragments_are_those_of_the_sleuth_kit(sizes: str, byte_order: str,
     assert found.content.used_bytes == found.used.total_bytes
 
 
+@needs_sleuthkit
+@needs_makefs
+def test_free_fragments_with_sectors_of_4096_bytes_are_those_of_the_sleuth_kit(tree: Path, tmp_path: Path):
+    image = make_ufs(tmp_path / "made.img", tree, 1, "32768,4096", "-S", "4096")
+    with FileReader(image, sector_size=4096) as reader:
+        found = ufs.used_map(reader)
+    assert found.used.complement(image.stat().st_size) == free_by_sleuthkit(image)
+
+
 @needs_makefs
 @pytest.mark.parametrize("version", [1, 2])
 def test_byte_order_changes_nothing(version: int, tree: Path, tmp_path: Path):
