@@ -28,6 +28,26 @@ class ChangingReader(BlockReader):
         return bytes(self.content[offset : offset + length])
 
 
+class TracingReader(ChangingReader):
+    """Remembers what was read."""
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(content)
+        self.reads: set[Place] = set()
+
+    def _read(self, offset: int, length: int) -> bytes:
+        self.reads.add((offset, length))
+        return super()._read(offset, length)
+
+
+def places_read(parser: ModuleType, volume: bytes) -> list[Place]:
+    """What a parser reads of a volume: its structures, wherever they are. Small ones are named as often as large."""
+    reader = TracingReader(volume)
+    parser.probe(reader)
+    parser.used_map(reader)
+    return sorted(place for place in reader.reads if place[1])
+
+
 def seconds_of_fuzzing() -> float:
     """For how long to go on; 0 for a fixed number of rounds."""
     return float(os.environ.get("IMAGER_FUZZ_SECONDS", "300")) if os.environ.get("IMAGER_LONG") == "1" else 0.0
