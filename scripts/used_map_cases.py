@@ -8,26 +8,38 @@ nobody can fill in user space is measured empty, or as its corpus has it.
 
 from __future__ import annotations
 
-import io
 import os
 import random
-import re
 import shutil
-import subprocess
-import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import zstandard
-
-CORPUS = Path(__file__).parent.parent / "tests" / "corpus"
-MIB = 1024 * 1024
-_PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
-_ENVIRONMENT = {**os.environ, "PATH": _PATH, "MTOOLS_SKIP_CHECK": "1", "LC_ALL": "C.UTF-8"}
+from used_map_counts import (
+    PROGRAM_PATH,
+    Count,
+    btrfs_count,
+    call,
+    corpus_file,
+    counted_by_kernel,
+    erofs_count,
+    exfat_count,
+    ext_count,
+    f2fs_count,
+    fat_count,
+    hfsplus_count,
+    iso9660_count,
+    jfs_count,
+    minix_count,
+    ntfs_count,
+    reiserfs_count,
+    squashfs_count,
+    swap_count,
+    ufs_count,
+    xfs_count,
+)
 
 Fill = Callable[[Path, Path], None]
-Count = Callable[[Path], int]
 
 
 @dataclass(frozen=True)
@@ -37,10 +49,10 @@ class Case:
     Attributes:
         system: The file system's name, for people.
         what: Options and content, for people.
-        size_mib: Size of the volume.
+        size_mib: Size of the volume; 0 where `make` decides.
         tools: Programs that are needed.
         make: Makes the volume in an image file of that size, which exists, from a folder of files.
-        count: Bytes that the file system itself counts as used.
+        count: Bytes that the file system itself counts as used; None when no tool tells.
         partclone: Program that draws a map of it; empty when there is none.
     """
 
@@ -49,35 +61,12 @@ class Case:
     size_mib: int
     tools: tuple[str, ...]
     make: Fill
-    count: Count
+    count: Count | None
     partclone: str = ""
 
     def missing(self) -> list[str]:
         """Programs that are not installed."""
-        return [name for name in self.tools if shutil.which(name, path=_PATH) is None]
-
-
-def call(*command: object, accept: tuple[int, ...] = (0,), text: str | None = None) -> str:
-    """What a program prints.
-
-    Raises:
-        RuntimeError: It ended with another status than those.
-    """
-    words = [str(word) for word in command]
-    done = subprocess.run(
-        words, capture_output=True, text=True, errors="replace", input=text, env=_ENVIRONMENT, check=False
-    )
-    if done.returncode not in accept:
-        raise RuntimeError(f"{' '.join(words)}: status {done.returncode}: {done.stderr or done.stdout}")
-    return done.stdout
-
-
-def number(pattern: str, text: str) -> int:
-    """The number that a program printed."""
-    found = re.search(pattern, text, re.MULTILINE)
-    if found is None:
-        raise RuntimeError(f"nothing like {pattern} was printed")
-    return int(found[1], 0)
+        return [name for name in self.tools if shutil.which(name, path=PROGRAM_PATH) is None]
 
 
 def make_content(folder: Path) -> Path:
@@ -182,120 +171,18 @@ def read_only(*command: str, output: str = "", after: tuple[str, ...] = ()) -> F
     return make
 
 
-def from_corpus(name: str, entry: str = "./image") -> Fill:
-    """A volume that a Linux kernel filled and aged; see tests/corpus."""
+def from_corpus(name: str) -> Fill:
+    """A volume that a kernel filled and aged; see tests/corpus."""
 
     def make(image: Path, _folder: Path) -> None:
-        decompressor = zstandard.ZstdDecompressor(max_window_size=2**27).decompressobj()
-        content = decompressor.decompress((CORPUS / name).read_bytes())
-        if ".tar." in name:
-            with tarfile.open(fileobj=io.BytesIO(content)) as archive:
-                file = archive.extractfile(entry)
-                content = file.read() if file is not None else b""
-        image.write_bytes(content)
+        image.write_bytes(corpus_file(name, "./image"))
 
     return make
 
 
-# --- What they say of themselves -------------------------------------------------------------------------------------
-
-
-def ext_count(image: Path) -> int:
-    """dumpe2fs: blocks that are not free."""
-    said = call("dumpe2fs", "-h", image)
-    blocks, free = number(r"^Block count:\s+(\d+)", said), number(r"^Free blocks:\s+(\d+)", said)
-    return (blocks - free) * number(r"^Block size:\s+(\d+)", said)
-
-
-def fat_count(image: Path) -> int:
-    """fsck.fat: used clusters, and all in front of them."""
-    said = call("fsck.fat", "-n", "-v", image)
-    used, cluster = number(r"files, (\d+)/\d+ clusters", said), number(r"(\d+) bytes per cluster", said)
-    return number(r"Data area starts at byte (\d+)", said) + used * cluster
-
-
-def exfat_count(image: Path) -> int:
-    """dump.exfat: used clusters, and all in front of them."""
-    said = call("dump.exfat", image)
-    used = number(r"Total Clusters:\s+(\d+)", said) - number(r"Free Clusters:\s+(\d+)", said)
-    return number(r"Cluster Heap Offset.*:\s+(\d+)", said) * 512 + used * number(r"Cluster size:\s+(\d+)", said)
-
-
-def ntfs_count(image: Path) -> int:
-    """ntfsinfo: clusters that are not free."""
-    said = call("ntfsinfo", "-m", image)
-    used = number(r"Volume Size in Clusters: (\d+)", said) - number(r"Free Clusters: (\d+)", said)
-    return used * number(r"Cluster Size: (\d+)", said)
-
-
-def xfs_count(image: Path) -> int:
-    """xfs_db: blocks that are not free, the log among them."""
-    said = call("xfs_db", "-r", "-c", "sb 0", "-c", "print dblocks fdblocks blocksize", image)
-    used = number(r"dblocks = (\d+)", said) - number(r"fdblocks = (\d+)", said)
-    return used * number(r"blocksize = (\d+)", said)
-
-
-def btrfs_count(image: Path) -> int:
-    """dump-tree: bytes used in all block groups, once for each copy."""
-    said = call("btrfs", "inspect-internal", "dump-tree", "-t", "extent", image)
-    groups = re.findall(r"block group used (\d+) chunk_objectid \d+ flags (\S+)", said)
-    return sum(int(used) * (2 if "DUP" in flags else 1) for used, flags in groups)
-
-
-def f2fs_count(image: Path) -> int:
-    """fsck.f2fs: valid blocks, and all in front of the main area."""
-    said = call("fsck.f2fs", "--dry-run", image, accept=(0, 1, 255))
-    said_all = call("dump.f2fs", "-d", "1", image, accept=(0, 1, 255))
-    main = number(r"main_blkaddr\s+\[0x\s*\w+ : (\d+)\]", said_all)
-    return (number(r"valid_block_count matching with CP.*\[(0x\w+)\]", said) + main) * 4096
-
-
-def jfs_count(image: Path) -> int:
-    """fsck.jfs: what is not available for use."""
-    said = call("fsck.jfs", "-n", "-v", image, accept=(0, 1, 4))
-    return 1024 * (number(r"(\d+) kilobytes total", said) - number(r"(\d+) kilobytes are available", said))
-
-
-def reiserfs_count(image: Path) -> int:
-    """debugreiserfs: blocks that are not free."""
-    said = call("debugreiserfs", image)
-    blocks = number(r"^Count of blocks on the device: (\d+)", said) - number(r"^Free blocks.*: (\d+)", said)
-    return blocks * number(r"^Blocksize: (\d+)", said)
-
-
-def nilfs2_count(image: Path) -> int:
-    """The superblock's own count of free blocks, as dumpseg and friends need a device: read by nilfs-tune."""
-    said = call("nilfs-tune", "-l", image)
-    free = number(r"^Free blocks count:\s+(\d+)", said) * number(r"^Block size:\s+(\d+)", said)
-    return number(r"^Device size:\s+(\d+)", said) - free
-
-
-def minix_count(image: Path) -> int:
-    """fsck.minix: used zones of 1 KiB, those in front of the first file among them."""
-    said = call("fsck.minix", "-f", "-v", "-s", image)
-    used = number(r"^\s*(\d+) zones used", said)
-    return used * 1024
-
-
-def squashfs_count(image: Path) -> int:
-    """unsquashfs: the image's length."""
-    return number(r"Filesystem size (\d+) bytes", call("unsquashfs", "-stat", image))
-
-
-def erofs_count(image: Path) -> int:
-    """dump.erofs: the image's length."""
-    return 4096 * number(r"Filesystem blocks:\s+(\d+)", call("dump.erofs", image))
-
-
-def iso9660_count(image: Path) -> int:
-    """isoinfo: the volume space."""
-    said = call("isoinfo", "-d", "-i", image)
-    return number(r"Logical block size is: (\d+)", said) * number(r"Volume size is: (\d+)", said)
-
-
-def swap_count(_image: Path) -> int:
-    """A page: swap keeps no content over a restart."""
-    return 4096
+def make_ufs(image: Path, folder: Path) -> None:
+    """UFS1 by makefs; of the UFS2 that it makes The Sleuth Kit finds no superblock."""
+    call("makefs", "-t", "ffs", "-s", "64m", "-o", "version=1,bsize=16384,fsize=2048", image, folder)
 
 
 # --- The cases ------------------------------------------------------------------------------------------------------
@@ -340,6 +227,10 @@ def _f2fs(what: str, size_mib: int, *options: str) -> Case:
     return Case("F2FS", what, size_mib, _F2FS_TOOLS, f2fs(*options), f2fs_count, "partclone.f2fs")
 
 
+def _corpus(system: str, name: str, tools: tuple[str, ...], count: Count | None, partclone: str = "") -> Case:
+    return Case(system, f"corpus {name.split('.')[0]}", 0, tools, from_corpus(name), count, partclone)
+
+
 CASES: tuple[Case, ...] = (
     _ext("ext2, 1 KiB blocks", 128, "-t", "ext2", "-b", "1024"),
     _ext("ext3", 128, "-t", "ext3"),
@@ -362,16 +253,26 @@ CASES: tuple[Case, ...] = (
     _btrfs("mixed block groups", 128, "--mixed"),
     _f2fs("default", 128),
     _f2fs("checksums, extra attributes", 256, "-O", "extra_attr,inode_checksum,sb_checksum"),
+    _corpus("F2FS", "f2fs/aged.tar.zst", _F2FS_TOOLS, f2fs_count, "partclone.f2fs"),
+    _corpus("HFS+", "hfsplus/fragmented.tar.zst", (), hfsplus_count, "partclone.hfsplus"),
+    _corpus("HFS+", "hfsplus/macos.raw.zst", (), hfsplus_count, "partclone.hfsplus"),
+    _corpus("APFS", "apfs/plain.tar.zst", (), None, "partclone.apfs"),
+    _corpus("APFS", "apfs/macos.raw.zst", (), None, "partclone.apfs"),
     Case("JFS", "empty", 64, ("mkfs.jfs", "fsck.jfs"), formatted("mkfs.jfs", "-q"), jfs_count),
-    Case(
-        *("ReiserFS", "empty", 64, ("mkreiserfs", "debugreiserfs")),
-        *(formatted("mkreiserfs", "-q", "-f", "-f"), reiserfs_count),
-    ),
-    Case("Minix", "version 3, empty", 16, ("mkfs.minix", "fsck.minix"), formatted("mkfs.minix", "-3"), minix_count,
-         "partclone.minix"),
+    _corpus("JFS", "jfs/jfs-aged.tar.zst", ("fsck.jfs",), jfs_count),
+    Case("ReiserFS", "empty", 64, ("mkreiserfs", "debugreiserfs"), formatted("mkreiserfs", "-q", "-f", "-f"),
+         reiserfs_count),
+    _corpus("ReiserFS", "reiserfs/r36-4k.tar.zst", ("debugreiserfs",), reiserfs_count),
+    _corpus("NILFS2", "nilfs2/4096.tar.zst", (), counted_by_kernel("nilfs2/4096.tar.zst")),
+    _corpus("NILFS2", "nilfs2/1024.tar.zst", (), counted_by_kernel("nilfs2/1024.tar.zst")),
+    _corpus("Minix", "minix/v1-14.tar.zst", ("fsck.minix",), minix_count, "partclone.minix"),
+    _corpus("Minix", "minix/v2-30.tar.zst", ("fsck.minix",), minix_count, "partclone.minix"),
+    _corpus("Minix", "minix/v3-60.tar.zst", ("fsck.minix",), minix_count, "partclone.minix"),
+    Case("UFS", "UFS1", 64, ("makefs", "blkls", "fsstat"), make_ufs, ufs_count),
+    _corpus("UFS", "ufs/freebsd-little.zst", ("blkls", "fsstat"), ufs_count),
     Case("squashfs", "gzip", 64, ("mksquashfs", "unsquashfs"),
          read_only("mksquashfs", after=("-quiet", "-no-progress")), squashfs_count),
-    Case("EROFS", "lz4hc", 64, ("mkfs.erofs", "dump.erofs"), read_only("mkfs.erofs", "-zlz4hc"), erofs_count),
+    Case("EROFS", "lz4", 64, ("mkfs.erofs", "dump.erofs"), read_only("mkfs.erofs", "-zlz4"), erofs_count),
     Case("ISO 9660", "Rock Ridge", 64, ("genisoimage", "isoinfo"),
          read_only("genisoimage", "-quiet", "-R", output="-o"), iso9660_count),
     Case("Linux swap", "4 KiB pages", 64, ("mkswap",), formatted("mkswap"), swap_count),

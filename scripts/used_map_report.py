@@ -17,7 +17,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from used_map_cases import CASES, Case, call, make_content
+from used_map_cases import CASES, Case, make_content
+from used_map_counts import PROGRAM_PATH, call
 
 from imager import __version__
 from imager.devices.opening import open_source
@@ -36,7 +37,7 @@ class Row:
     """What was measured of a case.
 
     Attributes:
-        own_bytes: What the file system counts as used.
+        own_bytes: What the file system counts as used; None when nothing tells.
         map_bytes: The parser's map; None when the volume is copied whole.
         image_bytes: What a capture copies of the volume, its edges among it.
         partclone: partclone's map; None when it has none.
@@ -46,7 +47,7 @@ class Row:
 
     case: Case
     size_bytes: int
-    own_bytes: int
+    own_bytes: int | None
     map_bytes: int | None
     image_bytes: int
     partclone: Extents | None
@@ -61,7 +62,7 @@ def measure(case: Case, folder: Path, content: Path) -> Row:
     with image.open("wb") as file:
         file.truncate(case.size_mib * _MIB)
     case.make(image, content)
-    own_bytes = case.count(image)
+    own_bytes = case.count(image) if case.count is not None else None
     with open_source(image) as reader:
         found = examine(Volume(reader, str(image)))
         parser = next((each for each in registry.PARSERS if found.content.type in each.DOC.types), None)
@@ -81,7 +82,7 @@ def partclone_map(case: Case, image: Path) -> tuple[Extents | None, str]:
     """What partclone would copy: its domain map's ranges that are marked with a plus; or why there is none."""
     if not case.partclone:
         return None, _NOTHING
-    if shutil.which(case.partclone) is None and not Path("/usr/sbin", case.partclone).exists():
+    if shutil.which(case.partclone, path=PROGRAM_PATH) is None:
         return None, "not installed"
     try:
         said = call(case.partclone, "-D", "-s", image, "-o", "-", "-L", "/dev/null", "-q")
@@ -111,9 +112,11 @@ def table(rows: list[Row]) -> Iterator[str]:
     yield "|---|---|---:|---:|---:|---:|---:|---:|---:|"
     for row in rows:
         ours = "whole" if row.map_bytes is None else mib(row.map_bytes)
-        share = _NOTHING if row.map_bytes is None else f"{100 * row.map_bytes / row.own_bytes:.1f} %"
+        own = _NOTHING if row.own_bytes is None else mib(row.own_bytes)
+        is_known = row.map_bytes is not None and row.own_bytes is not None
+        share = f"{100 * row.map_bytes / row.own_bytes:.1f} %" if is_known else _NOTHING
         theirs = row.refusal if row.partclone is None else mib(row.partclone.total_bytes)
-        cells = (row.case.system, row.case.what.replace("_", "\\_"), mib(row.size_bytes), mib(row.own_bytes), ours)
+        cells = (row.case.system, row.case.what.replace("_", "\\_"), mib(row.size_bytes), own, ours)
         yield f"| {' | '.join((*cells, share, theirs, lost(row), mib(row.image_bytes)))} |"
 
 
@@ -134,9 +137,10 @@ _HEAD = """# How tight the maps are
 
 Sizes in MiB, measured by `make used-map-report` with imager {version}. The volumes are made and filled in user space,
 with the same {files} files ({content} MiB) each, unless the case says otherwise; from FAT and ext every third file is
-deleted again. NTFS gets those that are not empty, in one folder.
+deleted again. NTFS gets those that are not empty, in one folder. Volumes of the corpus were
+filled and aged by a kernel.
 
-* **Its own count** is what the file system's own tool says is in use.
+* **Its own count** is what the file system's own tool says is in use, or what the kernel said that made it.
 * **imager's map** is what the parser calls used: the count above, and what a file system needs without counting it:
   boot sectors, copies of the superblock, the log, space that is reserved.
 * **partclone's map** is what `partclone.FS -D` calls used, of the same volume; **not in partclone's** is what our map
@@ -154,6 +158,8 @@ _TAIL = """## Why they differ
   of the two: `btrfs scrub` then finds every block of the other one damaged. The first MiB is reserved, and used here.
   partclone counts in blocks of 16 KiB, so its map is larger and holds less.
 * **FAT, exFAT.** In front of the clusters lie the boot sectors and the FATs: they are counted as used here.
+* **F2FS.** One block more: the one that the next node goes to, which recovery reads.
+* **NILFS2.** Both superblocks are counted by nobody. What it frees is a whole segment.
 * **squashfs, EROFS, ISO 9660.** Their own count is their length. squashfs is padded to 4 KiB.
 * **Linux swap.** The first 64 KiB are kept whatever the size of a page."""
 
