@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from used_map_counts import (
+    CORPUS,
     PROGRAM_PATH,
     Count,
     btrfs_count,
@@ -54,6 +55,7 @@ class Case:
         make: Makes the volume in an image file of that size, which exists, from a folder of files.
         count: Bytes that the file system itself counts as used; None when no tool tells.
         partclone: Program that draws a map of it; empty when there is none.
+        corpus: File below tests/corpus that it is unpacked from; empty when it is made here.
     """
 
     system: str
@@ -63,10 +65,12 @@ class Case:
     make: Fill
     count: Count | None
     partclone: str = ""
+    corpus: str = ""
 
     def missing(self) -> list[str]:
-        """Programs that are not installed."""
-        return [name for name in self.tools if shutil.which(name, path=PROGRAM_PATH) is None]
+        """Programs that are not installed, and the corpus when it is not at hand."""
+        lacking = [name for name in self.tools if shutil.which(name, path=PROGRAM_PATH) is None]
+        return lacking if not self.corpus or (CORPUS / self.corpus).is_file() else [*lacking, self.corpus]
 
 
 def make_content(folder: Path) -> Path:
@@ -228,7 +232,7 @@ def _f2fs(what: str, size_mib: int, *options: str) -> Case:
 
 
 def _corpus(system: str, name: str, tools: tuple[str, ...], count: Count | None, partclone: str = "") -> Case:
-    return Case(system, f"corpus {name.split('.')[0]}", 0, tools, from_corpus(name), count, partclone)
+    return Case(system, f"corpus {name.split('.')[0]}", 0, tools, from_corpus(name), count, partclone, name)
 
 
 CASES: tuple[Case, ...] = (
