@@ -5,12 +5,14 @@ They write nothing by themselves, but somebody could mount one in the middle of 
 the pile is opened exclusively, which keeps everybody else from mounting it, swapping to it, or building on it. With
 that, the disk is as quiet as one without volumes; without it, it is in use.
 
-Only mappings that hand every access straight on are let through. A mirror resynchronises, a cache writes back, a thin
-pool commits and a snapshot merges when nobody asks for it. That somebody has a volume open, even only to read it, is
-taken for use: he may be about to write.
+Only mappings that hand every access straight on are let through, and arrays that nobody has written to since they were
+assembled: until then the kernel keeps them read-only. A mirror resynchronises, a cache writes back, a thin pool commits
+and a snapshot merges when nobody asks for it. That somebody has a mapping open, even only to read it, is taken for use:
+he may be about to write. (Of arrays nothing tells who has them open to read.)
 
 References:
-    Linux, include/uapi/linux/dm-ioctl.h (DM_TABLE_STATUS); block/bdev.c (bd_prepare_to_claim): O_EXCL claims.
+    Linux, include/uapi/linux/dm-ioctl.h (DM_TABLE_STATUS); block/bdev.c (bd_prepare_to_claim): O_EXCL claims;
+    Documentation/admin-guide/md.rst: array_state.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from imager.devices.sysfs import System
 
 CONTROL: Final = Path("/dev/mapper/control")
 _QUIET_TARGETS: Final = frozenset(("linear", "striped", "crypt"))
+_QUIET_ARRAYS: Final = frozenset(("readonly", "read-auto"))
 _LOOKS: Final = 4
 _LOOK_SECONDS: Final = 0.2
 """udev and its helpers open a volume for a moment whenever something about it changes."""
@@ -76,7 +79,7 @@ def hold_idle(path: str | os.PathLike[str], *, system: System | None = None) -> 
     try:
         for top in tops:
             held.take(machine.node(top))
-        if any(_is_open_elsewhere(top) for top in tops):
+        if any(_is_open_elsewhere(top) for top in tops if not _is_array(top, machine)):
             held.close()
     except OSError:
         held.close()
@@ -90,6 +93,10 @@ def idle_tops(name: str, system: System, status_of: StatusOf) -> list[str]:
     """The volumes above a device on which nothing stands; none, unless everything above it only hands on."""
     above = _above(_starts(name, system), system)
     for each in above:
+        if _is_array(each, system):
+            if system.text(system.disk_of(each), "md", "array_state") not in _QUIET_ARRAYS:
+                return []
+            continue
         status = status_of(each)
         if status is None or status.is_suspended or not status.targets <= _QUIET_TARGETS:
             return []
@@ -117,6 +124,11 @@ def _above(names: Iterable[str], system: System) -> list[str]:
             order.append(name)
             waiting += [*system.holders(name), *system.partition_names(name)]
     return order
+
+
+def _is_array(name: str, system: System) -> bool:
+    """Whether MD made the device, or it is a partition of one that MD made."""
+    return bool(system.text(system.disk_of(name), "md", "array_state"))
 
 
 def _hold_free_partitions(name: str, system: System, held: Held) -> None:

@@ -50,6 +50,14 @@ def test_a_part_without_volumes_has_nothing_to_hold(laptop):
     assert idle_tops("nvme0n1p1", laptop, said()) == []
 
 
+@pytest.mark.parametrize(("state", "tops"), [("read-auto", ["md0"]), ("readonly", ["md0"]), ("clean", []), ("", [])])
+def test_an_array_may_run_until_it_is_written_to(tmp_path, state, tops):
+    system = System(machines.build(machines.RAID, tmp_path))
+    (system.block("md0") / "md").mkdir(exist_ok=True)
+    (system.block("md0") / "md/array_state").write_text(f"{state}\n")
+    assert idle_tops("sdb", system, lambda _: None) == tops
+
+
 def test_on_a_recording_nothing_is_held_and_volumes_count_as_use(laptop):
     with hold_idle("/dev/nvme0n1", system=laptop):
         assert not is_held("dm-0", laptop)
