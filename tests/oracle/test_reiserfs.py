@@ -139,9 +139,10 @@ def test_smaller_than_its_partition(tmp_path: Path):
 def test_journal_on_another_device_is_copied_whole(tmp_path: Path):
     sparse_file(tmp_path / "journal", 40 * MIB)
     image = make_reiserfs(tmp_path / "fs", 40 * MIB, "-j", tmp_path / "journal")
-    place = 12 + 4
-    with image.open("r+b") as file:  # mkreiserfs writes 0, the device number of a file
-        file.seek(SUPER + place)
+    with pytest.raises(NotTrusted):  # jp_journal_dev is 0, the device number of a file
+        used_map(image)
+    with image.open("r+b") as file:
+        file.seek(SUPER + 16)
         file.write(struct.pack("<I", 0x801))
     with pytest.raises(NotTrusted, match="another device"):
         used_map(image)
@@ -155,6 +156,15 @@ def test_volume_that_was_not_unmounted_is_copied_whole(case: str):
     assert caught.value.warnings
     # Its journal alone tells it too: a superblock on disk can be older than what the journal holds.
     assert "unfinished transactions" in refusal(reiserfs, image, (SUPER + 50, b"\x01\0"))
+
+
+@needs_grub
+@pytest.mark.parametrize("case", ["r36-crash", "r36-early-crash"])
+def test_volume_whose_journal_was_replayed_is_trusted_again(case: str, tmp_path: Path):
+    image, sums = unpacked(case, tmp_path)
+    call("reiserfsck", "--check", "-y", "-q", image)
+    poisoned = check_poisoned(image)
+    assert guest_cases.hashes_by_grub(poisoned, tmp_path / "mnt", sums) == sums
 
 
 def test_volume_that_was_cut_is_copied_whole(tmp_path: Path):
