@@ -10,12 +10,20 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import IO
 
 from imager.errors import ImagerError
 
 _PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"))
+
+
+PIPE = subprocess.PIPE
+NOWHERE = subprocess.DEVNULL
+Running = subprocess.Popen[bytes]
+"""A program that runs beside this one."""
 
 
 class ProgramFailed(ImagerError):
@@ -34,6 +42,10 @@ class Finished:
 def find_program(name: str) -> str | None:
     """The full path of a program, or None when it is not installed."""
     return shutil.which(name, path=_PATH)
+
+
+def _environment(additions: Mapping[str, str] | None) -> dict[str, str]:
+    return {**os.environ, "PATH": _PATH, "LC_ALL": "C.UTF-8", **(additions or {})}
 
 
 def run(
@@ -69,7 +81,7 @@ def run(
             check=False,
             timeout=timeout_seconds,
             pass_fds=tuple(pass_fds),
-            env={**os.environ, "PATH": _PATH, "LC_ALL": "C.UTF-8", **(environment or {})},
+            env=_environment(environment),
         )
     except subprocess.TimeoutExpired as error:
         raise ProgramFailed(
@@ -85,3 +97,50 @@ def run(
             exit_code=done.returncode,
         )
     return Finished(done.returncode, done.stdout, done.stderr)
+
+
+@contextmanager
+def start(
+    command: Sequence[str],
+    *,
+    input_from: int | IO[bytes] = NOWHERE,
+    output_to: int | IO[bytes] = NOWHERE,
+    errors_to: int | IO[bytes] = NOWHERE,
+    environment: Mapping[str, str] | None = None,
+    patience_seconds: float = 10,
+) -> Iterator[Running]:
+    """Run a program beside this one: for what takes long, or is talked with.
+
+    When the block is left while the program runs, it is asked to end, and killed when it does not do so in time.
+
+    Raises:
+        ProgramFailed: It is not installed or cannot be started. How it ends is for the caller to look at.
+    """
+    program = find_program(command[0])
+    if program is None:
+        raise ProgramFailed(f"the program {command[0]} is not installed", program=command[0])
+    try:
+        running = subprocess.Popen(
+            [program, *command[1:]],
+            stdin=input_from,
+            stdout=output_to,
+            stderr=errors_to,
+            env=_environment(environment),
+        )
+    except OSError as error:
+        raise ProgramFailed(f"{command[0]} could not be started: {error.strerror}", program=command[0]) from error
+    with running:
+        try:
+            yield running
+        finally:
+            _end(running, patience_seconds)
+
+
+def _end(running: Running, patience_seconds: float) -> None:
+    if running.poll() is not None:
+        return
+    running.terminate()
+    try:
+        running.wait(patience_seconds)
+    except subprocess.TimeoutExpired:
+        running.kill()

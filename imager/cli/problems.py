@@ -46,8 +46,8 @@ def _on_sigterm(_signal: int, _frame: FrameType | None) -> None:
     raise Terminated("ended by SIGTERM")
 
 
-def reports_problems(command: Callable[P, int | None]) -> Callable[P, None]:
-    """Wrap a command so that every way it can end is a documented exit status.
+def reports_problems(command: Callable[P, int | None], *, program: str = "imager") -> Callable[P, None]:
+    """Wrap a command of a program so that every way it can end is a documented exit status.
 
     The wrapped function may return an exit status; None stands for 0.
     """
@@ -59,9 +59,9 @@ def reports_problems(command: Callable[P, int | None]) -> Callable[P, None]:
         try:
             code = command(*args, **kwargs) or 0
         except ImagerError as error:
-            code = _tell(error, as_json=as_json, debug=debug)
+            code = _tell(program, error, as_json=as_json, debug=debug)
         except KeyboardInterrupt:
-            code = _tell(Interrupted("interrupted"), as_json=as_json, debug=debug)
+            code = _tell(program, Interrupted("interrupted"), as_json=as_json, debug=debug)
         except BrokenPipeError:
             # The reader of our output is gone, as with `imager survey ... | head`: nothing is left to say to it.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -69,13 +69,13 @@ def reports_problems(command: Callable[P, int | None]) -> Callable[P, None]:
         except (typer.Exit, typer.Abort):
             raise
         except Exception as error:  # the one place for what nobody foresaw: a sentence instead of a traceback
-            code = _tell_defect(error, debug=debug)
+            code = _tell_defect(program, error, debug=debug)
         raise typer.Exit(code)
 
     return wrapped
 
 
-def _tell(error: ImagerError, *, as_json: bool, debug: bool) -> int:
+def _tell(program: str, error: ImagerError, *, as_json: bool, debug: bool) -> int:
     if debug:
         traceback.print_exception(error)
     if as_json:
@@ -103,7 +103,7 @@ def _plain(value: object) -> object:
     return value.hex() if isinstance(value, bytes) else str(value)
 
 
-def _tell_defect(error: Exception, *, debug: bool) -> int:
+def _tell_defect(program: str, error: Exception, *, debug: bool) -> int:
     if debug:
         traceback.print_exception(error)
     else:

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The command `bootmedia`: one module per command, registered here."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from bootmedia.cli import build, test
+from imager import __version__
+
+app = typer.Typer(
+    name="bootmedia",
+    help="Build and test the medium that a dead machine is started from.",
+    no_args_is_help=True,
+    rich_markup_mode=None,  # plain text keeps the examples as they are written, and man pages are made from it
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+for _module in (build, test):
+    app.command(_module.NAME, epilog=_module.EPILOG)(_module.command)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"bootmedia {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and end.")
+    ] = False,
+) -> None:
+    """Build and test the medium that a dead machine is started from."""
+
+
+def main() -> None:
+    """Entry point of the program."""
+    app()

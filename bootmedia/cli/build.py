@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""bootmedia build: makes a medium."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bootmedia.build import Built, Wishes, build
+from bootmedia.cache import Cache, default_folder
+from bootmedia.cli.options import epilog, reporting
+from bootmedia.errors import RecipeError
+from bootmedia.layer import Settings, ssh_keys
+from bootmedia.recipes import profiles, read_recipe
+from bootmedia.squashfs import COMPRESSIONS
+from imager import __version__
+from imager.cli.options import DebugOption, JsonOption, QuietOption
+from imager.cli.output import Console
+
+NAME = "build"
+EPILOG = epilog(
+    ("bootmedia build rescue.iso", "a medium for BIOS and UEFI, CD and stick"),
+    ("bootmedia build rescue.iso --include /backup/server.img.zst", "with the image on it"),
+    ("bootmedia build rescue.iso --compression small --keymap de --ssh-key ~/.ssh/id_ed25519.pub", "smaller"),
+    ("dd if=rescue.iso of=/dev/sdX bs=4M oflag=direct conv=fsync", "onto a stick; everything on it is lost"),
+    statuses=(1, 2, 3, 5, 130),
+)
+
+
+@reporting
+def command(
+    output: Annotated[Path, typer.Argument(metavar="OUT.iso", help="The file to make.")],
+    profile: Annotated[
+        str, typer.Option("--profile", metavar="NAME", help=f"What is on it: {' or '.join(profiles())}.")
+    ] = "rescue",
+    include: Annotated[
+        list[Path] | None,
+        typer.Option("--include", metavar="IMAGE", help="Put an image, or a folder of them, on the medium."),
+    ] = None,
+    ssh_key: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--ssh-key", metavar="FILE", help="A public key that opens root's shell over SSH; without one, no SSH."
+        ),
+    ] = None,
+    hostname: Annotated[
+        str, typer.Option("--hostname", metavar="NAME", help="What the machine calls itself.")
+    ] = "recovery",
+    keymap: Annotated[
+        str | None, typer.Option("--keymap", metavar="NAME", help="Keyboard layout, such as de or fr-latin1.")
+    ] = None,
+    package: Annotated[
+        list[str] | None, typer.Option("--package", metavar="NAME", help="A further Debian package.")
+    ] = None,
+    suite: Annotated[str, typer.Option("--suite", metavar="NAME", help="Debian's release.")] = "trixie",
+    mirror: Annotated[
+        str | None,
+        typer.Option("--mirror", metavar="URL", help="Where packages come from; else this machine's apt sources."),
+    ] = None,
+    compression: Annotated[
+        str, typer.Option("--compression", metavar="KIND", help="fast, or small: slower to make, nothing else.")
+    ] = "fast",
+    cache: Annotated[
+        Path | None,
+        typer.Option("--cache", metavar="DIR", help="What is kept for the next build; else ~/.cache/imager/bootmedia."),
+    ] = None,
+    refresh: Annotated[
+        bool, typer.Option("--refresh", help="Fetch the packages anew, for updates since the base was kept.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.iso when it is there.")] = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Make a medium that starts a machine without a system and has imager on it.
+
+    It starts on BIOS and on UEFI, with Secure Boot too, from a CD and from a USB stick, and ends in a root shell on the
+    screen and on the serial line. The first build fetches Debian packages and takes minutes; what does not depend on
+    the options is kept, and the next takes seconds. With SOURCE_DATE_EPOCH set, the same inputs give the same bytes.
+    """
+    console = Console(json=as_json, quiet=quiet)
+    if compression not in COMPRESSIONS:
+        raise RecipeError(f"--compression: {compression!r} is neither {' nor '.join(COMPRESSIONS)}")
+    wishes = Wishes(
+        recipe=read_recipe(profile, more_packages=package or ()),
+        settings=Settings(
+            title=f"imager {__version__} recovery",
+            host_name=hostname,
+            keymap=keymap or "",
+            ssh_keys="".join(_read_keys(path) for path in ssh_key or ()),
+        ),
+        suite=suite,
+        mirror=mirror,
+        compression=COMPRESSIONS[compression],
+        included=tuple(include or ()),
+        overwrite=overwrite,
+        refresh=refresh,
+    )
+    built = build(wishes, output, Cache(cache or default_folder()), console.progress())
+    console.result(_facts(built), _lines(built))
+
+
+def _read_keys(path: Path) -> str:
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"--ssh-key: {path} cannot be read as text: {error}") from error
+    return ssh_keys(text, str(path))
+
+
+def _facts(built: Built) -> dict[str, object]:
+    return {
+        "path": str(built.path),
+        "medium_id": built.medium_id,
+        "size_bytes": built.size_bytes,
+        "base_made": built.base_made,
+        "seconds": round(built.seconds, 1),
+    }
+
+
+def _lines(built: Built) -> list[str]:
+    return [
+        f"{built.path}: {built.size_bytes / 2**20:.0f} MiB, made in {built.seconds:.0f} s",
+        f"Debian packages as of {built.base_made} (newer: --refresh)",
+        f"Try it: bootmedia test {built.path}",
+    ]

@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the commands of bootmedia share: options, exit statuses, and the end of a help text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import ParamSpec
+
+from imager.cli.problems import reports_problems
+
+P = ParamSpec("P")
+
+EXIT_STATUSES = (
+    (0, "all that was asked for is done"),
+    (1, "a defect of bootmedia itself, or a program that it calls failed"),
+    (2, "the command line or the recipe is wrong, or a program is not installed"),
+    (3, "packages: the mirror or the network is missing, or a package"),
+    (4, "the medium did not come up to a shell"),
+    (5, "the place of the medium or of the cache: missing, full, or not permitted"),
+    (130, "interrupted; 143 by SIGTERM"),
+)
+"""What each exit status means: imager's, as far as they apply here."""
+
+
+def reporting(command: Callable[P, int | None]) -> Callable[P, None]:
+    """Wrap a command so that every way it can end is a documented exit status."""
+    return reports_problems(command, program="bootmedia")
+
+
+def epilog(*examples: tuple[str, str], statuses: Sequence[int]) -> str:
+    """The end of a command's help: examples with comments, and the exit statuses that it uses."""
+    shown = "\n".join(f"  # {comment}\n  {line}" for line, comment in examples)
+    meanings = dict(EXIT_STATUSES)
+    listed = "\n".join(f"  {code:<4} {meanings[code]}" for code in (0, *statuses))
+    return f"\b\nExamples:\n{shown}\n\n\b\nExit status:\n{listed}"

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Where Debian's packages come from: this machine's own apt sources, rewritten to the suite that the medium has.
+
+Only what is Debian's own is taken over: a source of somebody else has nothing for another suite. Works on text alone.
+
+Reference: sources.list(5).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
+DEFAULT_MIRROR = "http://deb.debian.org/debian"
+DEFAULT_SECURITY_MIRROR = "http://deb.debian.org/debian-security"
+_RELEASES = {
+    *("buster", "bullseye", "bookworm", "trixie", "forky", "duke", "sid"),
+    *("oldoldstable", "oldstable", "stable", "testing", "unstable"),
+}
+# Backports would raise versions beside the suite's own; proposed updates are not yet released.
+_POCKETS = {"": "", "-updates": "-updates", "-security": "-security", "/updates": "-security"}
+_ONE_LINE = re.compile(r"deb\s+(?:\[(?P<options>[^]]*)\]\s+)?(?P<uri>\S+)\s+(?P<suite>\S+)\s+(?P<components>.*)")
+
+
+@dataclass(frozen=True)
+class Source:
+    """One place of packages: a suite on a mirror."""
+
+    uri: str
+    suite: str
+    signed_by: str = KEYRING
+
+    def __str__(self) -> str:
+        return f"deb [signed-by={self.signed_by}] {self.uri} {self.suite} main"
+
+
+def sources_text(suite: str, *, mirror: str | None, files: Mapping[str, str]) -> str:
+    """The sources.list for a suite: of a mirror that was named, else of this machine's files, else Debian's default."""
+    if mirror is not None:
+        found = [Source(mirror, suite)]
+    else:
+        found = list(dict.fromkeys(_of_files(suite, files)))
+        if not any(source.suite == suite for source in found):
+            found = _default(suite)
+    return "".join(f"{source}\n" for source in found)
+
+
+def _default(suite: str) -> list[Source]:
+    return [
+        Source(DEFAULT_MIRROR, suite),
+        Source(DEFAULT_MIRROR, f"{suite}-updates"),
+        Source(DEFAULT_SECURITY_MIRROR, f"{suite}-security"),
+    ]
+
+
+def _of_files(suite: str, files: Mapping[str, str]) -> Iterator[Source]:
+    for name in sorted(files):
+        read = _deb822 if name.endswith(".sources") else _one_line
+        for source in read(files[name]):
+            pocket = _pocket(source.suite)
+            if pocket is not None:
+                yield replace(source, suite=suite + pocket)
+
+
+def _pocket(suite: str) -> str | None:
+    """What follows the release's name in a suite of Debian: "-updates"; None for what is not taken over."""
+    for ending, pocket in _POCKETS.items():
+        if suite.endswith(ending) and suite.removesuffix(ending) in _RELEASES:
+            return pocket
+    return None
+
+
+def _one_line(text: str) -> Iterator[Source]:
+    for line in text.splitlines():
+        match = _ONE_LINE.fullmatch(line.partition("#")[0].strip())
+        if match is not None and "main" in match["components"].split():
+            options = dict(word.split("=", 1) for word in (match["options"] or "").split() if "=" in word)
+            yield Source(match["uri"], match["suite"], _keyring(options.get("signed-by")))
+
+
+def _deb822(text: str) -> Iterator[Source]:
+    for paragraph in re.split(r"\n\s*\n", text):
+        fields = _fields(paragraph)
+        if "deb" not in fields.get("types", "").split() or fields.get("enabled", "yes").lower() in {"no", "false"}:
+            continue
+        if "main" in fields.get("components", "").split():
+            for uri in fields.get("uris", "").split():
+                for suite in fields.get("suites", "").split():
+                    yield Source(uri, suite, _keyring(fields.get("signed-by")))
+
+
+def _fields(paragraph: str) -> dict[str, str]:
+    lines = [line for line in paragraph.splitlines() if not line.startswith("#")]
+    joined = re.sub(r"\n[ \t]+", " ", "\n".join(lines))
+    pairs = (line.partition(":") for line in joined.splitlines())
+    return {name.strip().lower(): value.strip() for name, _, value in pairs}
+
+
+def _keyring(signed_by: str | None) -> str:
+    """A keyring's path as it is given; a key that stands in the source itself cannot be named on one line."""
+    return signed_by if signed_by is not None and re.fullmatch(r"/[^\s\]]+", signed_by) else KEYRING
