@@ -133,8 +133,7 @@ def _check_dmaps(dmaps: DmapArray, numbers: npt.NDArray[np.int_], mapsize: int) 
     begins = numbers * BPERDMAP
     blocks = np.minimum(mapsize - begins, BPERDMAP)
     wmap, pmap = (_words(dmaps[name]) for name in ("wmap", "pmap"))
-    used = np.bitwise_count(wmap) if hasattr(np, "bitwise_count") else _count_bits(wmap)
-    free = BPERDMAP - used.sum(axis=1, dtype=np.int64)
+    free = BPERDMAP - np.bitwise_count(wmap).sum(axis=1, dtype=np.int64)
     for is_right, why in (
         ((dmaps["start"] == begins) & (dmaps["nblocks"] == blocks), "describes other blocks than it should"),
         ((wmap == pmap).all(axis=1), "has a working map that is not the persistent one"),
@@ -152,13 +151,6 @@ def _words(field: DmapArray) -> npt.NDArray[np.uint32]:
     """The words of maps, a row for each dmap."""
     words: npt.NDArray[np.uint32] = np.ascontiguousarray(field).view("<u4").reshape(len(field), -1)
     return words
-
-
-def _count_bits(words: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint8]:
-    """How many bits of each word are set, for numpy before 2.0."""
-    octets = np.unpackbits(np.ascontiguousarray(words).view(np.uint8)).reshape(*words.shape, 32)
-    counts: npt.NDArray[np.uint8] = octets.sum(axis=2, dtype=np.uint8)
-    return counts
 
 
 def _used_runs(dmaps: DmapArray) -> tuple[Int64Array, Int64Array]:
