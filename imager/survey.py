@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from imager.blocks import BlockReader, Slice
-from imager.errors import UsageError
+from imager.errors import SourceUnreadable, UsageError
 from imager.examine import Examined, Volume, edges
 from imager.extents import Extents
 from imager.filesystems.base import HIBERNATED
@@ -27,6 +27,9 @@ from imager.volumes.registry import managers
 
 GAP_EDGE_BYTES: Final = 16 * 1024 * 1024
 """Of an unpartitioned gap so much is used at both ends: boot loaders and RAID metadata live there."""
+
+_TABLES: Final = frozenset(("gpt", "dos"))
+"""Names of signatures that a partition table leaves."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,7 @@ class _Outline:
 
     Attributes:
         entries: The partitions that the volumes are, in the same order; none when the volume is the disk itself.
-        owners: Who else claims the disk beside its table.
+        owners: Who claims the disk beside its table, when all of it is copied.
     """
 
     disk: Disk
@@ -155,7 +158,7 @@ def _outline(disk: Disk, options: SurveyOptions) -> _Outline:
         found = replace(found, whole_reason=reason)
     whole = Volume(disk.reader, disk.path)
     if found.whole_reason:
-        return _Outline(disk, found)
+        return _Outline(disk, found, owners=_marks_beside_table(disk.reader))
     if found.table.kind == "none":
         return _Outline(disk, found, (whole,))
     entries = tuple(entry for entry in found.partitions if entry.kind != "extended")
@@ -182,9 +185,17 @@ def _other_owners(reader: BlockReader, found: FoundTable) -> tuple[Signature, ..
     )
 
 
+def _marks_beside_table(reader: BlockReader) -> tuple[Signature, ...]:
+    """What lies on a disk whose table is not believed, such as the ISO 9660 of a hybrid image."""
+    try:
+        return tuple(mark for mark in find_signatures(reader) if mark.name not in _TABLES)
+    except SourceUnreadable:
+        return ()
+
+
 def _claims_a_disk(mark: Signature) -> bool:
     """Whether a mark says that more than the table is on the disk; the table's own marks do not."""
-    return mark.name == "zfs_member" or (mark.kind in ("raid", "volume-manager") and mark.name not in ("gpt", "dos"))
+    return mark.name == "zfs_member" or (mark.kind in ("raid", "volume-manager") and mark.name not in _TABLES)
 
 
 def _belongs_to_partition(reader: BlockReader, mark: Signature, partitions: Sequence[Partition]) -> bool:

@@ -19,6 +19,7 @@ from imager.examine import EDGE_BYTES, Examined, Volume, examine
 from imager.extents import Extents
 from imager.filesystems import behind, erofs, iso9660, squashfs
 from imager.filesystems.base import NotTrusted, Parser
+from imager.survey import Disk, survey
 from tests.harness.files import FileReader, sparse_file
 from tests.harness.poison import poison, tree_hashes
 from tests.harness.programs import call, missing_tools
@@ -313,6 +314,19 @@ def test_appended_partition_behind_a_disc_is_kept(content: Path, tmp_path: Path)
         tmp_path / "image", content, *ISO9660["xorriso"], "-append_partition", "2", "0xef", tmp_path / "efi"
     )
     assert look(image).used == Extents.single(0, image.stat().st_size)
+
+
+def test_hybrid_disc_on_a_disk_is_named_and_copied_whole(content: Path, tmp_path: Path):
+    need("iso9660")
+    (tmp_path / "efi").write_bytes(random.Random(2).randbytes(MIB))
+    options = (*ISO9660["xorriso"], "-append_partition", "2", "0xef", tmp_path / "efi")
+    image = make_iso(tmp_path / "image", content, *options)
+    larger(image, 40 * MIB)
+    found = survey([Disk(FileReader(image), str(image))])[0]
+    assert "lies on the partition table itself" in found.layout.whole_reason
+    assert found.layout.content is not None
+    assert found.layout.content.type == "iso9660"
+    assert found.used == Extents.single(0, image.stat().st_size)
 
 
 # --- What is refused -------------------------------------------------------------------------------------------------
