@@ -42,7 +42,7 @@ DOC: Final = ParserDoc(
     name="UFS",
     types=("ufs",),
     handled=(
-        "UFS1 and UFS2 as FreeBSD, NetBSD and OpenBSD make them, in either byte order",
+        "UFS1 and UFS2 as FreeBSD and NetBSD make them, in either byte order; OpenBSD has the same structures",
         "blocks of 4 to 64 KiB, fragments of 512 bytes to 64 KiB",
         "superblock at 0, 8, 64 or 256 KiB",
         "soft updates, with a journal too, after a clean unmount",
