@@ -19,7 +19,7 @@ from bootmedia.errors import RecipeError
 from bootmedia.recipes import Recipe
 from bootmedia.tree import Tree
 
-_LEVEL = 19
+_LEVEL = 15
 
 
 def make_initrd(recipe: Recipe, base: Base, *, time: int) -> bytes:
