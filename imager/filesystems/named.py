@@ -58,8 +58,6 @@ NAMED: Final = (
     Named("UBI and UBIFS", ("ubi", "ubifs"), "they are made for raw flash memory"),
     Named("zonefs", ("zonefs",), "it shows the zones of a device as files"),
     Named("HFS", ("hfs",), "the format before HFS+ is not read here"),
-    Named("HFS+", ("hfsplus",), _RARE),
-    Named("APFS", ("apfs",), _RARE),
     Named("ext4dev", ("ext4dev",), "it was made by a development version of ext4"),
     Named("UDF", ("udf",), _RARE),
     Named("squashfs before 4.0", ("squashfs3",), "older images keep their length in another form"),

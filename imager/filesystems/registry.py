@@ -7,12 +7,14 @@ from typing import Final
 
 from imager.blocks import BlockReader, OutOfRange
 from imager.filesystems import (
+    apfs,
     btrfs,
     erofs,
     exfat,
     ext,
     f2fs,
     fat,
+    hfsplus,
     iso9660,
     jfs,
     minix,
@@ -44,6 +46,8 @@ PARSERS: Final[tuple[Parser, ...]] = (
     ufs,
     jfs,
     reiserfs,
+    hfsplus,
+    apfs,
     swap,
 )
 

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imager.blocks import BlockReader
-from imager.extents import Extents, set_bit_runs
+from imager.extents import Extents, Int64Array, set_bit_runs
 from imager.filesystems.apfs.container import Checkpoint
 from imager.filesystems.apfs.objects import (
     OBJECT_BYTES,
@@ -255,29 +255,30 @@ class _SpaceManager:
 
     # --- Bitmaps ----------------------------------------------------------------------------------------------------
 
-    def _used_runs(
-        self, infos: npt.NDArray[Any], first_chunk: int
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    def _used_runs(self, infos: npt.NDArray[Any], first_chunk: int) -> tuple[Int64Array, Int64Array]:
         """First block and the block after the last one of each run of used blocks in some chunks."""
-        size = self._block_bytes
-        bitmaps = np.zeros((len(infos), size), dtype=np.uint8)
-        for row in np.flatnonzero(infos["ci_bitmap_addr"]).tolist():
-            raw = self._reader.read(int(infos["ci_bitmap_addr"][row]) * size, size)
-            bitmaps[row] = np.frombuffer(raw, dtype=np.uint8)
-        used = _BITS_SET[bitmaps].sum(axis=1, dtype=np.int64)
-        is_right = used == infos["ci_block_count"].astype(np.int64) - infos["ci_free_count"]
-        if not is_right.all():
-            row = int(np.argmin(is_right))
-            free, length = int(infos["ci_free_count"][row]), int(infos["ci_block_count"][row])
-            raise NotTrusted(
-                f"the bitmap of chunk {first_chunk + row} marks {int(used[row])} blocks as used, "
-                f"but {free} of {length} are said to be free"
-            )
-        origin = first_chunk * self._fields.sm_blocks_per_chunk
-        starts, ends = set_bit_runs(bitmaps.tobytes())
-        self._runs += len(starts)
+        begins, lengths = infos["ci_addr"].astype(np.int64), infos["ci_block_count"].astype(np.int64)
+        is_full = infos["ci_free_count"] == 0
+        starts, ends = [begins[is_full]], [(begins + lengths)[is_full]]
+        for row in np.flatnonzero((infos["ci_bitmap_addr"] != 0) & ~is_full).tolist():
+            found = self._runs_of_bitmap(infos[row], first_chunk + row)
+            starts.append(found[0] + begins[row])
+            ends.append(found[1] + begins[row])
+            self._runs += len(found[0])
         if self._runs > _REFUSED_RUNS:
             raise NotTrusted(f"its used space is in more than {_REFUSED_RUNS} pieces")
-        if len(ends) and origin + int(ends[-1]) > self._block_count:
-            raise NotTrusted("its bitmaps mark blocks behind its last one as used")
-        return starts + origin, ends + origin
+        return np.concatenate(starts), np.concatenate(ends)
+
+    def _runs_of_bitmap(self, info: npt.NDArray[Any], chunk: int) -> tuple[Int64Array, Int64Array]:
+        """The same for one chunk, counted from its start; all its other bits must be clear."""
+        free, length, address = (int(info[name]) for name in ("ci_free_count", "ci_block_count", "ci_bitmap_addr"))
+        raw = self._reader.read(address * self._block_bytes, self._block_bytes)
+        used = int(_BITS_SET[np.frombuffer(raw, dtype=np.uint8)].sum(dtype=np.int64))
+        if used != length - free:
+            raise NotTrusted(
+                f"the bitmap of chunk {chunk} marks {used} blocks as used, but {free} of {length} are said to be free"
+            )
+        starts, ends = set_bit_runs(raw)
+        if len(ends) and ends[-1] > length:
+            raise NotTrusted(f"the bitmap of chunk {chunk} marks blocks behind its last one as used")
+        return starts, ends

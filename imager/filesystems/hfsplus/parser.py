@@ -65,7 +65,6 @@ DOC: Final = ParserDoc(
         ("the alternate volume header is missing or differs", "the volume is damaged, was cut or was moved"),
         ("the free blocks are not as many as freeBlocks", "the allocation file is damaged"),
         ("headers, B-trees or the journal are marked free", "the allocation file is damaged"),
-        ("HFS without the plus", "its used blocks are not known here"),
     ),
     references=("Apple Technical Note TN1150, HFS Plus Volume Format", "Apple hfs-627 (core/hfs_format.h)"),
 )
@@ -102,14 +101,14 @@ def used_map(reader: BlockReader) -> UsedMap:
     used = Extents(blocks.starts * header.blockSize, blocks.ends * header.blockSize)
     _check_certain(used, header, [runs for _, runs in files.values()], journal.used)
     inside = Extents.union_of((used, Extents.single(alternate, alternate + HEADER_BYTES)))
-    around = Extents.of(((0, volume.offset), (volume.offset + volume.reader.size, reader.size)))
+    around = Extents.single(volume.offset, volume.offset + volume.reader.size).complement(reader.size)
     described = _describe(reader, volume)
     content = replace(
         described,
-        used_bytes=volume.offset + (header.totalBlocks - header.freeBlocks) * header.blockSize,
+        used_bytes=around.total_bytes + (header.totalBlocks - header.freeBlocks) * header.blockSize,
         facts={**described.facts, "journal": journal.state},
     )
-    return UsedMap(inside.shift(volume.offset) | (around if volume.is_wrapped else Extents()), content)
+    return UsedMap(inside.shift(volume.offset) | around, content)
 
 
 # --- Allocation file ------------------------------------------------------------------------------------------------

@@ -228,12 +228,12 @@ def check_header(volume: Volume) -> None:
         raise NotTrusted(f"it says that it has {header.size_bytes} bytes, in a volume of {volume.reader.size}")
     if header.size_bytes < RESERVED_START_BYTES + ALTERNATE_FROM_END or header.freeBlocks > header.totalBlocks:
         raise NotTrusted(f"it says that {header.freeBlocks} of its {header.totalBlocks} blocks are free")
+    if not header.attributes & kHFSVolumeUnmounted:
+        raise NotTrusted("it was not cleanly unmounted", warnings=("it was not cleanly unmounted",))
     refused = header.attributes & ~sum(_HANDLED_ATTRIBUTES)
     if refused:
         names = ", ".join(header._replace(attributes=refused).attribute_names)
         raise NotTrusted(f"its attributes are not handled: {names}")
-    if not header.attributes & kHFSVolumeUnmounted:
-        raise NotTrusted("it was not cleanly unmounted", warnings=("it was not cleanly unmounted",))
 
 
 def alternate_header_offset(volume: Volume) -> int:
