@@ -267,3 +267,29 @@ class AgreedReader(BlockReader):
         if any(copy.read(offset, length) != content for copy in self._copies[1:]):
             raise CopiesDiffer(f"the copies of the volume differ between bytes {offset} and {offset + length}")
         return content
+
+
+@dataclass(frozen=True)
+class MappedVolume:
+    """A volume whose content can be examined through its mapping; an `imager.volumes.base.Volume`."""
+
+    name: str
+    mapping: Mapping
+
+    @property
+    def readers(self) -> tuple[BlockReader, ...]:
+        """See imager.volumes.base.Volume."""
+        return self.mapping.readers
+
+    @property
+    def has_parity(self) -> bool:
+        """See imager.volumes.base.Volume."""
+        return self.mapping.has_parity
+
+    def back(self, used: Extents) -> Found:
+        """See imager.volumes.base.Volume."""
+        return self.mapping.back(used.clip(0, self.mapping.size))
+
+    def touched_by(self, places: Places) -> Extents:
+        """See imager.volumes.base.Volume."""
+        return self.mapping.touched_by(places)

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from imager.blocks import BlockReader, OutOfRange
+from imager.blocks import OutOfRange
 from imager.extents import Extents
 from imager.layout import Content
 from imager.volumes.base import Assembly, Member
@@ -24,37 +24,11 @@ from imager.volumes.lvm.label import BadLabel, Label, dashed, read_label, read_m
 from imager.volumes.lvm.model import LogicalVolume, PhysicalVolume, VolumeGroup, read_group
 from imager.volumes.lvm.text import BadText
 from imager.volumes.lvm.tree import Tree, Unmapped
-from imager.volumes.mapping import Mapping, Places
+from imager.volumes.mapping import MappedVolume
 
 TYPES: Final = ("LVM2_member",)
 _PV_FLAGS: Final = frozenset(("ALLOCATABLE",))
 _HIDDEN_TYPES: Final = frozenset(("thin", "thin-pool", "snapshot"))
-
-
-@dataclass(frozen=True)
-class LogicalVolumeReader:
-    """A logical volume whose content can be examined."""
-
-    name: str
-    mapping: Mapping
-
-    @property
-    def readers(self) -> tuple[BlockReader, ...]:
-        """See imager.volumes.base.Volume."""
-        return self.mapping.readers
-
-    @property
-    def has_parity(self) -> bool:
-        """See imager.volumes.base.Volume."""
-        return self.mapping.has_parity
-
-    def back(self, used: Extents) -> dict[int, Extents]:
-        """See imager.volumes.base.Volume."""
-        return self.mapping.back(used.clip(0, self.mapping.size))
-
-    def touched_by(self, places: Places) -> Extents:
-        """See imager.volumes.base.Volume."""
-        return self.mapping.touched_by(places)
 
 
 @dataclass
@@ -74,7 +48,7 @@ class _Pv:
 class _Result:
     """What is found out about members, by their keys."""
 
-    volumes: list[LogicalVolumeReader] = field(default_factory=list)
+    volumes: list[MappedVolume] = field(default_factory=list)
     own: dict[int, list[Extents]] = field(default_factory=dict)
     facts: dict[int, dict[str, str]] = field(default_factory=dict)
     allocated: dict[int, int] = field(default_factory=dict)
@@ -286,7 +260,7 @@ def _map_volumes(group: VolumeGroup, tree: Tree, present: dict[str, _Pv], result
             _tell(group, lv, str(error), present, result)
             continue
         followed |= found.names
-        result.volumes.append(LogicalVolumeReader(f"{group.name}/{name}", found.mapping))
+        result.volumes.append(MappedVolume(f"{group.name}/{name}", found.mapping))
     for name, lv in group.lvs.items():
         occupied = _occupied(group, lv, present)
         for key, used in occupied.items():

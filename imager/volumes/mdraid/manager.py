@@ -20,42 +20,16 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
-from imager.blocks import BlockReader, OutOfRange
+from imager.blocks import OutOfRange
 from imager.extents import Extents
 from imager.layout import Content
 from imager.volumes.base import Assembly, Member
-from imager.volumes.mapping import Mapping, Place, Places
+from imager.volumes.mapping import MappedVolume, Place
 from imager.volumes.mdraid.geometry import UnknownGeometry, array_mapping
 from imager.volumes.mdraid.superblock import BadSuperblock, Superblock, read_superblock
 
 TYPES: Final = ("linux_raid_member",)
 _LEVELS: Final = {-1: "linear", 0: "raid0", 1: "raid1", 4: "raid4", 5: "raid5", 6: "raid6", 10: "raid10"}
-
-
-@dataclass(frozen=True)
-class Array:
-    """An array whose content can be examined."""
-
-    name: str
-    mapping: Mapping
-
-    @property
-    def readers(self) -> tuple[BlockReader, ...]:
-        """See imager.volumes.base.Volume."""
-        return self.mapping.readers
-
-    @property
-    def has_parity(self) -> bool:
-        """See imager.volumes.base.Volume."""
-        return self.mapping.has_parity
-
-    def back(self, used: Extents) -> dict[int, Extents]:
-        """See imager.volumes.base.Volume."""
-        return self.mapping.back(used.clip(0, self.mapping.size))
-
-    def touched_by(self, places: Places) -> Extents:
-        """See imager.volumes.base.Volume."""
-        return self.mapping.touched_by(places)
 
 
 @dataclass
@@ -87,7 +61,7 @@ def assemble(members: Sequence[Member]) -> Assembly:
     for device in devices:
         if device.superblock is not None:
             arrays.setdefault(device.superblock.set_uuid, []).append(device)
-    volumes: list[Array] = []
+    volumes: list[MappedVolume] = []
     for together in arrays.values():
         volumes += _assemble_array(together)
     return Assembly(
@@ -147,7 +121,7 @@ def _data_bytes(superblock: Superblock) -> int:
 # --- Arrays ---------------------------------------------------------------------------------------------------------
 
 
-def _assemble_array(devices: Sequence[_Device]) -> list[Array]:
+def _assemble_array(devices: Sequence[_Device]) -> list[MappedVolume]:
     """The array of one UUID, or none; members that are not followed get their reason."""
     reason = _why_not(devices)
     current = [device for device in devices if device.superblock is not None and device.superblock.role is not None]
@@ -207,7 +181,7 @@ def _shape(superblock: Superblock) -> tuple[object, ...]:
     )
 
 
-def _follow(devices: Sequence[_Device]) -> Array:
+def _follow(devices: Sequence[_Device]) -> MappedVolume:
     places: dict[int, Place] = {}
     shape: Superblock | None = None
     for device in devices:
@@ -220,7 +194,7 @@ def _follow(devices: Sequence[_Device]) -> Array:
         raise UnknownGeometry("its members have no room for data")
     in_order = [places[role] for role in sorted(places)]
     mapping = array_mapping(shape.level, shape.layout, shape.chunk_bytes, shape.size, in_order)
-    return Array(_name(shape), mapping)
+    return MappedVolume(_name(shape), mapping)
 
 
 def _warnings(superblock: Superblock, devices: Sequence[_Device]) -> tuple[str, ...]:
