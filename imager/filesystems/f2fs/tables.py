@@ -45,6 +45,7 @@ _FIRST_NID: Final = 3
 """Below are the numbers of the tables themselves, which have no place."""
 _NEW_ADDR: Final = 2**32 - 1
 _CURRENT_PER_KIND: Final = 3
+Maps = npt.NDArray[np.uint8]
 _ONES: Final = np.array([value.bit_count() for value in range(256)], dtype=np.uint16)
 
 
@@ -83,9 +84,8 @@ def read_segments(reader: BlockReader, geometry: Geometry, checkpoint: Checkpoin
         segments.node_blocks += int(valid[is_node].sum())
         empty = first + np.flatnonzero(valid == 0)
         segments.free_segments += len(empty) - int(np.isin(empty, current).sum())
-        origin = geometry.main_blkaddr + first * BLOCKS_PER_SEGMENT
-        _collect(of_nodes, origin, entries["valid_map"], is_node & (valid > 0))
-        _collect(of_data, origin, entries["valid_map"], ~is_node & (valid > 0))
+        for collector, is_wanted in ((of_nodes, is_node), (of_data, ~is_node)):
+            _collect(collector, first, geometry.main_blkaddr, entries["valid_map"], np.where(is_wanted, valid, 0))
     segments.nodes = of_nodes.extents()
     segments.used = segments.nodes | of_data.extents()
     return segments
@@ -126,17 +126,29 @@ def _check_counts(first: int, entries: npt.NDArray[Any]) -> Int64Array:
     return valid
 
 
-def _collect(
-    collector: RangeCollector, origin: int, maps: npt.NDArray[np.uint8], wanted: npt.NDArray[np.bool_]
-) -> None:
-    """Add the used blocks of some of the segments."""
-    numbers = np.flatnonzero(wanted)
-    if numbers.size:
-        first, end = int(numbers[0]), int(numbers[-1]) + 1
-        chosen = maps[first:end] * wanted[first:end, np.newaxis].astype(np.uint8)
-        starts, ends = set_bit_runs(chosen.tobytes(), bitorder="big")
-        origin += first * BLOCKS_PER_SEGMENT
-        collector.add(starts + origin, ends + origin)
+def _collect(collector: RangeCollector, first: int, origin: int, maps: Maps, valid: Int64Array) -> None:
+    """Add the used blocks of segments; those that are full or empty need no look at their bitmaps.
+
+    Args:
+        collector: Where to.
+        first: Number of the first segment.
+        origin: Block at which segment 0 begins.
+        maps: Bitmaps, of each segment a row.
+        valid: How many blocks each has in use; 0 where they are not wanted.
+    """
+    full = np.flatnonzero(valid == BLOCKS_PER_SEGMENT) + first
+    if full.size:
+        breaks = np.flatnonzero(np.diff(full) != 1)
+        starts, ends = full[np.append(0, breaks + 1)], full[np.append(breaks, full.size - 1)] + 1
+        collector.add(origin + starts * BLOCKS_PER_SEGMENT, origin + ends * BLOCKS_PER_SEGMENT)
+    partly = np.flatnonzero((valid > 0) & (valid < BLOCKS_PER_SEGMENT))
+    if partly.size:
+        # A byte of zeros behind each row, so that no run goes on into a row that may be another segment's.
+        rows = np.pad(maps[partly], ((0, 0), (0, 1)))
+        starts, ends = set_bit_runs(rows.tobytes(), bitorder="big")
+        row, start = np.divmod(starts, 8 * rows.shape[1])
+        begin = origin + (partly[row] + first) * BLOCKS_PER_SEGMENT + start
+        collector.add(begin, begin + ends - starts)
 
 
 # --- Nodes ----------------------------------------------------------------------------------------------------------
