@@ -221,6 +221,8 @@ def test_checksum_is_the_one_of_macos():
         ("newest", 0x98, struct.pack("<Q", 77), "no space manager"),
         ("newest", 0xB4, struct.pack("<I", 101), "101 volumes"),
         ("newest", 0xB8, struct.pack("<Q", 4711), "not in its object map"),
+        ("newest", 0x4F8, struct.pack("<Q", 2**64 - 1), "EFI driver"),
+        ("newest", 0x4F8, struct.pack("<Q", 600), "system structure"),
         ("mapping", 0x10, struct.pack("<Q", 3), "damaged or of another one"),
         ("mapping", 0x20, struct.pack("<I", 0), "another number of blocks"),
         ("mapping", 0x24, struct.pack("<I", 4000), "4000 entries"),

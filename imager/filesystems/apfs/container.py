@@ -124,12 +124,13 @@ class Checkpoint:
 
     Attributes:
         xid: Number of the transaction that wrote it.
-        ephemeral: The objects that it keeps in the checkpoint data area, by their oids; their checksums hold.
+        space_manager: The object of that oid among those that it keeps in the checkpoint data area; empty when it
+            keeps none. The checksums of all of them hold.
     """
 
     superblock: Superblock
     xid: int
-    ephemeral: dict[int, bytes]
+    space_manager: bytes
 
 
 def read_superblock(reader: BlockReader) -> Superblock | None:
@@ -184,7 +185,7 @@ def read_checkpoint(reader: BlockReader, first: Superblock) -> Checkpoint:
     if position != last:
         raise NotTrusted("its newest superblock is not the last block of its checkpoint")
     mappings = _read_mappings(reader, superblock, header.o_xid)
-    return Checkpoint(superblock, header.o_xid, _read_ephemeral(reader, superblock, mappings))
+    return Checkpoint(superblock, header.o_xid, _check_ephemeral(reader, superblock, mappings))
 
 
 def _check_geometry(superblock: Superblock, volume_bytes: int) -> None:
@@ -202,6 +203,8 @@ def _check_geometry(superblock: Superblock, volume_bytes: int) -> None:
         raise NotTrusted(f"its checkpoint is said to begin at block {superblock.nx_xp_desc_index} of its area")
     if not 2 <= superblock.nx_xp_desc_len <= superblock.nx_xp_desc_blocks:
         raise NotTrusted(f"its checkpoint is said to have {superblock.nx_xp_desc_len} blocks")
+    if superblock.nx_efi_jumpstart >= superblock.nx_block_count:
+        raise NotTrusted(f"its EFI driver is said to be at block {superblock.nx_efi_jumpstart}")
     if superblock.nx_max_file_systems > NX_MAX_FILE_SYSTEMS:
         raise NotTrusted(f"it is said to have room for {superblock.nx_max_file_systems} volumes")
 
@@ -284,20 +287,24 @@ def _read_mappings(reader: BlockReader, superblock: Superblock, xid: int) -> lis
     return found
 
 
-def _read_ephemeral(reader: BlockReader, superblock: Superblock, mappings: list[_Mapping]) -> dict[int, bytes]:
+def _check_ephemeral(reader: BlockReader, superblock: Superblock, mappings: list[_Mapping]) -> bytes:
+    """Check every object that drivers would load with the checkpoint; the space manager's content."""
     size = superblock.nx_block_size
     start, end = superblock.data_area
     if sum(mapping.cpm_size for mapping in mappings) > _MOST_CHECKPOINT_BYTES:
         raise NotTrusted("its newest checkpoint has more data than is possible")
-    found: dict[int, bytes] = {}
+    seen: set[int] = set()
+    space_manager = b""
     for mapping in mappings:
         blocks, rest = divmod(mapping.cpm_size, size)
         is_possible = blocks and not rest and mapping.cpm_size <= _MOST_OBJECT_BYTES
-        if not is_possible or not start <= mapping.cpm_paddr <= end - blocks or mapping.cpm_oid in found:
+        if not is_possible or not start <= mapping.cpm_paddr <= end - blocks or mapping.cpm_oid in seen:
             raise NotTrusted(f"its newest checkpoint keeps object {mapping.cpm_oid} where it cannot be")
         raw = reader.read(mapping.cpm_paddr * size, mapping.cpm_size)
         header = header_of(raw)
         if not is_intact(raw) or header.o_oid != mapping.cpm_oid or header.storage != OBJ_EPHEMERAL:
             raise NotTrusted(f"object {mapping.cpm_oid} of its newest checkpoint is damaged")
-        found[mapping.cpm_oid] = raw
-    return found
+        seen.add(mapping.cpm_oid)
+        if mapping.cpm_oid == superblock.nx_spaceman_oid:
+            space_manager = raw
+    return space_manager

@@ -64,10 +64,10 @@ class ObjectHeader(NamedTuple):
 
 def fletcher64(content: bytes | memoryview) -> int:
     """The checksum as it stands in o_cksum, over what follows it."""
-    words = np.frombuffer(content, dtype="<u4").astype(np.uint64)
+    words = np.frombuffer(content, dtype="<u4")
     low = high = 0
     for first in range(0, len(words), _WORDS_AT_ONCE):
-        piece = words[first : first + _WORDS_AT_ONCE]
+        piece = words[first : first + _WORDS_AT_ONCE].astype(np.uint64)
         weights = np.arange(len(piece), 0, -1, dtype=np.uint64)
         high = (high + low * len(piece) + int((piece * weights).sum())) % _MODULUS
         low = (low + int(piece.sum())) % _MODULUS

@@ -126,8 +126,8 @@ class _SpaceManager:
         self._xid = checkpoint.xid
         self._block_bytes = checkpoint.superblock.nx_block_size
         self._block_count = checkpoint.superblock.nx_block_count
-        raw = checkpoint.ephemeral.get(checkpoint.superblock.nx_spaceman_oid)
-        if raw is None or header_of(raw).type != TYPE_SPACEMAN:
+        raw = checkpoint.space_manager
+        if not raw or header_of(raw).type != TYPE_SPACEMAN:
             raise NotTrusted("its newest checkpoint has no space manager")
         self._raw = raw
         self._fields = _Fields._make(_SPACEMAN.unpack_from(raw))

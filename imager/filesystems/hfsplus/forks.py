@@ -29,7 +29,8 @@ from imager.filesystems.hfsplus.structs import (
 FIRST_USER_FILE_ID: Final = 16
 _NAMES: Final = {3: "extents file", 4: "catalog file", 6: "allocation file", 7: "startup file", 8: "attributes file"}
 _MOST_NODES: Final = 1000
-"""Each holds fifty records and more: no file of a real volume is in so many pieces."""
+_MOST_RUNS: Final = 100_000
+"""No special file of a real volume is in so many pieces."""
 
 kBTLeafNode: Final = -1
 kBTHeaderNode: Final = 1
@@ -147,6 +148,7 @@ def _blocks(runs: Runs) -> int:
 def _overflow_extents(tree: Tree, header: VolumeHeader) -> dict[int, list[tuple[int, Runs]]]:
     """What the overflow file says of special files: for each id, first block of the file and extents."""
     found: dict[int, list[tuple[int, Runs]]] = {}
+    count = 0
     last_key = (0, 0, -1)
     for node in tree.leaves():
         for record in node.records:
@@ -157,6 +159,9 @@ def _overflow_extents(tree: Tree, header: VolumeHeader) -> dict[int, list[tuple[
             file_id, fork_type, first = key
             if file_id >= FIRST_USER_FILE_ID:
                 return found
+            count += len(runs)
+            if count > _MOST_RUNS:
+                raise NotTrusted(f"its special files are in more than {_MOST_RUNS} pieces")
             if fork_type == 0:
                 found.setdefault(file_id, []).append((first, runs))
     return found

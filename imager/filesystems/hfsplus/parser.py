@@ -70,6 +70,8 @@ DOC: Final = ParserDoc(
 )
 
 _PIECE_BYTES: Final = 256 * 1024
+_REFUSED_RUNS: Final = 2**24
+"""No real volume is in so many pieces, and the work must end some day."""
 _UUID_SPACE: Final = bytes.fromhex("b3e20f39f29211d697a400306543ecac")
 """macOS makes the volume's UUID of the eight bytes in finderInfo and this name space, as a version 3 UUID."""
 _NAME_KEY: Final = Struct(">HIH")
@@ -122,7 +124,7 @@ def _read_allocation_file(volume: Volume, fork: Fork, runs: Runs) -> Extents:
         raise NotTrusted(f"its allocation file has {fork.logicalSize} bytes for {header.totalBlocks} blocks")
     file = open_file(volume.reader, runs, header.blockSize)
     collector = RangeCollector()
-    used = 0
+    used = pieces = 0
     for position in range(0, length, _PIECE_BYTES):
         size = min(_PIECE_BYTES, length - position)
         piece = file.read(position, size)
@@ -132,6 +134,9 @@ def _read_allocation_file(volume: Volume, fork: Fork, runs: Runs) -> Extents:
             continue
         starts, ends = set_bit_runs(piece, count=count, bitorder="big")
         used += int(np.sum(ends - starts))
+        pieces += len(starts)
+        if pieces > _REFUSED_RUNS:
+            raise NotTrusted(f"its used space is in more than {_REFUSED_RUNS} pieces")
         collector.add(starts + first, ends + first)
     free = header.totalBlocks - used
     if free != header.freeBlocks:
