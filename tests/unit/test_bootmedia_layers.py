@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The house of bootmedia: what it takes from imager, and who of its own parts may import whom."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import bootmedia
+from tests.unit.test_layers import STARTS_PROGRAMS, calls_to_start, imported
+
+HOUSE = Path(bootmedia.__file__).parent
+# What every part may take from imager, and what the command line may beside it.
+OF_IMAGER = {"errors", "process", "progress", "__version__"}
+OF_IMAGERS_COMMAND_LINE = {"cli.options", "cli.output", "cli.problems"}
+# Each part and what it may import beside itself; imports go down in this list, never up.
+MAY_IMPORT = {
+    "__init__": set(),
+    "errors": set(),
+    "tree": set(),
+    "cache": set(),
+    "sources": set(),
+    "programs": {"errors"},
+    "recipes": {"errors", "tree"},
+    "menu": {"errors", "recipes"},
+    "squashfs": {"programs"},
+    "base": {"cache", "errors", "programs", "recipes", "squashfs"},
+    "initrd": {"base", "errors", "recipes", "tree"},
+    "layer": {"base", "cache", "errors", "programs", "recipes", "tree"},
+    "iso": {"base", "menu", "programs"},
+    "build": {
+        *("base", "cache", "errors", "initrd", "iso", "layer", "menu", "programs", "recipes", "sources", "squashfs"),
+    },
+    "machine": {"errors"},
+    "guest": {"errors", "machine"},
+    "trial": {"guest", "machine", "programs"},
+}
+
+
+def modules() -> list[Path]:
+    return sorted(HOUSE.rglob("*.py"))
+
+
+def part_of(module: Path) -> str:
+    return module.relative_to(HOUSE).parts[0].removesuffix(".py")
+
+
+def names(module: Path, house: str) -> set[str]:
+    """What a module imports of a house, without the house's name."""
+    return {name.partition(".")[2] for name in imported(module) if name.split(".")[0] == house}
+
+
+def test_every_part_has_its_place() -> None:
+    assert {part_of(module) for module in modules()} == {*MAY_IMPORT, "cli"}
+
+
+def test_the_table_itself_goes_downward_only() -> None:
+    order = list(MAY_IMPORT)
+    for part, allowed in MAY_IMPORT.items():
+        assert all(order.index(below) < order.index(part) for below in allowed), part
+
+
+@pytest.mark.parametrize("module", modules(), ids=lambda module: str(module.relative_to(HOUSE)))
+def test_imports_go_downward_only(module: Path) -> None:
+    part = part_of(module)
+    if part != "cli":
+        assert {name.split(".")[0] for name in names(module, "bootmedia")} <= MAY_IMPORT[part] | {part}
+
+
+@pytest.mark.parametrize("module", modules(), ids=lambda module: str(module.relative_to(HOUSE)))
+def test_only_the_foundations_of_imager_are_used(module: Path) -> None:
+    shared = OF_IMAGER | (OF_IMAGERS_COMMAND_LINE if part_of(module) == "cli" else set())
+    for name in names(module, "imager") - {""}:
+        assert any(name == known or name.startswith(f"{known}.") for known in shared), name
+
+
+def test_only_the_command_line_knows_typer() -> None:
+    knowing = {
+        part_of(each) for each in modules() if {"typer", "click", "tqdm"} & {n.split(".")[0] for n in imported(each)}
+    }
+    assert knowing == {"cli"}
+
+
+def test_programs_are_started_by_imagers_one_module() -> None:
+    assert not [
+        module
+        for module in modules()
+        if any(name.split(".")[0] in STARTS_PROGRAMS for name in imported(module)) or calls_to_start(module)
+    ]
+
+
+def test_nothing_prints_but_through_the_console() -> None:
+    assert not [module for module in modules() if "print(" in module.read_text() and part_of(module) != "cli"]

@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a medium is made from: recipe, package sources, boot menu, what is kept for the next build."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from bootmedia.cache import Cache, key_of, require_room
+from bootmedia.errors import RecipeError
+from bootmedia.menu import filled, make_menu
+from bootmedia.recipes import RECIPE, UnitChange, apply_unit_changes, profiles, read_recipe
+from bootmedia.sources import DEFAULT_MIRROR, sources_text
+from bootmedia.tree import Tree
+from imager.errors import StoreError
+
+TOP = Path(__file__).parents[2]
+MENU = {"medium_id": "0123abcd", "title": 'A "new" disk', "timeout_seconds": 3}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A small recipe that tests can spoil."""
+    for name, text in {
+        "profiles/one.txt": "# a comment\nzstd\n\nlinux-image-amd64   # why\n",
+        "leave-out.txt": "/usr/share/man/*\n!/usr/share/doc/*/copyright\n",
+        "units.txt": "enable a.service multi-user.target\nmask b@x.timer\n",
+        "initrd/modules.txt": "fs/isofs/*\n",
+        "boot/options.txt": "id=@ID@\nquiet  # less\n",
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def test_comments_are_no_part_of_a_recipe(folder):
+    recipe = read_recipe("one", folder=folder)
+    assert recipe.packages == ("linux-image-amd64", "zstd")
+    assert recipe.kernel_options == ("id=@ID@", "quiet")
+    assert recipe.unit_changes[0] == UnitChange("enable", "a.service", "multi-user.target")
+
+
+def test_a_package_can_be_added(folder):
+    assert read_recipe("one", more_packages=["memtester=4.6.0-1"], folder=folder).packages[1] == "memtester=4.6.0-1"
+
+
+@pytest.mark.parametrize("name", ["", "Zstd", "a", "--simulate", "zstd,zip", "zstd;reboot", "../x"])
+def test_what_is_no_package_is_refused(folder, name):
+    with pytest.raises(RecipeError, match="not the name of a Debian package"):
+        read_recipe("one", more_packages=[name], folder=folder)
+
+
+def test_an_unknown_profile_is_told_with_those_that_there_are(folder):
+    with pytest.raises(RecipeError) as error:
+        read_recipe("two", folder=folder)
+    assert error.value.hint == "There are: one."
+
+
+@pytest.mark.parametrize("line", ["enable a.service", "mask", "start a.service", "mask ../a.service", "mask a"])
+def test_what_is_no_change_of_a_unit_is_refused(folder, line):
+    (folder / "units.txt").write_text(line)
+    with pytest.raises(RecipeError, match="is not a change of a unit"):
+        read_recipe("one", folder=folder)
+
+
+def test_units_are_links_that_systemd_reads():
+    tree = Tree()
+    tree.add_file("etc/systemd/system/own.service", b"")
+    changes = [UnitChange("enable", name, "x.target") for name in ("own.service", "debians.service")]
+    apply_unit_changes(tree, [*changes, UnitChange("mask", "not.timer")])
+    links = {path: entry.content.decode() for path, entry in tree if entry.is_link}
+    assert links == {
+        "etc/systemd/system/x.target.wants/own.service": "/etc/systemd/system/own.service",
+        "etc/systemd/system/x.target.wants/debians.service": "/usr/lib/systemd/system/debians.service",
+        "etc/systemd/system/not.timer": "/dev/null",
+    }
+
+
+@pytest.mark.parametrize("profile", profiles())
+def test_all_that_imager_needs_is_on_the_medium(profile):
+    """Each dependency in pyproject.toml comes from Debian or from python.txt, at least in the version it asks for."""
+    debian = {"msgspec", "numpy", "pyudev", "tqdm", "zstandard"}
+    packages = read_recipe(profile).packages
+    assert {f"python3-{name}" for name in debian} | {"python3-parted"} <= set(packages)
+    pinned = dict(re.findall(r"^([\w-]+)==(\S+)", (RECIPE / "python.txt").read_text(), re.MULTILINE))
+    for wanted in tomllib.loads((TOP / "pyproject.toml").read_text())["project"]["dependencies"]:
+        name, _, least = wanted.partition(">=")
+        if name not in {*debian, "pyparted"}:
+            assert [int(part) for part in pinned[name].split(".")] >= [int(part) for part in least.split(".")], name
+
+
+def test_every_python_package_is_named_by_its_digest():
+    lines = [line for line in (RECIPE / "python.txt").read_text().splitlines() if not line.startswith("#")]
+    assert all(re.fullmatch(r"[\w-]+==\S+ --hash=sha256:[0-9a-f]{64}", line) for line in lines)
+
+
+# --- Package sources --------------------------------------------------------------------------------------------
+
+DEB822 = """\
+Types: deb deb-src
+# a comment
+URIs: http://mirror.example/debian
+Suites: bookworm bookworm-updates bookworm-backports
+Components: main contrib
+Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
+
+Types: deb
+URIs: http://mirror.example/debian-security
+Suites: bookworm-security
+Components: main
+
+Types: deb
+URIs: https://other.example/node
+Suites: nodistro
+Components: main
+Signed-By: /etc/apt/keyrings/node.gpg
+"""
+
+
+def test_this_machines_sources_are_rewritten_to_the_suite():
+    text = sources_text("trixie", mirror=None, files={"debian.sources": DEB822})
+    key = "[signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]"
+    assert text.splitlines() == [
+        f"deb {key} http://mirror.example/debian trixie main",
+        f"deb {key} http://mirror.example/debian trixie-updates main",
+        f"deb {key} http://mirror.example/debian-security trixie-security main",
+    ]
+
+
+def test_one_line_sources_are_read_too():
+    text = (
+        "# old\ndeb [=amd64 signed-by=/k.gpg] http://m/debian bookworm main non-free # mine\ndeb-src http://m b main\n"
+    )
+    assert sources_text("trixie", mirror=None, files={"sources.list": text}) == (
+        "deb [signed-by=/k.gpg] http://m/debian trixie main\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {},
+        {"a.list": "deb http://archive.ubuntu.com/ubuntu noble main"},
+        {"a.sources": DEB822.replace("Types: deb\n", "Types: deb\nEnabled: no\n").replace("deb deb-src", "deb-src")},
+        {"a.list": "deb http://m/debian bookworm contrib"},
+    ],
+    ids=["none", "other distribution", "switched off", "without main"],
+)
+def test_without_debians_own_sources_the_default_is_taken(files):
+    assert f"{DEFAULT_MIRROR} trixie main" in sources_text("trixie", mirror=None, files=files)
+
+
+def test_a_named_mirror_is_the_only_source():
+    text = sources_text("trixie", mirror="http://snapshot.example/x", files={"debian.sources": DEB822})
+    assert text.splitlines() == [
+        "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://snapshot.example/x trixie main"
+    ]
+
+
+def test_a_key_inside_a_source_is_replaced_by_debians_keyring():
+    inside = DEB822.replace("/usr/share/keyrings/debian-archive-keyring.gpg", "\n -----BEGIN PGP\n .\n abc")
+    assert "BEGIN" not in sources_text("trixie", mirror=None, files={"debian.sources": inside})
+
+
+# --- Boot menu --------------------------------------------------------------------------------------------------
+
+
+def test_the_menu_looks_for_its_own_medium():
+    menu = make_menu(read_recipe("rescue"), **MENU)
+    assert "/bootmedia/id-0123abcd" in menu.grub
+    assert "/bootmedia/id-0123abcd" in menu.efi
+    assert "bootmedia.id=0123abcd" in menu.grub
+    assert "@" not in menu.grub + menu.efi
+
+
+def test_a_title_cannot_end_its_quotes():
+    assert "menuentry \"A 'new' disk\" {" in make_menu(read_recipe("rescue"), **MENU).grub
+
+
+def test_an_unknown_word_in_a_template_is_told():
+    with pytest.raises(RecipeError, match="@NAME@ is not known"):
+        filled("a @NAME@", {"ID": "1"}, "boot/grub.cfg")
+
+
+# --- What is kept -----------------------------------------------------------------------------------------------
+
+
+def test_a_key_depends_on_every_input_its_order_and_its_end():
+    keys = {key_of("a", "b"), key_of("b", "a"), key_of("ab"), key_of("a", "b", ""), key_of("", "ab")}
+    assert len(keys) == 5
+
+
+def test_what_was_made_is_found_again(tmp_path):
+    calls = []
+
+    def make(place):
+        calls.append(place)
+        (place / "x").write_text(str(len(calls)))
+
+    cache = Cache(tmp_path)
+    assert cache.find_or_make("base", "1", make) == cache.find_or_make("base", "1", make)
+    assert len(calls) == 1
+    assert (cache.find_or_make("base", "1", make, anew=True) / "x").read_text() == "2"
+    assert (cache.find_or_make("base", "2", make) / "x").read_text() == "3"
+
+
+@pytest.mark.parametrize("problem", [OSError("full"), KeyboardInterrupt()])
+def test_what_was_not_finished_is_not_there(tmp_path, problem):
+    def make(place):
+        (place / "x").write_text("half")
+        raise problem
+
+    with pytest.raises(type(problem)):
+        Cache(tmp_path).find_or_make("base", "1", make)
+    assert [path.name for path in tmp_path.iterdir()] == [".base.lock"]
+
+
+def test_an_old_one_stays_when_its_replacement_fails(tmp_path):
+    cache = Cache(tmp_path)
+    place = cache.find_or_make("base", "1", lambda folder: (folder / "x").touch())
+    with pytest.raises(ZeroDivisionError):
+        cache.find_or_make("base", "1", lambda folder: 1 // 0, anew=True)
+    assert (place / "x").exists()
+
+
+def test_missing_room_is_told_before_anything_is_made(tmp_path):
+    with pytest.raises(StoreError, match="MiB free, 1099511627776 MiB are needed for all"):
+        require_room(tmp_path, 1 << 60, "for all")
