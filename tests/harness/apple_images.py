@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import hashlib
 import re
+import struct
 from pathlib import Path
 
 import zstandard
 
+from imager.blocks import BlockReader
 from imager.extents import Extents
 from tests.harness.guest_cases import CORPUS
 from tests.harness.programs import call
@@ -18,6 +20,28 @@ def macos_image(corpus: str) -> bytes:
     """The volume that macOS made."""
     packed = (CORPUS / corpus / "macos.raw.zst").read_bytes()
     return zstandard.ZstdDecompressor().decompressobj().decompress(packed)
+
+
+class HoleyReader(BlockReader):
+    """A large volume of which only the blocks are kept that are not zero."""
+
+    def __init__(self, size: int, blocks: dict[int, bytes]) -> None:
+        self.size = size
+        self.sector_size = 512
+        self.blocks = blocks
+
+    def _read(self, offset: int, length: int) -> bytes:
+        first, last = offset // 4096, -(-(offset + length) // 4096)
+        content = b"".join(self.blocks.get(block, bytes(4096)) for block in range(first, last))
+        return content[offset - first * 4096 :][:length]
+
+
+def large_container() -> HoleyReader:
+    """The container of more than 8 TiB, whose corpus is its size and its blocks, each behind its offset."""
+    packed = (CORPUS / "apfs" / "large.blocks.zst").read_bytes()
+    raw = zstandard.ZstdDecompressor().decompressobj().decompress(packed)
+    rows = struct.iter_unpack("<Q4096s", raw[8:])
+    return HoleyReader(int.from_bytes(raw[:8], "little"), {offset // 4096: content for offset, content in rows})
 
 
 def files_by_7zip(image: Path, where: Path) -> dict[str, str]:

@@ -13,7 +13,7 @@ from imager.blocks import MemoryReader
 from imager.filesystems import apfs, signatures
 from imager.filesystems.apfs.objects import fletcher64
 from imager.filesystems.base import NotTrusted
-from tests.harness.apple_images import files_by_7zip, macos_image, partclone_count, partclone_map
+from tests.harness.apple_images import files_by_7zip, large_container, macos_image, partclone_count, partclone_map
 from tests.harness.files import FileReader, sparse_file
 from tests.harness.guest_cases import sums, unpack
 from tests.harness.hostile import fuzz, refusal
@@ -143,6 +143,33 @@ def test_blkid_sees_the_same_container(tmp_path: Path):
     assert content is not None
     assert (content.type, content.uuid) == (told["TYPE"], told["UUID"])
     assert {mark.name for mark in marks} == {"apfs"}
+
+
+def test_container_with_address_blocks_of_chunk_info_blocks_is_mapped():
+    """More than 8 TiB: as many blocks as partclone counted when the corpus was made."""
+    found = apfs.used_map(large_container())
+    assert found.used.total_bytes == 226442 * BLOCK
+    assert found.content.facts["volumes"] == "large"
+
+
+@pytest.mark.parametrize(
+    ("offset", "value", "said"),
+    [
+        (0x20, struct.pack("<I", 1), "does not"),
+        (0x24, struct.pack("<I", 506), "does not"),
+        (0x28 + 8, struct.pack("<Q", 2**63), "is said to be block"),
+        (0x28 + 8, struct.pack("<Q", 5), "chunk-info block"),
+    ],
+)
+def test_wrong_address_block_is_told(offset: int, value: bytes, said: str):
+    reader = large_container()
+    at, raw = next(
+        (at, raw) for at, raw in reader.blocks.items() if raw[0x18:0x24] == bytes.fromhex("06000040") + bytes(8)
+    )
+    changed = raw[8:offset] + value + raw[offset + len(value) :]
+    reader.blocks[at] = fletcher64(changed).to_bytes(8, "little") + changed
+    with pytest.raises(NotTrusted, match=said):
+        apfs.used_map(reader)
 
 
 # --- Refused --------------------------------------------------------------------------------------------------------
