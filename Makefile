@@ -47,6 +47,11 @@ test-long: ## Run only the long tests
 	@scripts/setup.sh base test
 	@IMAGER_LONG=1 $(PYTEST) -n $(JOBS) -m slow $(ARGS)
 
+.PHONY: test-vm
+test-vm: ## Build a boot medium and try it in virtual machines (half an hour; the first run fetches packages)
+	@scripts/setup.sh base test vm
+	@nice $(PYTEST) -n $(JOBS) $(ARGS) tests/vm
+
 .PHONY: bench
 bench: ## Measure imager and its peers side by side (half an hour; ARGS=--quick for less)
 	@scripts/setup.sh base bench

@@ -10,12 +10,14 @@ from __future__ import annotations
 import argparse
 import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 from typer.main import get_command
 
+from bootmedia.cli.app import app as bootmedia_app
+from bootmedia.cli.options import EXIT_STATUSES as BOOTMEDIA_EXIT_STATUSES
 from imager import errors
 from imager.cli.app import app
 from imager.cli.problems import EXIT_STATUSES
@@ -34,7 +36,11 @@ def pages() -> dict[Path, str]:
     root = get_command(app)
     made = {REFERENCE / "commands" / "imager.md": root_page(root)}
     for name, command in root.commands.items():
-        made[REFERENCE / "commands" / f"imager-{name}.md"] = command_page(name, command)
+        made[REFERENCE / "commands" / f"imager-{name}.md"] = command_page("imager", name, command)
+    bootmedia = get_command(bootmedia_app)
+    made[REFERENCE / "commands" / "bootmedia.md"] = bootmedia_page(bootmedia)
+    for name, command in bootmedia.commands.items():
+        made[REFERENCE / "commands" / f"bootmedia-{name}.md"] = command_page("bootmedia", name, command)
     made[REFERENCE / "exit-status.md"] = exit_status_page()
     made[REFERENCE / "file-systems.md"] = file_systems_page()
     return {path: MADE + "\n" + text.rstrip("\n") + "\n" for path, text in made.items()}
@@ -82,13 +88,51 @@ messages, questions and progress go to standard error. Progress is shown only on
 """
 
 
-def command_page(name: str, command: TyperCommand) -> str:
+def bootmedia_page(root: TyperGroup) -> str:
+    """The page of `bootmedia` itself."""
+    commands = "\n".join(
+        f"[{name}](bootmedia-{name}.md)\n: {first_sentence(command.help)}\n" for name, command in root.commands.items()
+    )
+    completion = "\n".join(option_entry(option) for option in root.params)
+    return f"""# bootmedia
+
+## Synopsis
+
+    bootmedia COMMAND [OPTIONS] ...
+
+## Description
+
+{root.help}
+
+What is on a medium is told by files in the folder `bootmedia/recipe`: package lists, a tree of files, the boot menu,
+the kernel modules of the initrd. [](../../howto/make-a-recovery-stick.md) shows the way from there to a stick.
+
+## Commands
+
+{commands}
+## Options
+
+{completion}
+## Exit status
+
+{status_table(BOOTMEDIA_EXIT_STATUSES)}
+## Environment
+
+`SOURCE_DATE_EPOCH`
+: The time that all files of a new medium carry, in seconds since 1970, for media that are the same byte by byte.
+
+`XDG_CACHE_HOME`
+: Where what is kept for the next build lies, below `imager/bootmedia`. Default: `~/.cache`.
+"""
+
+
+def command_page(program: str, name: str, command: TyperCommand) -> str:
     """A command's page: synopsis, description, arguments, options, and the end of its help."""
     about = inspect.cleandoc(command.help)
     arguments = [entry for entry in command.params if entry.param_type_name == "argument"]
     options = [entry for entry in command.params if entry.param_type_name == "option" and not entry.hidden]
     words = " ".join(entry.metavar or entry.name.upper() for entry in arguments)
-    parts = [f"# imager-{name}\n", f"## Synopsis\n\n    imager {name} [OPTIONS] {words}\n"]
+    parts = [f"# {program}-{name}\n", f"## Synopsis\n\n    {program} {name} [OPTIONS] {words}\n"]
     parts.append(f"## Description\n\n{about}\n")
     if arguments:
         parts.append("## Arguments\n\n" + "\n".join(map(argument_entry, arguments)))
@@ -141,9 +185,9 @@ def escaped(text: str) -> str:
 # --- Exit statuses ----------------------------------------------------------------------------------------------
 
 
-def status_table() -> str:
+def status_table(statuses: Sequence[tuple[int, str]] = EXIT_STATUSES) -> str:
     """Every exit status and what it means, as a definition list."""
-    return "\n".join(f"{code}\n: {escaped(meaning)}\n" for code, meaning in EXIT_STATUSES)
+    return "\n".join(f"{code}\n: {escaped(meaning)}\n" for code, meaning in statuses)
 
 
 def exit_status_page() -> str:

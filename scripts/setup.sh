@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Makes this checkout ready: Debian packages first, then a Python environment in .venv.
 #
-#   scripts/setup.sh base [test] [docs] [bench]
+#   scripts/setup.sh base [test] [docs] [bench] [vm]
 #
 # Packages are listed in scripts/packages/GROUP.txt, Python packages in pyproject.toml (extra GROUP).
 # What is there already is left alone, so that a second run ends at once.

@@ -132,7 +132,7 @@ def test_this_machines_sources_are_rewritten_to_the_suite():
 
 def test_one_line_sources_are_read_too():
     text = (
-        "# old\ndeb [=amd64 signed-by=/k.gpg] http://m/debian bookworm main non-free # mine\ndeb-src http://m b main\n"
+        "# old\ndeb [arch=amd64 signed-by=/k.gpg] http://m/debian bookworm main non-free # mine\ndeb-src http://m b c"
     )
     assert sources_text("trixie", mirror=None, files={"sources.list": text}) == (
         "deb [signed-by=/k.gpg] http://m/debian trixie main\n"

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One medium for all tests of a run, with a small image on it, and the disk that the image was made of.
+
+Nothing here is skipped: who runs `make test-vm` wants virtual machines, and a missing program is a failure that says
+what installs it. The medium's base is kept in the user's cache, so only the first run takes minutes.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from bootmedia.cli.app import app
+from imager.cli.app import app as imager_app
+from tests.harness.disks import MIB, Part, gpt_disk
+from tests.harness.programs import call
+
+DISK_BYTES = 96 * MIB
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What the tests start from."""
+
+    medium: Path
+    disk: Path
+    image: Path
+
+
+def ran(application, *words):
+    """Run a command of ours; its messages are shown when it fails."""
+    result = CliRunner().invoke(application, [str(word) for word in words])
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory, worker_id):
+    """The medium; with several workers one builds it and the others wait for it."""
+    shared = tmp_path_factory.getbasetemp()
+    if worker_id != "master":
+        shared = shared.parent
+    with (shared / "medium.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        made = Prepared(shared / "rescue.iso", shared / "source.img", shared / "small.img.zst")
+        if not made.medium.exists():
+            make_disk(made.disk)
+            ran(imager_app, "capture", made.disk, made.image)
+            print(ran(app, "build", made.medium, "--include", made.image, "--json"))
+    return made
+
+
+def make_disk(path):
+    """GPT, an ESP and an ext4 with files of random content, and boot code."""
+    chosen = random.Random(4)
+    gpt_disk(path, DISK_BYTES, [Part(16 * MIB, type="U"), Part(64 * MIB, type="L", name="root")])
+    files = path.parent / "files"
+    (files / "etc").mkdir(parents=True)
+    for number in range(40):
+        (files / "etc" / f"file{number}").write_bytes(chosen.randbytes(chosen.randrange(400_000)))
+    call("mke2fs", "-q", "-t", "ext4", "-d", files, "-E", f"offset={17 * MIB}", path, "64m")
+    call("mformat", "-i", f"{path}@@{MIB}", "-T", 16 * MIB // 512, "-h", "16", "-s", "63", "::")
+    with path.open("r+b") as disk:
+        disk.write(chosen.randbytes(440))
+
+
+def blank(path, size_bytes):
+    """An empty disk."""
+    with path.open("wb") as disk:
+        disk.truncate(size_bytes)
+    return path
+
+
+def facts(text):
+    """The JSON object that a command printed."""
+    return json.loads(text[text.index("{") :])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _in_reach_of_root_only_tools():
+    """mke2fs and its like lie in folders that are not on every user's PATH."""
+    os.environ["PATH"] += os.pathsep + "/usr/sbin" + os.pathsep + "/sbin"

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The medium itself: it starts with every firmware, restores an image onto an empty disk, and is what it says it is."""
+
+from __future__ import annotations
+
+import pytest
+from typer.testing import CliRunner
+
+from bootmedia.cli.app import app
+from bootmedia.guest import switched_on
+from bootmedia.machine import Bus, Disk, Firmware, Machine
+from bootmedia.trial import STAGES, follow_stages
+from imager.cli.app import app as imager_app
+from tests.harness.programs import call
+from tests.vm.conftest import DISK_BYTES, blank, facts, ran
+
+BOOT_SECONDS = 600
+IMAGE = "/run/bootmedia/medium/images/small.img.zst"
+
+
+def started(guest):
+    """Wait for the medium's shell, and show when each stage began: `make test-vm ARGS=-s` prints the times."""
+    stages = follow_stages(guest, timeout_seconds=BOOT_SECONDS, reached=lambda stage: None)
+    print({each.stage.name: each.seconds for each in stages})
+    assert [each.stage for each in stages] == list(STAGES), guest.said[-2000:]
+    guest.take_shell()
+
+
+def done(guest, command, *, timeout_seconds=300):
+    answer = guest.run(command, timeout_seconds=timeout_seconds)
+    assert answer.status == 0, answer.output
+    return answer.output
+
+
+@pytest.mark.parametrize(
+    ("firmware", "bus", "node", "as_stick"),
+    [
+        (Firmware.BIOS, Bus.AHCI, "/dev/sda", False),
+        (Firmware.UEFI, Bus.VIRTIO, "/dev/vda", True),
+        (Firmware.SECURE_BOOT, Bus.NVME, "/dev/nvme0n1", False),
+    ],
+    ids=["bios-ahci", "uefi-virtio-stick", "secure-boot-nvme"],
+)
+def test_an_image_is_restored_onto_an_empty_disk(prepared, tmp_path, firmware, bus, node, as_stick):
+    disk = Disk(blank(tmp_path / "target.img", DISK_BYTES), bus, serial="EMPTY1")
+    machine = Machine(firmware, prepared.medium, as_stick=as_stick, disks=(disk,))
+    with switched_on(machine) as guest:
+        started(guest)
+        assert "EMPTY1" in done(guest, "imager disks")
+        done(guest, f"imager restore {IMAGE} {node} --yes --quiet")
+        if firmware is not Firmware.BIOS:
+            said = "enabled" if firmware is Firmware.SECURE_BOOT else "disabled"
+            assert f"SecureBoot {said}" in guest.run("mokutil --sb-state").output
+        guest.type("poweroff\n")
+        guest.wait_until_off(timeout_seconds=BOOT_SECONDS)
+    ran(imager_app, "verify", prepared.image, "--against", disk.path)
+    same_files(prepared.disk, disk.path, tmp_path)
+
+
+def same_files(one, two, scratch):
+    """What others' tools say of the restored file systems."""
+    for disk in (one, two):
+        with disk.open("rb") as whole, (scratch / disk.name).with_suffix(".ext4").open("wb") as volume:
+            whole.seek(17 << 20)
+            volume.write(whole.read(64 << 20))
+    call("e2fsck", "-fn", (scratch / two.name).with_suffix(".ext4"))
+    listings = []
+    for disk in (one, two):
+        place = scratch / f"{disk.stem}.files"
+        place.mkdir()
+        call("debugfs", "-R", f"rdump /etc {place}", (scratch / disk.name).with_suffix(".ext4"))
+        listings.append({path.name: path.read_bytes() for path in (place / "etc").iterdir()})
+    assert len(listings[0]) == 40
+    assert listings[0] == listings[1]
+
+
+def test_a_restore_that_was_cut_short_is_repeated(prepared, tmp_path):
+    disk = Disk(blank(tmp_path / "target.img", DISK_BYTES))
+    machine = Machine(Firmware.BIOS, prepared.medium, disks=(disk,))
+    with switched_on(machine) as guest:
+        started(guest)
+        guest.type(f"imager restore {IMAGE} /dev/vda --yes\n")
+        guest.wait_for("vda", timeout_seconds=BOOT_SECONDS)
+        guest.pull_the_plug()
+    with switched_on(machine) as guest:
+        started(guest)
+        done(guest, f"imager restore {IMAGE} /dev/vda --yes --quiet")
+        done(guest, "sync")
+        guest.pull_the_plug()
+    ran(imager_app, "verify", prepared.image, "--against", disk.path)
+
+
+def test_the_system_is_whole_and_keeps_to_itself(prepared, tmp_path):
+    """Copied to memory, with 1 GiB: no failed unit, nothing that listens, nothing of the machine mounted."""
+    machine = Machine(Firmware.BIOS, prepared.medium, disks=(Disk(prepared.disk, throw_away=True),), memory_mib=1024)
+    with switched_on(machine) as guest:
+        started(guest)
+        assert "0 loaded units" in done(guest, "systemctl --failed --no-pager")
+        listening = done(guest, "ss -Hlntu | awk '{print $1, $5}'")
+        # What is left is the DHCP client, which gets answers there.
+        assert {line.split(":")[-1] for line in listening.splitlines()} <= {"68", "546"}
+        assert "/dev/vda" not in done(guest, "cat /proc/mounts /proc/swaps")
+        assert "root" in done(guest, "imager survey /dev/vda")
+        assert int(done(guest, "sed -n 's/^MemAvailable: *\\([0-9]*\\) kB/\\1/p' /proc/meminfo")) > 500_000
+        done(guest, "curl --version >/dev/null && lvm version >/dev/null && smartctl --version >/dev/null")
+
+
+def test_the_same_inputs_give_the_same_bytes(prepared, tmp_path, monkeypatch):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1760000000")
+    one, two = tmp_path / "one.iso", tmp_path / "two.iso"
+    ids = {facts(ran(app, "build", path, "--include", prepared.image, "--json"))["medium_id"] for path in (one, two)}
+    assert len(ids) == 1
+    call("cmp", one, two)
+
+
+def test_the_medium_is_what_other_tools_expect(prepared, tmp_path):
+    """Read by xorriso, file and sfdisk: what starts it, and where."""
+    said = call("xorriso", "-indev", prepared.medium, "-report_el_torito", "plain")
+    assert "El Torito boot img :   1  BIOS  y   none" in said
+    assert "El Torito boot img :   2  UEFI  y   none" in said
+    assert "type=ef" in call("sfdisk", "--dump", prepared.medium)
+    assert prepared.medium.stat().st_size < 350 << 20
+
+
+def test_a_medium_that_is_no_medium_is_told_by_its_stage(tmp_path):
+    medium = blank(tmp_path / "empty.iso", 1 << 20)
+    log = tmp_path / "serial.log"
+    result = CliRunner().invoke(app, ["test", str(medium), "--bios", "--timeout", "20", "--json", "--log", str(log)])
+    assert result.exit_code == 4
+    assert facts(result.stdout)["missing"] == "boot loader"
+    assert log.exists()
