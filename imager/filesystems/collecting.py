@@ -10,6 +10,9 @@ import numpy as np
 from imager.extents import Extents, Int64Array
 
 MOST_RANGES: Final = 2_000_000
+_PATIENCE: Final = 8
+"""So often the smallest gaps are looked for among all. A volume that goes on after that has billions of ranges, and
+would take an hour."""
 
 
 class RangeCollector:
@@ -24,15 +27,24 @@ class RangeCollector:
         self._starts: list[Int64Array] = []
         self._ends: list[Int64Array] = []
         self._count = 0
+        self._limited = 0
+        self._closed_gap = 0
 
     def add(self, starts: Int64Array, ends: Int64Array) -> None:
         """Add ranges, which may touch and overlap those that are known."""
+        if self._limited > _PATIENCE:
+            coarse = Extents(starts, ends)
+            wide = int((coarse.starts[1:] - coarse.ends[:-1] > self._closed_gap).sum())
+            coarse = coarse.limit_count(wide + 1)
+            starts, ends = coarse.starts, coarse.ends
         self._starts.append(starts)
         self._ends.append(ends)
         self._count += len(starts)
         if self._count > self._most:
             coarse = self.extents().limit_count(self._most // 2)
             self._starts, self._ends, self._count = [coarse.starts], [coarse.ends], len(coarse)
+            self._closed_gap = int((coarse.starts[1:] - coarse.ends[:-1]).min(initial=0))
+            self._limited += 1
 
     def extents(self) -> Extents:
         """All that was added."""

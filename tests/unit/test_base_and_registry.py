@@ -81,3 +81,16 @@ def test_collector_closes_gaps_rather_than_grow():
     found = collector.extents()
     assert len(found) <= 100
     assert all(found.holds(number, number + 1) for number in range(0, 2000, 4))
+
+
+def test_collector_of_ranges_without_end_forgets_none():
+    collector = RangeCollector(most_ranges=100)
+    rng = random.Random(4)
+    expected: set[int] = set()
+    for _ in range(200):
+        starts = np.array([rng.randrange(1_000_000) for _ in range(50)])
+        collector.add(starts, starts + 1)
+        expected |= set(starts.tolist())
+    found = collector.extents()
+    assert len(found) <= 150
+    assert all(found.holds(number, number + 1) for number in expected)
