@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from imager.extents import Int64Array
 from imager.filesystems.base import NotTrusted
+from imager.filesystems.structures import Record, table
 
 Uint8Array = npt.NDArray[np.uint8]
 Uint64Array = npt.NDArray[np.uint64]
@@ -100,20 +101,7 @@ COMPAT_RO: Final = {
 }
 
 
-def record(text: str, itemsize: int) -> np.dtype[Any]:
-    """A record type from words: offset in hexadecimal, type, name; integers are little-endian."""
-    words = text.split()
-    return np.dtype(
-        {
-            "names": words[2::3],
-            "formats": ["<" + word if word[0] == "u" else word for word in words[1::3]],
-            "offsets": [int(word, 16) for word in words[0::3]],
-            "itemsize": itemsize,
-        }
-    )
-
-
-SUPERBLOCK: Final = record(
+SUPERBLOCK: Final = table(
     """
     000 V32 csum                  020 V16 fsid                  030 u8 bytenr
     038 u8 flags                  040 V8 magic                  048 u8 generation
@@ -129,48 +117,41 @@ SUPERBLOCK: Final = record(
     """,
     SUPERBLOCK_BYTES,
 )
-HEADER: Final = record(
+HEADER: Final = table(
     """
     00 V32 csum       20 V16 fsid   30 u8 bytenr    38 u8 flags   40 V16 chunk_tree_uuid
     50 u8 generation  58 u8 owner   60 u4 nritems   64 u1 level
     """,
     101,
 )
-ITEM: Final = record("00 u8 objectid  08 u1 type  09 u8 offset  11 u4 data_offset  15 u4 data_size", 25)
-KEY_PTR: Final = record("00 u8 objectid  08 u1 type  09 u8 offset  11 u8 blockptr  19 u8 generation", 33)
-KEY: Final = record("00 u8 objectid  08 u1 type  09 u8 offset", 17)
-CHUNK: Final = record(
+ITEM: Final = table("00 u8 objectid  08 u1 type  09 u8 offset  11 u4 data_offset  15 u4 data_size", 25)
+KEY_PTR: Final = table("00 u8 objectid  08 u1 type  09 u8 offset  11 u8 blockptr  19 u8 generation", 33)
+KEY: Final = table("00 u8 objectid  08 u1 type  09 u8 offset", 17)
+CHUNK: Final = table(
     "00 u8 length  08 u8 owner  10 u8 stripe_len  18 u8 type  2c u2 num_stripes  2e u2 sub_stripes",
     48,
 )
-STRIPE: Final = record("00 u8 devid  08 u8 offset  10 V16 dev_uuid", 32)
-DEV_ITEM: Final = record("00 u8 devid  08 u8 total_bytes  10 u8 bytes_used  42 V16 uuid  52 V16 fsid", 98)
-DEV_EXTENT: Final = record("00 u8 chunk_tree  08 u8 chunk_objectid  10 u8 chunk_offset  18 u8 length", 48)
-BLOCK_GROUP: Final = record("00 u8 used  08 u8 chunk_objectid  10 u8 flags", 24)
-ROOT: Final = record("a0 u8 generation  b0 u8 bytenr  ee u1 level", 239)
-DEV_REPLACE: Final = record("00 u8 src_devid  20 u8 replace_state", 40)
-FILE_EXTENT: Final = record("10 u1 compression  11 u1 encryption  14 u1 type", 21)
-FILE_EXTENT_ON_DISK: Final = record("14 u1 type  15 u8 disk_bytenr  1d u8 disk_num_bytes", 53)
+STRIPE: Final = table("00 u8 devid  08 u8 offset  10 V16 dev_uuid", 32)
+DEV_ITEM: Final = table("00 u8 devid  08 u8 total_bytes  10 u8 bytes_used  42 V16 uuid  52 V16 fsid", 98)
+DEV_EXTENT: Final = table("00 u8 chunk_tree  08 u8 chunk_objectid  10 u8 chunk_offset  18 u8 length", 48)
+BLOCK_GROUP: Final = table("00 u8 used  08 u8 chunk_objectid  10 u8 flags", 24)
+ROOT: Final = table("a0 u8 generation  b0 u8 bytenr  ee u1 level", 239)
+DEV_REPLACE: Final = table("00 u8 src_devid  20 u8 replace_state", 40)
+FILE_EXTENT: Final = table("10 u1 compression  11 u1 encryption  14 u1 type", 21)
+FILE_EXTENT_ON_DISK: Final = table("14 u1 type  15 u8 disk_bytenr  1d u8 disk_num_bytes", 53)
 
 
-class Superblock:
+class Superblock(Record):
     """The fields of a superblock by their names, as they lie on disk."""
 
     def __init__(self, raw: bytes) -> None:
+        super().__init__(raw, SUPERBLOCK)
         self.raw = raw
-        self._fields = np.frombuffer(raw, SUPERBLOCK)[0]
-
-    def __getitem__(self, name: str) -> int:
-        return int(self._fields[name])
-
-    def raw_field(self, name: str) -> bytes:
-        """The bytes of a field."""
-        return bytes(self._fields[name].tobytes())
 
     @property
     def label(self) -> str:
         """What people call it."""
-        return self.raw_field("label").split(b"\0", 1)[0].decode("utf-8", "replace")
+        return self.text("label")
 
     @property
     def node_fsid(self) -> bytes:

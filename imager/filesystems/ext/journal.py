@@ -33,7 +33,7 @@ from imager.extents import Int64Array
 from imager.filesystems.base import NotTrusted
 from imager.filesystems.ext.groups import runs_of_blocks
 from imager.filesystems.ext.inode import FileMap
-from imager.filesystems.ext.structs import names_of_bits
+from imager.filesystems.structures import names_of_bits
 
 JBD2_MAGIC_NUMBER: Final = 0xC03B3998
 _MAGIC_BYTES: Final = JBD2_MAGIC_NUMBER.to_bytes(4, "big")

@@ -10,7 +10,6 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -18,6 +17,7 @@ import numpy as np
 
 from imager.crc import CRC32C
 from imager.filesystems.base import NotTrusted
+from imager.filesystems.structures import Record, names_of_bits, table
 
 SUPERBLOCK_OFFSET: Final = 1024
 SUPERBLOCK_BYTES: Final = 1024
@@ -52,20 +52,7 @@ _GROUP_DESC_HIGH_TABLE: Final = """
 """
 
 
-def _table(text: str, itemsize: int, order: str = "<") -> np.dtype[Any]:
-    """A record type from words: offset in hexadecimal, type, name."""
-    words = text.split()
-    return np.dtype(
-        {
-            "names": words[2::3],
-            "formats": [order + word if word[0] == "u" else word for word in words[1::3]],
-            "offsets": [int(word, 16) for word in words[0::3]],
-            "itemsize": itemsize,
-        }
-    )
-
-
-SUPERBLOCK: Final = _table(_SUPERBLOCK_TABLE, SUPERBLOCK_BYTES)
+SUPERBLOCK: Final = table(_SUPERBLOCK_TABLE, SUPERBLOCK_BYTES)
 
 BG_BLOCK_UNINIT: Final = 0x2
 
@@ -141,23 +128,12 @@ MAX_BITMAP_BYTES: Final = 2**33
 """As many bitmaps as so many groups have at 4 KiB blocks: reading them must end some day."""
 
 
-class Superblock:
+class Superblock(Record):
     """The fields of a superblock by their names, as they lie on disk."""
 
     def __init__(self, raw: bytes) -> None:
+        super().__init__(raw, SUPERBLOCK)
         self.raw = raw
-        self._fields = np.frombuffer(raw, SUPERBLOCK)[0]
-
-    def __getitem__(self, name: str) -> int:
-        return int(self._fields[name])
-
-    def text(self, name: str) -> str:
-        """A field of characters, up to the first zero byte."""
-        return self.raw_field(name).split(b"\0", 1)[0].decode("utf-8", "replace")
-
-    def raw_field(self, name: str) -> bytes:
-        """The bytes of a field."""
-        return bytes(self._fields[name].tobytes())
 
     def has_compat(self, bit: int) -> bool:
         """Whether a feature is on that older programs may ignore."""
@@ -239,13 +215,6 @@ _FEATURE_WORDS: Final = (
     ("s_feature_incompat", INCOMPAT),
     ("s_feature_ro_compat", RO_COMPAT),
 )
-
-
-def names_of_bits(word: int, known: dict[int, str], kind: str) -> Iterator[str]:
-    """Names of the set bits of a feature word; those that are not known as masks."""
-    for bit in (1 << shift for shift in range(32)):
-        if word & bit:
-            yield known.get(bit, f"{kind}:{bit:#x}")
 
 
 @dataclass(frozen=True)
@@ -396,4 +365,4 @@ def _is_power_of_two(value: int) -> bool:
 def group_desc_dtype(desc_size: int) -> np.dtype[Any]:
     """The record type of a group descriptor of that size; the high halves exist from 64 bytes on."""
     text = _GROUP_DESC_TABLE + (_GROUP_DESC_HIGH_TABLE if desc_size >= 64 else "")
-    return _table(text, desc_size)
+    return table(text, desc_size)

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imager.filesystems.base import NotTrusted
+from imager.filesystems.structures import table
 
 F2FS_SUPER_MAGIC: Final = 0xF2F52010
 F2FS_SUPER_OFFSET: Final = 1024
@@ -50,19 +51,6 @@ _CHECKPOINT_TABLE: Final = """
     90 <u4 valid_node_count      94 <u4 valid_inode_count    9c <u4 sit_ver_bitmap_bytesize
     a0 <u4 nat_ver_bitmap_bytesize                           a4 <u4 checksum_offset
 """
-
-
-def table(text: str, itemsize: int) -> np.dtype[Any]:
-    """A record type from words: offset in hexadecimal, type, name."""
-    words = text.split()
-    return np.dtype(
-        {
-            "names": words[2::3],
-            "formats": words[1::3],
-            "offsets": [int(word, 16) for word in words[0::3]],
-            "itemsize": itemsize,
-        }
-    )
 
 
 SUPERBLOCK: Final = table(_SUPERBLOCK_TABLE, SUPERBLOCK_BYTES)

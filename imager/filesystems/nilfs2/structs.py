@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
-from typing import Any, Final
-
-import numpy as np
+from typing import Final
 
 from imager.blocks import BlockReader
 from imager.extents import Extents
 from imager.filesystems.base import NotTrusted
+from imager.filesystems.structures import Record, table
 
 SB_OFFSET: Final = 1024
 SB2_BYTES: Final = 4096
@@ -50,34 +49,14 @@ _TABLE: Final = """
 """
 
 
-def table(text: str, itemsize: int) -> np.dtype[Any]:
-    """A record type from words: offset in hexadecimal, type, name."""
-    words = text.split()
-    return np.dtype(
-        {
-            "names": words[2::3],
-            "formats": words[1::3],
-            "offsets": [int(word, 16) for word in words[0::3]],
-            "itemsize": itemsize,
-        }
-    )
-
-
 SUPERBLOCK: Final = table(_TABLE, _SB_BYTES)
 
 
-class Superblock:
+class Superblock(Record):
     """The fields of a superblock by their names."""
 
     def __init__(self, raw: bytes) -> None:
-        self._fields = np.frombuffer(raw, SUPERBLOCK)[0]
-
-    def __getitem__(self, name: str) -> int:
-        return int(self._fields[name])
-
-    def raw_field(self, name: str) -> bytes:
-        """The bytes of a field."""
-        return bytes(self._fields[name].tobytes())
+        super().__init__(raw, SUPERBLOCK)
 
     @property
     def block_bytes(self) -> int:

@@ -23,7 +23,8 @@ from imager.crc import CRC32C, Uint8Array
 from imager.extents import Extents, set_bit_runs
 from imager.filesystems.base import NotTrusted
 from imager.filesystems.collecting import RangeCollector
-from imager.filesystems.ufs.structs import CG_BYTES, CK_CYLGRP, Geometry, Superblock, table
+from imager.filesystems.structures import table
+from imager.filesystems.ufs.structs import CG_BYTES, CK_CYLGRP, Geometry, Superblock
 
 CG_MAGIC: Final = 0x00090255
 CG: Final = table(
@@ -32,8 +33,9 @@ CG: Final = table(
     132 u4 cg_ckhash
     """,
     CG_BYTES,
+    base=10,
 )
-_CSUM: Final = table("4 i4 cs_nbfree 12 i4 cs_nffree", 16)
+_CSUM: Final = table("4 i4 cs_nbfree 12 i4 cs_nffree", 16, base=10)
 _CKHASH: Final = slice(132, 136)
 _LEAST_FREEOFF: Final = 120
 """Old UFS1 groups end their fields earlier."""

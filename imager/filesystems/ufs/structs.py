@@ -11,7 +11,7 @@ References:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from imager.blocks import BlockReader
 from imager.crc import CRC32C
 from imager.extents import Int64Array
 from imager.filesystems.base import NotTrusted
+from imager.filesystems.structures import Record, table
 
 FS_UFS1_MAGIC: Final = 0x00011954
 FS_UFS2_MAGIC: Final = 0x19540119
@@ -62,23 +63,10 @@ _FS_VOLNAME: Final = slice(680, 712)
 _FS_SNAPINUM: Final = slice(1116, 1196)
 
 
-def table(text: str, itemsize: int) -> np.dtype[Any]:
-    """A record type from words: offset, type, name; little-endian."""
-    words = text.split()
-    return np.dtype(
-        {
-            "names": words[2::3],
-            "formats": ["<" + word for word in words[1::3]],
-            "offsets": [int(word) for word in words[0::3]],
-            "itemsize": itemsize,
-        }
-    )
+SUPERBLOCK: Final = table(_SUPERBLOCK_TABLE, _SUPERBLOCK_BYTES, base=10)
 
 
-SUPERBLOCK: Final = table(_SUPERBLOCK_TABLE, _SUPERBLOCK_BYTES)
-
-
-class Superblock:
+class Superblock(Record):
     """The fields of a superblock by their names.
 
     Attributes:
@@ -89,11 +77,8 @@ class Superblock:
     def __init__(self, raw: bytes, offset: int, byteorder: str) -> None:
         order = "S" if byteorder == ">" else "="
         self._raw = raw
-        self._fields = np.frombuffer(raw, SUPERBLOCK.newbyteorder(order), count=1)[0]  # type: ignore[arg-type]
+        super().__init__(raw, SUPERBLOCK.newbyteorder(order))  # type: ignore[arg-type]
         self.offset, self.byteorder = offset, byteorder
-
-    def __getitem__(self, name: str) -> int:
-        return int(self._fields[name])
 
     @property
     def is_ufs2(self) -> bool:

@@ -28,7 +28,8 @@ from imager.blocks import BlockReader
 from imager.crc import Uint8Array
 from imager.extents import Int64Array
 from imager.filesystems.base import NotTrusted
-from imager.filesystems.xfs.structs import BASIC_BLOCK_BYTES, NULLAGBLOCK, Geometry, checksums_of, equal_bytes, table
+from imager.filesystems.structures import table
+from imager.filesystems.xfs.structs import BASIC_BLOCK_BYTES, NULLAGBLOCK, Geometry, checksums_of, equal_bytes
 
 _PIECE_BYTES: Final = 8 * 2**20
 _MOST_BYTES_IN_ONE_READ: Final = 2**20

@@ -21,13 +21,13 @@ from imager.blocks import BlockReader
 from imager.extents import MAX_BYTES, Extents, Int64Array
 from imager.filesystems.base import NotTrusted
 from imager.filesystems.root_files import MOST_PIECES, Pieces
+from imager.filesystems.structures import table
 from imager.filesystems.xfs.structs import (
     BASIC_BLOCK_BYTES,
     Geometry,
     Superblock,
     checksums_of,
     equal_bytes,
-    table,
 )
 
 LOCAL: Final = 1

@@ -20,6 +20,7 @@ import numpy as np
 from imager.blocks import BlockReader
 from imager.extents import Extents
 from imager.filesystems.base import NotTrusted
+from imager.filesystems.structures import table
 from imager.filesystems.xfs.groups import Groups, read_groups
 from imager.filesystems.xfs.structs import (
     BASIC_BLOCK_BYTES,
@@ -28,7 +29,6 @@ from imager.filesystems.xfs.structs import (
     Superblock,
     checksums_of,
     equal_bytes,
-    table,
 )
 
 _HEADER: Final = table(

@@ -26,7 +26,8 @@ import numpy as np
 import numpy.typing as npt
 
 from imager.blocks import BlockReader
-from imager.filesystems.xfs.structs import BASIC_BLOCK_BYTES, Geometry, Superblock, table
+from imager.filesystems.structures import table
+from imager.filesystems.xfs.structs import BASIC_BLOCK_BYTES, Geometry, Superblock
 
 XLOG_HEADER_MAGIC_NUM: Final = 0xFEEDBABE
 _VERSION_2: Final = 2

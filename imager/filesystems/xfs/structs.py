@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from imager.crc import CRC32C, Uint8Array, Uint32Array
 from imager.filesystems.base import NotTrusted
+from imager.filesystems.structures import Record, names_of_bits, table
 
 XFS_SB_MAGIC: Final = b"XFSB"
 SUPERBLOCK_BYTES: Final = 512
@@ -72,19 +73,6 @@ _AGFL_TABLE: Final = """
 """
 
 
-def table(text: str, itemsize: int) -> np.dtype[Any]:
-    """A record type from words: offset in hexadecimal, type, name."""
-    words = text.split()
-    return np.dtype(
-        {
-            "names": words[2::3],
-            "formats": words[1::3],
-            "offsets": [int(word, 16) for word in words[0::3]],
-            "itemsize": itemsize,
-        }
-    )
-
-
 SUPERBLOCK: Final = table(_SUPERBLOCK_TABLE, SUPERBLOCK_BYTES)
 AGF: Final = table(_AGF_TABLE, 512)
 AGI: Final = table(_AGI_TABLE, 512)
@@ -131,18 +119,11 @@ _REFUSED_INCOMPAT: Final = {0x100: "metadir", 0x200: "zoned", 0x400: "zone gaps"
 LOG_INCOMPAT: Final = {0x1: "log xattrs"}
 
 
-class Superblock:
+class Superblock(Record):
     """The fields of a superblock by their names, as they lie on disk."""
 
     def __init__(self, raw: bytes) -> None:
-        self._fields = np.frombuffer(raw, SUPERBLOCK)[0]
-
-    def __getitem__(self, name: str) -> int:
-        return int(self._fields[name])
-
-    def raw_field(self, name: str) -> bytes:
-        """The bytes of a field."""
-        return bytes(self._fields[name].tobytes())
+        super().__init__(raw, SUPERBLOCK)
 
     @property
     def version(self) -> int:
@@ -211,13 +192,6 @@ class Superblock:
             yield self["sb_features_ro_compat"], RO_COMPAT, "ro_compat"
             yield self["sb_features_incompat"], INCOMPAT, "incompat"
             yield self["sb_features_log_incompat"], LOG_INCOMPAT, "log_incompat"
-
-
-def names_of_bits(word: int, known: dict[int, str], kind: str) -> Iterator[str]:
-    """Names of the set bits of a feature word; those that are not known as masks."""
-    for bit in (1 << shift for shift in range(32)):
-        if word & bit:
-            yield known.get(bit, f"{kind}:{bit:#x}")
 
 
 @dataclass(frozen=True)
