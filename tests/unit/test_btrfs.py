@@ -28,6 +28,7 @@ from imager.filesystems.base import NotTrusted, UsedMap
 from imager.filesystems.btrfs.chunks import ChunkMap
 from imager.filesystems.btrfs.csum import csums_are_right
 from imager.filesystems.btrfs.structs import CHUNK, STRIPE
+from tests.harness.hostile import seconds_of_fuzzing
 
 CORPUS = Path(__file__).parent.parent / "corpus" / "btrfs"
 CASES = ("block-group-tree", "log-tree")
@@ -379,7 +380,7 @@ def is_valid(found: UsedMap, size: int) -> bool:
 def test_hostile_volumes_end_in_a_map_or_a_refusal(case):
     source = random.Random(len(case) if not IS_LONG else time.time_ns())
     nodes = list(copies_of(case).values())
-    until = time.monotonic() + (300 if IS_LONG else 2.5)
+    until = time.monotonic() + (seconds_of_fuzzing() or 2.5)
     rounds = trusted = 0
     while time.monotonic() < until:
         rounds += 1

@@ -16,11 +16,11 @@ from imager.errors import SourceUnusable, UsageError
 from imager.volumes import luks
 from imager.volumes.base import Member
 from imager.volumes.luks import header1, keys
+from tests.harness.hostile import seconds_of_fuzzing
 from tests.harness.luks import HDR_SIZE, container, metadata, with_checksums, with_json
 
 IS_LONG = os.environ.get("IMAGER_LONG") == "1"
 ROUNDS = 300
-LONG_SECONDS = 130
 
 ODD = (
     0,
@@ -114,7 +114,7 @@ def mutated_bytes(image, source, areas):
 
 def rounds(number):
     """A fixed number of seeds; in a long run, as many as fit the time."""
-    end = time.monotonic() + LONG_SECONDS
+    end = time.monotonic() + seconds_of_fuzzing()
     seed = 0
     while seed < number or (IS_LONG and time.monotonic() < end):
         yield random.Random(seed)

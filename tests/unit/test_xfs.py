@@ -17,6 +17,7 @@ from imager.filesystems import xfs
 from imager.filesystems.base import NotTrusted
 from imager.filesystems.xfs import free
 from imager.filesystems.xfs.structs import AGF, AGFL, AGI, SUPERBLOCK, table
+from tests.harness.hostile import seconds_of_fuzzing
 from tests.harness.xfs_made import AG_BYTES, UUID, Volume
 
 IS_LONG = os.environ.get("IMAGER_LONG") == "1"
@@ -295,7 +296,7 @@ def test_hostile_content_gives_a_map_or_a_reason():
     originals = [
         {at: bytes(volume.content[at : at + size]) for at, size in volume.places.values()} for volume in volumes
     ]
-    until = time.monotonic() + 330
+    until = time.monotonic() + seconds_of_fuzzing()
     outcomes = {"map": 0, "reason": 0}
     while time.monotonic() < until if IS_LONG else sum(outcomes.values()) < 400:
         number = source.randrange(3)
