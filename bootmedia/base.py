@@ -20,11 +20,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bootmedia.cache import Cache, key_of
-from bootmedia.errors import PackagesUnavailable
+from bootmedia.errors import PackagesUnavailable, ToolFailed
 from bootmedia.programs import follow
 from bootmedia.recipes import Recipe
 from bootmedia.squashfs import Compression, make_squashfs
-from imager.process import ProgramFailed
 from imager.progress import Progress
 
 _FORM = "1"
@@ -157,7 +156,7 @@ def _install(recipe: Recipe, root: Path, *, suite: str, sources: str, progress: 
                 "DEBIAN_FRONTEND": "noninteractive",
             },
         )
-    except ProgramFailed as error:
+    except ToolFailed as error:
         raise _packages_unavailable(error, sources) from error
     finally:
         progress.done()
@@ -184,19 +183,20 @@ def mmdebstrap_command(recipe: Recipe, suite: str, sources: Path, root: Path) ->
     ]
 
 
-def _packages_unavailable(error: ProgramFailed, sources: str) -> Exception:
+def _packages_unavailable(error: ToolFailed, sources: str) -> PackagesUnavailable:
     """What mmdebstrap said, in the lines that matter."""
-    lines = [str(line) for line in error.facts.get("lines", ())]  # type: ignore[attr-defined]
-    told = [line for line in lines if line.startswith(("E: ", "Err:", "W: Failed"))] or lines[-3:]
-    said = " | ".join(told[:4])
+    lines = list(error.lines)
+    # "E: apt-get (all its words) failed" says nothing that the lines before it have not said.
+    told = [line for line in lines if line.startswith(("E: ", "Err:")) and not line.endswith(" failed")] or lines[-3:]
+    said = " | ".join(line.removeprefix("E: ") for line in told[:3])
     if _NETWORK_TROUBLE.search(" ".join(lines)) is None:
         return PackagesUnavailable(
             f"mmdebstrap could not make the root: {said}", hint="Run the command again with --debug."
         )
     return PackagesUnavailable(
         f"Debian packages could not be fetched: {said}",
-        hint="Look at the network, the names given with --package, and these sources (another mirror: --mirror URL): "
-        + "; ".join(sources.splitlines()),
+        hint="Look at the network and the packages' names. Another mirror: --mirror URL. Asked were: "
+        + ", ".join(line.split("] ", 1)[-1] for line in sources.splitlines()),
     )
 
 

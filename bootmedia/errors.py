@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from imager.errors import ImageError, SourceError, UsageError
+from imager.process import ProgramFailed
 
 
 class RecipeError(UsageError):
@@ -20,3 +23,12 @@ class PackagesUnavailable(SourceError):
 
 class BootFailed(ImageError):
     """The medium did not come up to a shell."""
+
+
+class ToolFailed(ProgramFailed):
+    """A program ended with another status than 0; `lines` are the last that it said."""
+
+    def __init__(self, program: str, exit_code: int, lines: Sequence[str]) -> None:
+        said = " | ".join(lines[-3:]) or "no message"
+        super().__init__(f"{program} ended with status {exit_code}: {said}", program=program, lines=list(lines))
+        self.lines = tuple(lines)

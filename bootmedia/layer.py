@@ -15,11 +15,10 @@ from pathlib import Path
 import imager
 from bootmedia.base import Base
 from bootmedia.cache import Cache, key_of
-from bootmedia.errors import PackagesUnavailable, RecipeError
+from bootmedia.errors import PackagesUnavailable, RecipeError, ToolFailed
 from bootmedia.programs import follow
 from bootmedia.recipes import Recipe, UnitChange, apply_unit_changes
 from bootmedia.tree import Tree
-from imager.process import ProgramFailed
 from imager.progress import Progress
 
 _PYTHON = "usr/lib/bootmedia/python"
@@ -119,9 +118,9 @@ def find_or_make_packages(cache: Cache, recipe: Recipe, base: Base, progress: Pr
         progress.start(None, "Python packages")
         try:
             follow(pip_command(recipe, base.python_version, folder), lambda line: None)
-        except ProgramFailed as error:
+        except ToolFailed as error:
             raise PackagesUnavailable(
-                f"Python packages could not be fetched: {error.message[-300:]}",
+                f"Python packages could not be fetched: {' | '.join(error.lines[-3:])}",
                 hint=f"Look at the network and at {recipe.folder / 'python.txt'}.",
             ) from error
         finally:

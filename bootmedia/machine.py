@@ -67,6 +67,8 @@ class Machine:
     memory_mib: int = 1024
     with_network: bool = False
     """User-mode: the machine reaches out, as 10.0.2.2 this one."""
+    forwarded_ports: tuple[tuple[int, int], ...] = ()
+    """With a network: a port of this machine's loopback, and the guest's port that it leads to."""
     accelerator: str = "tcg"
     direct_boot: DirectBoot | None = None
     more: tuple[str, ...] = field(default=())
@@ -93,7 +95,7 @@ class Machine:
             *("-device", "qemu-xhci,id=xhci"),
             *self._medium_words(),
             *(word for number, disk in enumerate(self.disks) for word in _disk_words(number, disk)),
-            *(("-nic", "user,model=virtio-net-pci") if self.with_network else ("-nic", "none")),
+            *("-nic", self._network()),
             *self._kernel_words(),
             *self.more,
         ]
@@ -126,6 +128,12 @@ class Machine:
         yield "-device"
         first = "" if self.direct_boot else ",bootindex=0"
         yield f"{'usb-storage' if self.as_stick else 'ide-cd'},drive=medium{first}"
+
+    def _network(self) -> str:
+        if not self.with_network:
+            return "none"
+        forwarded = (f",hostfwd=tcp:127.0.0.1:{here}-:{there}" for here, there in self.forwarded_ports)
+        return f"user,model=virtio-net-pci{''.join(forwarded)}"
 
     def _kernel_words(self) -> Iterator[str]:
         if self.direct_boot is not None:

@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import IO
 
-from bootmedia.errors import ToolMissing
-from imager.process import NOWHERE, PIPE, ProgramFailed, Running, find_program, start
+from bootmedia.errors import ToolFailed, ToolMissing
+from imager.process import NOWHERE, PIPE, Running, find_program, start
 
 _DEBIAN_PACKAGES = {
     "mmdebstrap": "mmdebstrap",
@@ -50,25 +50,21 @@ def follow(
     """Run a program to its end; each line of its messages is passed on when it comes.
 
     Raises:
-        ProgramFailed: It is missing, or ended with another status than 0; the last lines are in the message.
+        ProgramFailed: It is missing.
+        ToolFailed: It ended with another status than 0.
     """
     with start(command, input_from=input_from, output_to=output_to, errors_to=PIPE, environment=environment) as running:
         last = _read_messages(running, said)
         code = running.wait()
     if code:
-        raise ProgramFailed(
-            f"{command[0]} ended with status {code}: {' | '.join(last) or 'no message'}",
-            program=command[0],
-            exit_code=code,
-            lines=list(last),
-        )
+        raise ToolFailed(command[0], code, last)
 
 
-def _read_messages(running: Running, said: Callable[[str], None]) -> deque[str]:
+def _read_messages(running: Running, said: Callable[[str], None]) -> list[str]:
     last: deque[str] = deque(maxlen=_KEPT_LINES)
     for line in running.stderr or ():
         text = line.decode(errors="replace").rstrip()
         if text:
             last.append(text)
             said(text)
-    return last
+    return list(last)

@@ -8,4 +8,7 @@ chroot "$root" grub-mkimage -O i386-pc -p /boot/grub -o /usr/lib/grub/i386-pc/bo
 	linux echo ls cat test true regexp serial terminal minicmd chain reboot halt sleep
 # What apt and the installation of packages leave behind, and what would differ from build to build.
 rm -rf "$root"/var/log/* "$root"/var/cache/debconf/*-old "$root"/var/lib/dpkg/*-old "$root"/var/cache/ldconfig/aux-cache
-rm -f "$root"/etc/ssh/ssh_host_*
+# What is one machine's own: made anew at each start, or not at all.
+rm -f "$root"/etc/ssh/ssh_host_* "$root"/etc/nvme/hostid "$root"/etc/nvme/hostnqn
+# What hwdb.bin was made of.
+rm -rf "$root"/usr/lib/udev/hwdb.d

@@ -89,9 +89,9 @@ def _tell(program: str, error: ImagerError, *, as_json: bool, debug: bool) -> in
         }
         print(to_json(told).decode(), file=sys.stderr)
     else:
-        print(f"imager: {shown(error.message)}", file=sys.stderr)
+        print(f"{program}: {shown(error.message)}", file=sys.stderr)
         if error.hint:
-            print(f"        {shown(error.hint)}", file=sys.stderr)
+            print(f"{' ' * len(program)}  {shown(error.hint)}", file=sys.stderr)
     return error.exit_code
 
 
@@ -107,9 +107,9 @@ def _tell_defect(program: str, error: Exception, *, debug: bool) -> int:
     if debug:
         traceback.print_exception(error)
     else:
-        print(f"imager: unexpected {type(error).__name__}: {shown(str(error))}", file=sys.stderr)
+        print(f"{program}: unexpected {type(error).__name__}: {shown(str(error))}", file=sys.stderr)
         print(
-            "        This is a defect of imager. Run the command again with --debug to see where.",
+            f"{' ' * len(program)}  This is a defect of {program}. Run the command again with --debug to see where.",
             file=sys.stderr,
         )
     return 1

@@ -64,7 +64,7 @@ def make_disk(path):
     files = path.parent / "files"
     (files / "etc").mkdir(parents=True)
     for number in range(40):
-        (files / "etc" / f"file{number}").write_bytes(chosen.randbytes(chosen.randrange(400_000)))
+        (files / "etc" / f"file{number}").write_bytes(chosen.randbytes(chosen.randrange(1_400_000)))
     call("mke2fs", "-q", "-t", "ext4", "-d", files, "-E", f"offset={17 * MIB}", path, "64m")
     call("mformat", "-i", f"{path}@@{MIB}", "-T", 16 * MIB // 512, "-h", "16", "-s", "63", "::")
     with path.open("r+b") as disk:

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import socket
+import time
+
 import pytest
 from typer.testing import CliRunner
 
@@ -11,6 +14,7 @@ from bootmedia.guest import switched_on
 from bootmedia.machine import Bus, Disk, Firmware, Machine
 from bootmedia.trial import STAGES, follow_stages
 from imager.cli.app import app as imager_app
+from tests.harness.disks import MIB
 from tests.harness.programs import call
 from tests.vm.conftest import DISK_BYTES, blank, facts, ran
 
@@ -77,21 +81,24 @@ def same_files(one, two, scratch):
 def test_a_restore_that_was_cut_short_is_repeated(prepared, tmp_path):
     disk = Disk(blank(tmp_path / "target.img", DISK_BYTES))
     machine = Machine(Firmware.BIOS, prepared.medium, disks=(disk,))
+    compare = ["verify", str(prepared.image), "--against", str(disk.path)]
     with switched_on(machine) as guest:
         started(guest)
-        guest.type(f"imager restore {IMAGE} /dev/vda --yes\n")
-        guest.wait_for("vda", timeout_seconds=BOOT_SECONDS)
+        guest.type(f"imager restore {IMAGE} /dev/vda --yes --quiet\n")
+        deadline = time.monotonic() + BOOT_SECONDS
+        while disk.path.stat().st_blocks * 512 < 8 * MIB and time.monotonic() < deadline:
+            time.sleep(0.005)
         guest.pull_the_plug()
+    assert CliRunner().invoke(imager_app, compare).exit_code != 0, "the plug was pulled too late"
     with switched_on(machine) as guest:
         started(guest)
         done(guest, f"imager restore {IMAGE} /dev/vda --yes --quiet")
-        done(guest, "sync")
         guest.pull_the_plug()
-    ran(imager_app, "verify", prepared.image, "--against", disk.path)
+    ran(imager_app, *compare)
 
 
 def test_the_system_is_whole_and_keeps_to_itself(prepared, tmp_path):
-    """Copied to memory, with 1 GiB: no failed unit, nothing that listens, nothing of the machine mounted."""
+    """With 1 GiB: no failed unit, nothing that listens, nothing of the machine mounted."""
     machine = Machine(Firmware.BIOS, prepared.medium, disks=(Disk(prepared.disk, throw_away=True),), memory_mib=1024)
     with switched_on(machine) as guest:
         started(guest)
@@ -103,6 +110,48 @@ def test_the_system_is_whole_and_keeps_to_itself(prepared, tmp_path):
         assert "root" in done(guest, "imager survey /dev/vda")
         assert int(done(guest, "sed -n 's/^MemAvailable: *\\([0-9]*\\) kB/\\1/p' /proc/meminfo")) > 500_000
         done(guest, "curl --version >/dev/null && lvm version >/dev/null && smartctl --version >/dev/null")
+
+
+def test_the_medium_can_be_taken_out(prepared):
+    """The second entry of the menu, with 1 GiB of memory."""
+    machine = Machine(Firmware.BIOS, prepared.medium, as_stick=True, memory_mib=1024)
+    with switched_on(machine) as guest:
+        guest.wait_for("GNU GRUB", timeout_seconds=BOOT_SECONDS)
+        guest.type("\x1b[B\r")
+        guest.wait_for("bootmedia: the medium can be taken out", timeout_seconds=BOOT_SECONDS)
+        started(guest)
+        assert "/dev/sd" not in done(guest, "cat /proc/mounts")
+        done(guest, "echo 1 > /sys/block/sda/device/delete")
+        done(guest, "echo 3 > /proc/sys/vm/drop_caches; imager --version && lvm version")
+
+
+def test_with_a_key_the_shell_opens_over_ssh(prepared, tmp_path):
+    """And with a host name and a keyboard layout."""
+    key, medium, port = tmp_path / "key", tmp_path / "ssh.iso", free_port()
+    call("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key)
+    ran(app, "build", medium, "--ssh-key", f"{key}.pub", "--hostname", "away", "--keymap", "de")
+    machine = Machine(Firmware.BIOS, medium, with_network=True, forwarded_ports=((port, 22),))
+    with switched_on(machine) as guest:
+        started(guest)
+        assert done(guest, "hostname") == "away"
+        assert done(guest, "systemctl show --property=Result bootmedia-keymap") == "Result=success"
+        done(
+            guest,
+            "for n in $(seq 300); do ss -Hlnt | grep -q ':22 ' && break; sleep 1; done",
+            timeout_seconds=400,
+        )
+        # Known hosts are checked by whoever uses this; here the host is as new as its key.
+        words = ["-p", port, "-o", "StrictHostKeyChecking=no", "-o", f"UserKnownHostsFile={tmp_path / 'known'}"]
+        place = "root@127.0.0.1"
+        assert "imager " in call("ssh", *words, "-o", "ConnectTimeout=120", "-i", key, place, "imager --version")
+        with pytest.raises(RuntimeError, match="Permission denied"):
+            call("ssh", *words, "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", "-i", "/dev/null", place, "true")
+
+
+def free_port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
 
 
 def test_the_same_inputs_give_the_same_bytes(prepared, tmp_path, monkeypatch):
