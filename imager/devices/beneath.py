@@ -25,6 +25,7 @@ SYSTEM_PLACES: Final = (
     "/boot/efi",
     "/efi",
     "/var",
+    "/run/bootmedia/medium",  # our own
     "/run/live/medium",  # Debian live
     "/lib/live/mount/medium",  # Debian live before 10
     "/cdrom",  # Ubuntu live

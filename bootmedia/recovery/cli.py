@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The command `recovery`: run and show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, ParamSpec
+
+import typer
+
+from bootmedia.recovery.facts import candidates, machine_facts
+from bootmedia.recovery.job import Recovery, end_with, told_as_failure
+from bootmedia.recovery.places import Surroundings
+from imager import __version__
+from imager.cli.options import DebugOption, DryRunOption, JsonOption, QuietOption
+from imager.cli.output import Console
+from imager.cli.problems import reports_problems
+
+P = ParamSpec("P")
+
+EXIT_STATUSES = (
+    (0, "all that was asked for is done"),
+    (1, "a defect of recovery itself, or a program that it calls failed"),
+    (2, "the command line or recovery.toml is wrong, or it is for other machines"),
+    (3, "the disks could not be looked at"),
+    (4, "the image: damaged, incomplete, or of a newer version"),
+    (5, "recovery.toml or the image: missing, or the network or server does not answer"),
+    (6, "the target: no disk fits the rule, or several do; in use, too small, or a write failed"),
+    (7, "done, but the image lacks content, as was accepted; or not begun, because that was not accepted"),
+    (130, "interrupted; 143 by SIGTERM"),
+)
+"""What each exit status means: imager's, in the words of this command."""
+
+app = typer.Typer(
+    name="recovery",
+    help="Restore this machine as recovery.toml says, without asking anybody.",
+    no_args_is_help=True,
+    rich_markup_mode=None,  # plain text keeps the examples as they are written, and man pages are made from it
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _epilog(*examples: tuple[str, str], statuses: Sequence[int]) -> str:
+    shown = "\n".join(f"  # {comment}\n  {line}" for line, comment in examples)
+    meanings = dict(EXIT_STATUSES)
+    listed = "\n".join(f"  {code:<4} {meanings[code]}" for code in (0, *statuses))
+    return f"\b\nExamples:\n{shown}\n\n\b\nExit status:\n{listed}"
+
+
+def _reporting(command: Callable[P, int | None]) -> Callable[P, None]:
+    return reports_problems(command, program="recovery")
+
+
+def surroundings() -> Surroundings:
+    """This machine."""
+    return Surroundings()
+
+
+@app.command(
+    "run",
+    epilog=_epilog(
+        ("recovery run --dry-run", "what would be done, with the recovery.toml of the stick or of the kernel's line"),
+        ("recovery run /mnt/recovery.toml", "as this file says"),
+        ("recovery run http://10.0.0.1/{mac}.toml", "as a file says that the server has for this machine"),
+        statuses=[code for code, _ in EXIT_STATUSES[1:]],
+    ),
+)
+@_reporting
+def run(
+    file: Annotated[
+        str | None,
+        typer.Argument(metavar="FILE", help="The answers: a path, label=NAME/PATH or a URL; else they are looked for."),
+    ] = None,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Restore this machine as recovery.toml says. WHAT IS ON THE CHOSEN DISKS IS LOST, and nobody is asked.
+
+    Answers are looked for on the kernel's command line (recovery=), on the stick, and beside the images on it. All is
+    decided before anything is written; if any disk, image or machine is not the one that is meant beyond doubt, nothing
+    is written. The plan is shown first. On a failure the machine is left running, whatever comes after.
+    """
+    console = Console(json=as_json, quiet=quiet)
+    around = surroundings()
+    around.said = lambda text: console.say(text)
+    recovery = Recovery.of(around, console.progress())
+    if dry_run:
+        plan = recovery.decide(file)
+        console.result({"plan": plan.as_dict()}, [*plan.lines(), "", "Nothing was written: this was a dry run."])
+        return
+    report = recovery.run(file)
+    after = recovery.plan.answers.after if recovery.plan else "shell"
+    console.result(report, [_done_line(recovery)])
+    with told_as_failure(after):
+        end_with(after, around)
+
+
+def _done_line(recovery: Recovery) -> str:
+    targets = ", ".join(str(result["target"]) for result in recovery.results)
+    log = f"; the log is {recovery.log.path}" if recovery.log.path else ""
+    return f"done: {targets}{log}"
+
+
+@app.command(
+    "show",
+    epilog=_epilog(
+        ("recovery show", "lines for recovery.toml"),
+        ("recovery show --json | jq -r .machine.mac[0]", "for a script"),
+        statuses=(2, 3),
+    ),
+)
+@_reporting
+def show(as_json: JsonOption = False, debug: DebugOption = False) -> None:
+    """Show what this machine is, as [match] of recovery.toml wants it, and its disks, as target wants them."""
+    console = Console(json=as_json)
+    around = surroundings()
+    facts = machine_facts(around.system)
+    disks = candidates({}, around.system)
+    lines = [*facts.lines(), "", "# disks"]
+    for disk in disks:
+        names = (("serial", disk.serial), ("wwn", disk.wwn))
+        keys = [f'target = "{key}={value}"' for key, value in names if value] or [f'target = "path={disk.path}"']
+        lines += [f"# {disk}{f': {disk.kept}' if disk.kept else ''}", *(f"#   {key}" for key in keys)]
+    console.result({"machine": facts.as_dict(), "disks": [disk.as_dict() for disk in disks]}, lines)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"recovery {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and end.")
+    ] = False,
+) -> None:
+    """Restore this machine as recovery.toml says, without asking anybody."""
+
+
+def main() -> None:
+    """Entry point of the program."""
+    app()

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Carries an unattended recovery out: find the answers, plan, wait a moment, restore, tell how it went."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from bootmedia.recovery.answers import Report
+from bootmedia.recovery.facts import MachineFacts, machine_facts
+from bootmedia.recovery.places import Surroundings, find_answers
+from bootmedia.recovery.plan import RecoveryPlan, Task, check_same_image, make_recovery_plan
+from bootmedia.recovery.report import Log, open_log, outcome, send, stamp
+from imager.damage import DamagedPart
+from imager.devices.target import open_target
+from imager.errors import ContentIncomplete, ImagerError, Interrupted
+from imager.pictures.sizes import duration_text, size_text
+from imager.process import ProgramFailed, run
+from imager.progress import NullProgress, Progress
+from imager.restore.job import execute
+
+_NOTED_SHARES = 10
+
+
+@dataclass
+class Recovery:
+    """One run.
+
+    Attributes:
+        around: What is outside.
+        facts: The machine.
+        progress: Told of every byte.
+        log: What was said.
+        results: What was done, a dictionary for each restore that is finished.
+        plan: What is done; None before that is decided.
+    """
+
+    around: Surroundings
+    facts: MachineFacts
+    progress: Progress = field(default_factory=NullProgress)
+    log: Log = field(default_factory=Log)
+    results: list[dict[str, Any]] = field(default_factory=list)
+    plan: RecoveryPlan | None = None
+
+    @classmethod
+    def of(cls, around: Surroundings, progress: Progress | None = None) -> Recovery:
+        """For this machine; everything that is said goes into the log, too."""
+        log, say = Log(), around.said
+
+        def said(text: str) -> None:
+            log.add(text)
+            say(text)
+
+        around.said = said
+        return cls(around, machine_facts(around.system), progress or NullProgress(), log)
+
+    def decide(self, given: str | None) -> RecoveryPlan:
+        """Find the answers and make the plan; nothing is written."""
+        self.plan = make_recovery_plan(find_answers(given, self.facts, self.around), self.facts, self.around)
+        return self.plan
+
+    def run(self, given: str | None) -> dict[str, Any]:
+        """Do everything but what comes after it; the report.
+
+        Raises:
+            ImagerError: Something went wrong. The report was sent all the same, if the answers could be read.
+        """
+        began = stamp()
+        wanted = Report()
+        try:
+            found = find_answers(given, self.facts, self.around)
+            wanted = found.answers.report
+            open_log(self.log, wanted, self.facts, self.around)
+            self.plan = make_recovery_plan(found, self.facts, self.around)
+            self._carry_out(self.plan)
+        except KeyboardInterrupt as error:
+            raise self._tell(wanted, began, Interrupted("interrupted")) from error
+        except ImagerError as error:
+            raise self._tell(wanted, began, error) from error
+        return self._report(wanted, began, None)
+
+    def _tell(self, wanted: Report, began: str, error: ImagerError) -> ImagerError:
+        self.log.add(f"FAILED: {error.message}")
+        if error.hint:
+            self.log.add(error.hint)
+        if self.plan and len(self.plan.tasks) > 1:
+            self.around.said(f"{len(self.results)} of {len(self.plan.tasks)} restores were finished before that")
+        self._report(wanted, began, error)
+        return error
+
+    def _report(self, wanted: Report, began: str, error: ImagerError | None) -> dict[str, Any]:
+        planned = self.plan.as_dict() if self.plan else {}
+        facts = outcome(self.facts, self.log, began, error, plan=planned, results=self.results)
+        facts["report_delivered"] = send(wanted, facts, self.around.said)
+        self.log.keep_result(facts)
+        self.log.close()
+        return facts
+
+    def _carry_out(self, plan: RecoveryPlan) -> None:
+        for line in plan.lines():
+            self.around.said(line)
+        wait = plan.answers.wait_seconds
+        if wait:
+            self.around.said(f"What is listed as lost will be gone. This begins in {wait} s; Ctrl-C stops it.")
+            time.sleep(wait)
+        for number, task in enumerate(plan.tasks, 1):
+            self.around.said(f"restore {number} of {len(plan.tasks)}: {task.source.name} to {task.choice.disk.path}")
+            self.results.append(self._restore(task))
+        lacking = [result for result in self.results if result["damage"]]
+        if lacking:
+            raise ContentIncomplete(
+                "everything was restored that the images have, but some content is missing in them",
+                hint="Check the file systems before they are used; the machine is not started by itself.",
+            )
+
+    def _restore(self, task: Task) -> dict[str, Any]:
+        began = time.monotonic()
+        with task.source.open() as image:
+            check_same_image(task, image.description.image_id)
+            with open_target(task.choice.disk.path) as disk:
+                result = execute(task.plan, image, disk, progress=_Noted(self.progress, self.log.add))
+        seconds = time.monotonic() - began
+        rate = size_text(round(result.written_bytes / max(seconds, 1e-9)))
+        verified = ", and read back" if result.is_verified else ""
+        done = f"{size_text(result.written_bytes)} written{verified} in {duration_text(seconds)} ({rate}/s)"
+        self.around.said(f"{result.target}: {done}")
+        for sentence in (*result.changes, *result.warnings, *map(_damage_sentence, result.damage)):
+            self.around.said(f"  {sentence}")
+        return {"image": task.source.name, **result.as_dict(), "seconds": seconds}
+
+
+def _damage_sentence(part: DamagedPart) -> str:
+    return f"DAMAGED: {part.sentence()}"
+
+
+class _Noted:
+    """Progress that is also noted in the log, at every tenth of the way."""
+
+    def __init__(self, inner: Progress, note: Callable[[str], None]) -> None:
+        self._inner = inner
+        self._note = note
+        self._total, self._done, self._what, self._next = 0, 0, "", 1
+
+    def start(self, total_bytes: int | None, what: str) -> None:
+        self._total, self._done, self._what, self._next = total_bytes or 0, 0, what, 1
+        self._inner.start(total_bytes, what)
+
+    def advance(self, count_bytes: int) -> None:
+        self._done += count_bytes
+        if self._total and self._done * _NOTED_SHARES >= self._next * self._total:
+            self._next = self._done * _NOTED_SHARES // self._total + 1
+            self._note(f"{self._what}: {self._done * 100 // self._total} %")
+        self._inner.advance(count_bytes)
+
+    def note(self, text: str) -> None:
+        self._note(text)
+        self._inner.note(text)
+
+    def done(self) -> None:
+        self._inner.done()
+
+
+def end_with(after: str, around: Surroundings) -> None:
+    """Reboot or power off, on a machine that was started from our medium and nowhere else.
+
+    Raises:
+        ProgramFailed: systemd does not do it.
+    """
+    if after == "shell":
+        return
+    if not around.is_live:
+        around.said(f"This system was not started from a recovery medium, so it is left running: no {after}.")
+        return
+    around.said({"reboot": "Starting again now.", "poweroff": "Switching off now."}[after])
+    run(["systemctl", after])
+
+
+@contextmanager
+def told_as_failure(after: str) -> Iterator[None]:
+    """Say that the restore itself is done when only what comes after it fails."""
+    try:
+        yield
+    except ProgramFailed as error:
+        raise ProgramFailed(
+            f"everything is restored, but {after} did not work: {error.message}", hint=f"Do it by hand: {after}"
+        ) from error

@@ -1,0 +1,315 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Where things lie: the stick's folders, file systems by label, recovery.toml in its places, images.
+
+recovery.toml is looked for, in this order: what the command names; `recovery=` on the kernel's command line; the
+stick's data partition, then the medium; the folders of images on both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from bootmedia.recovery.answers import MOST_BYTES, Answers, ImagePlace, Restore, filled, place_of, read_answers
+from bootmedia.recovery.errors import AnswersWrong, NoAnswers, NotThisMachine
+from bootmedia.recovery.facts import MEDIUM, MachineFacts, mismatch
+from bootmedia.recovery.fetch import WAITS, Said, quietly
+from bootmedia.recovery.secure_shell import SshInput
+from bootmedia.recovery.web import HttpInput, get
+from imager.devices.sysfs import System, read_text
+from imager.errors import ImageError, StoreError
+from imager.image.reader import StreamedImage, open_image
+from imager.process import ProgramFailed, run
+from imager.stores.parts import parts_of
+
+NAME: Final = "recovery.toml"
+DATA_LABEL: Final = "RECOVERY"
+"""Label of the file system in the stick's data partition."""
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A file system that could be mounted.
+
+    Attributes:
+        path: Its device.
+        label: Its own.
+        mounted_at: Where it is mounted; "" when it is not.
+    """
+
+    path: str
+    label: str
+    mounted_at: str = ""
+
+
+class _Row(msgspec.Struct):
+    path: str | None = None
+    label: str | None = None
+    fstype: str | None = None
+    mountpoint: str | None = None
+
+
+class _Listing(msgspec.Struct):
+    blockdevices: list[_Row]
+
+
+def list_volumes() -> list[Volume]:
+    """Every file system of the machine that has a label.
+
+    Raises:
+        StoreError: lsblk does not say.
+    """
+    command = ["lsblk", "--json", "--list", "--paths", "--output", "PATH,LABEL,FSTYPE,MOUNTPOINT"]
+    try:
+        rows = msgspec.json.decode(run(command).output, type=_Listing).blockdevices
+    except (ProgramFailed, msgspec.MsgspecError) as error:
+        raise StoreError(f"the file systems of this machine cannot be listed: {error}") from error
+    return [Volume(row.path, row.label, row.mountpoint or "") for row in rows if row.path and row.label and row.fstype]
+
+
+def mount_volume(volume: Volume, folder: Path, *, is_writable: bool) -> None:
+    """Mount a file system.
+
+    Raises:
+        StoreError: It cannot be mounted.
+    """
+    mode = "rw" if is_writable else "ro"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        run(["mount", "-o", f"{mode},nosuid,nodev,noexec", "--", volume.path, str(folder)])
+    except (ProgramFailed, OSError) as error:
+        raise StoreError(f"{volume.path} ({volume.label}) cannot be mounted: {error}", path=volume.path) from error
+
+
+@dataclass
+class Surroundings:
+    """Everything outside of this program that it looks at; tests put their own in its place.
+
+    Attributes:
+        system: Where the kernel shows the machine.
+        medium: Where the medium is mounted.
+        mounts: Where file systems are mounted that were not.
+        volumes: Lists the file systems.
+        mount: Mounts one.
+        waits: Seconds between attempts over the network.
+        said: Told of what takes time or goes wrong.
+    """
+
+    system: System = field(default_factory=System)
+    medium: Path = MEDIUM
+    mounts: Path = Path("/run/recovery")
+    volumes: Callable[[], list[Volume]] = list_volumes
+    mount: Callable[..., None] = mount_volume
+    waits: Sequence[float] = WAITS
+    said: Said = quietly
+
+    @property
+    def is_live(self) -> bool:
+        """Whether this is a system that was started from our medium, also when that was taken out."""
+        return self.medium.parent.is_dir()
+
+    def data_folder(self) -> Path | None:
+        """The stick's data partition, mounted for writing; None when there is none."""
+        if not any(volume.label == DATA_LABEL for volume in self.volumes()):
+            return None
+        return self.labelled(DATA_LABEL, is_writable=True)
+
+    def labelled(self, label: str, *, is_writable: bool = False) -> Path:
+        """The folder of the file system with a label, mounted if it was not.
+
+        Raises:
+            StoreError: There is none, or more than one.
+        """
+        found = [volume for volume in self.volumes() if volume.label == label]
+        if len(found) != 1:
+            seen = ", ".join(volume.path for volume in found) or "none is here"
+            raise StoreError(
+                f"one file system with the label {label} is needed; {seen}",
+                hint="Look at the plugs, and at `lsblk -f`." if not found else "Pull out the one that is not meant.",
+                label=label,
+            )
+        if found[0].mounted_at:
+            return Path(found[0].mounted_at)
+        folder = self.mounts / found[0].path.replace("/", "_").strip("_")
+        if not folder.is_mount():
+            self.mount(found[0], folder, is_writable=is_writable)
+        return folder
+
+    def stick_folders(self) -> list[Path]:
+        """Where a person puts files on the stick: its data partition first, as it is the one that can be changed."""
+        return [folder for folder in (self.data_folder(), self.medium) if folder is not None and folder.is_dir()]
+
+
+# --- recovery.toml ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Found:
+    """Answers, and where they came from.
+
+    Attributes:
+        name: The path or URL.
+        folder: Where their relative paths begin; None for a URL.
+    """
+
+    answers: Answers
+    name: str
+    folder: Path | None
+
+
+def find_answers(given: str | None, facts: MachineFacts, around: Surroundings) -> Found:
+    """The answers for this machine.
+
+    Raises:
+        NoAnswers: There are none.
+        NotThisMachine: There are some, for other machines.
+        AnswersWrong: They cannot be read.
+        StoreError: The place that was named does not answer.
+    """
+    named = given or _from_command_line(around.system)
+    found = [_named_answers(named, facts, around)] if named else _on_the_stick(around)
+    if not found:
+        raise NoAnswers(
+            f"there is no {NAME}: not on the kernel's command line, not on the stick, not beside an image",
+            hint="Without one, restore by hand: imager restore IMAGE TARGET.",
+        )
+    differing = [mismatch(each.answers.match, facts) for each in found]
+    matching = [each for each, sentence in zip(found, differing, strict=True) if not sentence]
+    if not matching:
+        raise NotThisMachine(
+            f"{found[0].name} is not for this machine: {differing[0]}"
+            if len(found) == 1
+            else f"none of {len(found)} files {NAME} is for this machine, the first because {differing[0]}",
+            hint="`recovery show` prints what this machine is, as [match] wants it.",
+            path=found[0].name,
+        )
+    if len(matching) > 1:
+        raise AnswersWrong(
+            f"{len(matching)} files are for this machine: {', '.join(each.name for each in matching)}",
+            hint="Name one of them: recovery run FILE.",
+        )
+    return matching[0]
+
+
+def _from_command_line(system: System) -> str:
+    """The last recovery= of the kernel's command line."""
+    words = read_text(system.root / "proc/cmdline").split()
+    return next((word.removeprefix("recovery=") for word in reversed(words) if word.startswith("recovery=")), "")
+
+
+def _named_answers(name: str, facts: MachineFacts, around: Surroundings) -> Found:
+    try:
+        name = filled(name, facts.values())
+        place = place_of(name)
+    except ValueError as error:
+        raise AnswersWrong(f"recovery={error}" if "recovery" not in str(error) else str(error)) from error
+    if place.kind == "ssh":
+        raise AnswersWrong(f"{name}: answers come from a file or over HTTP; only images come over SSH", path=name)
+    if place.kind == "http":
+        content = get(name, MOST_BYTES, waits=around.waits, said=around.said)
+        return Found(read_answers(content, name), name, None)
+    return _read_file(_local(place, [Path.cwd(), *around.stick_folders()] if place.kind == "path" else [], around))
+
+
+def _on_the_stick(around: Surroundings) -> list[Found]:
+    folders = around.stick_folders()
+    top = [folder / NAME for folder in folders if (folder / NAME).is_file()]
+    if top:
+        return [_read_file(top[0])]
+    return [_read_file(path) for path in _beside_images(folders)]
+
+
+def _beside_images(folders: Sequence[Path]) -> Iterator[Path]:
+    for folder in folders:
+        yield from sorted(folder.glob(f"images/{NAME}"))
+        yield from sorted(folder.glob(f"images/*/{NAME}"))
+
+
+def _read_file(path: Path) -> Found:
+    try:
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+    except OSError as error:
+        raise NoAnswers(f"{path} cannot be read: {error.strerror}", path=str(path)) from error
+    return Found(read_answers(content, str(path)), str(path), path.absolute().parent)
+
+
+# --- Images -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """An image that can be opened, more than once.
+
+    Attributes:
+        name: As the answers have it, filled in.
+        path: Of a file on this machine; None over the network.
+        open: Opens it from its start.
+        warning: What the way that it comes does not promise; "" for nothing.
+    """
+
+    name: str
+    path: Path | None
+    open: Callable[[], StreamedImage]
+    warning: str = ""
+
+
+def image_source(restore: Restore, found: Found, facts: MachineFacts, around: Surroundings) -> ImageSource:
+    """Where the image of a restore comes from.
+
+    Raises:
+        StoreError: It is not there.
+        AnswersWrong: {serial} or such cannot be filled in.
+    """
+    try:
+        name = filled(restore.image, facts.values())
+        place = place_of(name)
+    except ValueError as error:
+        raise AnswersWrong(f"{found.name}: {error}", path=found.name) from error
+    if place.kind == "http":
+        warning = "" if name.startswith("https:") else f"{name} comes over plain HTTP: nobody proves who sends it"
+        return ImageSource(name, None, lambda: _streamed(_http(name, restore, around)), warning)
+    folders = _folders(found, around)
+    if place.kind == "ssh":
+        key = _local(place_of(restore.key), folders, around) if restore.key else None
+        return ImageSource(name, None, lambda: _streamed(_ssh(place, key, restore, around)))
+    path = _local(place, folders, around)
+    return ImageSource(name, path, lambda: open_image(str(path)))
+
+
+def _folders(found: Found, around: Surroundings) -> list[Path]:
+    return [*([found.folder] if found.folder else []), *around.stick_folders()]
+
+
+def _http(url: str, restore: Restore, around: Surroundings) -> HttpInput:
+    return HttpInput(url, certificate=restore.certificate, waits=around.waits, said=around.said)
+
+
+def _ssh(place: ImagePlace, key: Path | None, restore: Restore, around: Surroundings) -> SshInput:
+    return SshInput(place, host_key=restore.host_key, key=key, waits=around.waits, said=around.said)
+
+
+def _streamed(source: HttpInput | SshInput) -> StreamedImage:
+    try:
+        return StreamedImage(source)
+    except (ImageError, StoreError):
+        source.close()
+        raise
+
+
+def _local(place: ImagePlace, folders: Sequence[Path], around: Surroundings) -> Path:
+    """A file in the first of the folders that has it, or on the file system with a label."""
+    tried = [around.labelled(place.label)] if place.kind == "label" else list(folders)
+    paths = list(dict.fromkeys(folder / place.path for folder in tried or [Path("/")]))  # an absolute path stays one
+    for path in paths:
+        if path.is_file() or parts_of(path):
+            return path
+    raise StoreError(
+        f"there is no {' and no '.join(map(str, paths))}",
+        hint="Look at the name, capital letters too, and whether the disk that it is on is plugged in.",
+        path=str(paths[0]),
+    )

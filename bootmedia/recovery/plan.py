@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What an unattended recovery will do, all of it decided before anything is written: every image, every target.
+
+One refusal refuses everything: a machine that is half restored is harder to understand than one that was left alone.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from bootmedia.recovery.answers import Answers, Restore, rule_of
+from bootmedia.recovery.choose import Candidate, Choice, Need, choose, refuse_shared
+from bootmedia.recovery.facts import MachineFacts, candidates, file_candidate
+from bootmedia.recovery.places import Found, ImageSource, Surroundings, image_source
+from imager.errors import StoreError, TargetRefused, UsageError
+from imager.image.description import Description, FinalFacts
+from imager.partitions.adapt import missing_bytes
+from imager.pictures.sizes import size_text
+from imager.restore.looking import look_at_target
+from imager.restore.plan import Plan, RestoreOptions, RestoreScope, make_plan
+from imager.restore.scope import wanted_partition
+
+
+@dataclass(frozen=True)
+class Task:
+    """One restore, ready to be carried out.
+
+    Attributes:
+        restore: As the answers have it.
+        source: The image.
+        about: The image's header.
+        choice: The disk, and why this one.
+        plan: What is written where.
+    """
+
+    restore: Restore
+    source: ImageSource
+    about: Description
+    choice: Choice
+    plan: Plan
+
+    @property
+    def image_id(self) -> UUID:
+        """What must still be at the image's place when the writing begins."""
+        return self.about.image_id
+
+    def by_hand(self) -> str:
+        """The command that does the same."""
+        image = str(self.source.path) if self.source.path else "-"
+        words = ["imager", "restore", *(["--verify"] if self.restore.verify else [])]
+        words += ["--accept-damage"] if self.restore.accept_damage else []
+        if self.restore.partition is not None:
+            words += ["--partition", str(self.restore.partition), "--onto", str(self.restore.onto)]
+        return shlex.join([*words, image, self.choice.disk.path])
+
+    def lines(self) -> list[str]:
+        """The restore for people."""
+        layout = self.about.layout
+        of = f"{layout.identity.short_name()}, " if layout.identity.short_name() != "unnamed disk" else ""
+        made = f", made {self.about.created}" if self.about.created else ""
+        used = f"{size_text(self.about.used.total_bytes)} used"
+        what = f"partition {self.restore.partition}" if self.restore.partition is not None else "the whole disk"
+        onto = f", onto its partition {self.restore.onto}" if self.restore.onto is not None else ""
+        return [
+            f"image    {self.source.name}",
+            f"  of {of}{size_text(layout.size_bytes)}, {used}{made}; {what} is restored",
+            f"chosen   {self.choice.disk}{onto}",
+            f"  because {self.choice.why}",
+            *self.plan.lines(),
+            *([f"  {self.source.warning}"] if self.source.warning else []),
+            f"the same by hand: {self.by_hand()}",
+        ]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The restore for JSON."""
+        return {
+            "image": self.source.name,
+            "image_id": str(self.image_id),
+            "created": self.about.created,
+            "rule": self.restore.target,
+            "target": self.choice.disk.as_dict(),
+            "why": self.choice.why,
+            "by_hand": self.by_hand(),
+            "plan": self.plan.as_dict(),
+        }
+
+
+@dataclass(frozen=True)
+class RecoveryPlan:
+    """Everything that will be done.
+
+    Attributes:
+        found: The answers.
+        facts: The machine.
+        disks: Its disks.
+        tasks: The restores, in order.
+    """
+
+    found: Found
+    facts: MachineFacts
+    disks: tuple[Candidate, ...]
+    tasks: tuple[Task, ...]
+
+    @property
+    def answers(self) -> Answers:
+        """What the file says."""
+        return self.found.answers
+
+    def lines(self) -> list[str]:
+        """The plan for people."""
+        after = {"reboot": "the machine starts again", "poweroff": "the machine is switched off", "shell": "a shell"}
+        lines = [f"answers  {self.found.name}", "this machine"]
+        for name, values in self.facts.as_dict().items():
+            lines.append(f"  {name}: {', '.join(values) or 'none that can be read'}")
+        lines += ["its disks", *(f"  {disk}{_kept(disk)}" for disk in self.disks)]
+        for number, task in enumerate(self.tasks, 1):
+            lines += ["", f"restore {number} of {len(self.tasks)}", *(f"  {line}" for line in task.lines())]
+        return [*lines, "", f"then     {after[self.answers.after]}"]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The plan for JSON."""
+        return {
+            "answers": self.found.name,
+            "machine": self.facts.as_dict(),
+            "disks": [disk.as_dict() for disk in self.disks],
+            "restores": [task.as_dict() for task in self.tasks],
+            "after": self.answers.after,
+        }
+
+
+def _kept(disk: Candidate) -> str:
+    return f": {disk.kept or disk.obstacle}" if disk.kept or disk.obstacle else ""
+
+
+def make_recovery_plan(found: Found, facts: MachineFacts, around: Surroundings) -> RecoveryPlan:
+    """Decide everything; nothing is written.
+
+    Raises:
+        StoreError: An image is not there.
+        ImageError: It is none, or damaged.
+        TargetError: A rule fits no disk or several, or the disk must not be written, or is too small.
+        ContentIncomplete: An image lacks content, and the answers do not accept that.
+    """
+    sources = [image_source(restore, found, facts, around) for restore in found.answers.restore]
+    read = [_read(source) for source in sources]
+    disks = candidates(_kept_files(sources, found), around.system)
+    restores = found.answers.restore
+    choices = [_choose(restore, about, disks) for restore, (about, _) in zip(restores, read, strict=True)]
+    refuse_shared([(choice, restore.onto) for choice, restore in zip(choices, restores, strict=True)])
+    tasks = [
+        Task(restore, source, about, choice, _plan(restore, source, about, final, choice))
+        for restore, source, (about, final), choice in zip(restores, sources, read, choices, strict=True)
+    ]
+    return RecoveryPlan(found, facts, disks, tuple(tasks))
+
+
+def _kept_files(sources: Sequence[ImageSource], found: Found) -> dict[str, str]:
+    """What no restore may overwrite, by path: images of other restores, too, and the answers."""
+    kept = {str(source.path.absolute()): "the image" for source in sources if source.path is not None}
+    return kept | ({str(found.folder): "recovery.toml"} if found.folder else {})
+
+
+def _read(source: ImageSource) -> tuple[Description, FinalFacts | None]:
+    """What an image says of itself. A stream is closed again: it is read anew when its turn comes."""
+    with source.open() as image:
+        return image.description, None if image.streamed else image.final
+
+
+def _choose(restore: Restore, about: Description, disks: Sequence[Candidate]) -> Choice:
+    rule = rule_of(restore.target)
+    path = Path(rule.value)
+    if rule.kind == "path" and path.is_file():
+        disks = [*disks, file_candidate(path, about.sector_size)]
+        if restore.onto is not None:
+            raise TargetRefused(f"{path} is a file: a single partition can only be restored onto a disk")
+    return choose(rule, _need(restore, about), disks)
+
+
+def _need(restore: Restore, about: Description) -> Need:
+    layout = about.layout
+    if restore.partition is not None:
+        size = wanted_partition(layout, restore.partition).size_bytes
+        return Need(about.sector_size, size, size, restore.onto)
+    return Need(about.sector_size, layout.size_bytes, missing_bytes(layout, 0))
+
+
+def _plan(restore: Restore, source: ImageSource, about: Description, final: FinalFacts | None, choice: Choice) -> Plan:
+    state = look_at_target(
+        choice.disk.path,
+        image_files=[str(source.path)] if source.path else [],
+        sector_size=about.sector_size,
+        new_file_bytes=about.disk_size,
+        twins_of=about.layout if restore.partition is None else None,
+    )
+    scope = RestoreScope.whole()
+    if restore.partition is not None and restore.onto is not None:
+        entry = state.layout.partition(restore.onto) if state.layout else None
+        if entry is None or entry.kind == "extended":
+            raise UsageError(f"there is no partition {restore.onto} on {state.name} that could be written")
+        scope = RestoreScope.partition(restore.partition, entry.start, entry.end)
+    options = RestoreOptions(accept_damage=restore.accept_damage, verify=restore.verify)
+    return make_plan(about, final, state, scope, options)
+
+
+def check_same_image(task: Task, image_id: UUID) -> None:
+    """Refuse an image that is not the one that the plan was made for.
+
+    Raises:
+        StoreError: It was replaced meanwhile.
+    """
+    if image_id != task.image_id:
+        raise StoreError(
+            f"{task.source.name} was replaced since the plan was made: it is image {image_id} now, not {task.image_id}",
+            hint="Start again.",
+            path=task.source.name,
+        )
