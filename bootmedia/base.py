@@ -11,6 +11,7 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import json
+import os
 import re
 import shutil
 import tarfile
@@ -147,7 +148,7 @@ def _install(recipe: Recipe, root: Path, *, suite: str, sources: str, progress: 
     progress.start(None, "Debian packages")
     try:
         follow(
-            mmdebstrap_command(recipe, suite, scratch / "sources.list", root),
+            [*own_namespaces(), *mmdebstrap_command(recipe, suite, scratch / "sources.list", root)],
             lambda line: progress.note(f"  {line.removeprefix('I: ')}") if line.startswith("I: ") else None,
             environment={
                 "SOURCE_DATE_EPOCH": str(_TIME),
@@ -161,6 +162,19 @@ def _install(recipe: Recipe, root: Path, *, suite: str, sources: str, progress: 
     finally:
         progress.done()
     (scratch / "sources.list").unlink()
+
+
+def own_namespaces() -> list[str]:
+    """What mmdebstrap is started by, as root: mounts and processes of its own, which end with it, whatever ends it.
+
+    It binds /dev/shm, /proc and /sys of this machine into the new root. Left there by one that was killed, they would
+    be deleted with the half-made root. For other users it makes namespaces itself.
+    """
+    if os.geteuid() != 0:
+        return []
+    return [
+        *("unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc", "--"),
+    ]
 
 
 def mmdebstrap_command(recipe: Recipe, suite: str, sources: Path, root: Path) -> list[str]:

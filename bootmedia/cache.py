@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from pathlib import Path
 from imager.errors import StoreError
 
 _KEY_DIGITS = 16
+_MOUNTS = Path("/proc/self/mountinfo")
 
 
 def default_folder() -> Path:
@@ -57,6 +59,8 @@ class Cache:
         place = self._folder / f"{kind}-{key}"
         with self._one_at_a_time(kind):
             if anew or not place.is_dir():
+                for left in self._folder.glob(f".{kind}-*"):  # by one that was killed: nobody else makes this kind now
+                    remove(left)
                 require_room(self._folder, needed_bytes, f"to make the {kind}")
                 with self.scratch(f".{kind}-") as scratch:
                     made = scratch / "made"
@@ -84,7 +88,7 @@ class Cache:
             folder.chmod(0o755)
             yield folder
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            remove(folder)
 
     @contextlib.contextmanager
     def _one_at_a_time(self, kind: str) -> Iterator[None]:
@@ -101,6 +105,26 @@ class Cache:
         with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+def remove(folder: Path) -> None:
+    """Delete a folder and all in it, unless something is mounted there: that would be deleted, too.
+
+    What cannot be deleted stays, and is tried again by the next build.
+    """
+    if not mounts_below(folder, _MOUNTS.read_text(errors="surrogateescape")):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def mounts_below(folder: Path, mountinfo: str) -> list[Path]:
+    """Where something is mounted in a folder, or on it, by the kernel's list (proc_pid_mountinfo(5))."""
+    places = (Path(_unescaped(line.split(" ")[4])) for line in mountinfo.splitlines())
+    return [place for place in places if place.is_relative_to(folder.resolve())]
+
+
+def _unescaped(place: str) -> str:
+    """A mount point as the kernel lists it, where white space is an octal number."""
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), place)
 
 
 def require_room(folder: Path, needed_bytes: int, what: str) -> None:

@@ -21,6 +21,8 @@ _DEBIAN_PACKAGES = {
 }
 """Who has the programs, for the message that one is missing."""
 _KEPT_LINES = 40
+# mmdebstrap takes its half-made root away by itself, and what it has mounted there.
+_PATIENCE_SECONDS = 20
 
 
 def require_programs(*names: str) -> None:

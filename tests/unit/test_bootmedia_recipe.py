@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bootmedia.cache import Cache, key_of, require_room
+from bootmedia.cache import Cache, key_of, mounts_below, remove, require_room
 from bootmedia.errors import RecipeError
 from bootmedia.menu import filled, make_menu
 from bootmedia.recipes import RECIPE, UnitChange, apply_unit_changes, profiles, read_recipe
@@ -216,6 +216,40 @@ def test_what_was_not_finished_is_not_there(tmp_path, problem):
     with pytest.raises(type(problem)):
         Cache(tmp_path).find_or_make("base", "1", make)
     assert [path.name for path in tmp_path.iterdir()] == [".base.lock"]
+
+
+def test_what_a_killed_build_left_is_taken_away(tmp_path):
+    (tmp_path / ".base-abc" / "made").mkdir(parents=True)
+    Cache(tmp_path).find_or_make("base", "1", lambda folder: None)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".base.lock", "base-1"]
+
+
+MOUNTINFO = """\
+22 1 254:0 / / rw,relatime - ext4 /dev/vda rw
+30 22 0:25 / /dev/shm rw - tmpfs tmpfs rw
+41 22 0:25 / {0}/.base-x/root/dev/shm rw - tmpfs tmpfs rw
+42 22 0:25 / {0}/.base-x/a\\040b rw - tmpfs tmpfs rw
+43 22 0:25 / {0}/.base-xy rw - tmpfs tmpfs rw
+"""
+
+
+def test_mounts_in_a_folder_are_found(tmp_path):
+    text, left = MOUNTINFO.format(tmp_path), tmp_path / ".base-x"
+    assert mounts_below(left, text) == [left / "root/dev/shm", left / "a b"]
+    assert mounts_below(tmp_path / ".base-xy", text) == [tmp_path / ".base-xy"]
+    assert mounts_below(tmp_path / "other", text) == []
+
+
+def test_nothing_is_deleted_where_something_is_mounted(tmp_path, monkeypatch):
+    """A killed mmdebstrap may leave this machine's /dev/shm in its half-made root."""
+    shared = tmp_path / ".base-x" / "root" / "dev" / "shm"
+    shared.mkdir(parents=True)
+    (shared / "of somebody else").touch()
+    (tmp_path / "mountinfo").write_text(MOUNTINFO.format(tmp_path))
+    monkeypatch.setattr("bootmedia.cache._MOUNTS", tmp_path / "mountinfo")
+    Cache(tmp_path).find_or_make("base", "1", lambda folder: None)
+    remove(tmp_path / ".base-x")
+    assert (shared / "of somebody else").exists()
 
 
 def test_an_old_one_stays_when_its_replacement_fails(tmp_path):
