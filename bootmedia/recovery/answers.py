@@ -127,7 +127,7 @@ def _converted(tree: Mapping[str, Any], name: str) -> Answers:
     except msgspec.ValidationError as error:
         what, _, where = str(error).partition(" - at `$.")
         what = re.sub(r"^Object missing required field `(\w+)`$", r"the key \1 is missing", what)
-        where = where.rstrip("`")
+        where = re.sub(r"\[(\d+)\]", lambda number: f" {int(number[1]) + 1}", where.rstrip("`"))
         raise AnswersWrong(f"{name}: {where + ': ' if where else ''}{what}", path=name, key=where) from error
 
 
