@@ -10,8 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
 from bootmedia.build import apt_files, creation_time, included_files
+from bootmedia.cli.app import app
 from bootmedia.errors import RecipeError, ToolMissing
 from bootmedia.initrd import choose, names_module, read_dependencies, with_dependencies
 from bootmedia.layer import Settings, layer_tree, ssh_keys
@@ -211,6 +213,18 @@ def test_a_missing_program_is_told_with_its_package():
     with pytest.raises(ToolMissing) as error:
         require_programs("sh", "no-such-program-x")
     assert error.value.facts["missing"] == ["no-such-program-x"]
+
+
+COMMANDS = get_command(app).commands
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_json_examples_and_statuses(name):
+    command = COMMANDS[name]
+    assert "--json" in {word for entry in command.params for word in entry.opts}
+    assert "Examples:" in command.epilog
+    assert "Exit status:" in command.epilog
+    assert all(entry.help for entry in command.params)
 
 
 # --- Machines ---------------------------------------------------------------------------------------------------
