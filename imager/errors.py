@@ -4,6 +4,7 @@
 The branches say who has to act::
 
     ImagerError
+    ├── Defect                1  of the program itself
     ├── UsageError            2  the words of the command
     ├── SourceError           3  the disk that is read
     │   ├── SourceBusy           it is mounted or held for writing
@@ -11,7 +12,7 @@ The branches say who has to act::
     │   └── SourceUnusable       missing, of unknown size, changed while it was read
     ├── ImageError            4  the image
     │   ├── ImageDamaged         its bytes are not those that were written
-    │   ├── ImageIncomplete      it ends too early
+    │   ├── ImageIncomplete      it ends too early, or lacks content
     │   └── ImageUnsupported     it needs a newer imager
     ├── StoreError            5  the place where the image lies
     ├── TargetError           6  the disk that is written
@@ -45,6 +46,10 @@ class ImagerError(Exception):
         self.message = message
         self.hint = hint
         self.facts = facts
+
+
+class Defect(ImagerError):
+    """What nobody foresaw: a defect of imager itself."""
 
 
 class UsageError(ImagerError):
@@ -82,7 +87,7 @@ class ImageDamaged(ImageError):
 
 
 class ImageIncomplete(ImageError):
-    """The image ends before its trailer."""
+    """The image ends before its trailer, or lacks content that is wanted."""
 
 
 class ImageUnsupported(ImageError):

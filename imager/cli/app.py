@@ -6,12 +6,15 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from imager import __version__
 from imager.cli import capture, clone, disks, info, restore, salvage, survey, verify
+from imager.cli.output import tell
+from imager.cli.problems import tell_wrong_words
+from imager.errors import Interrupted, StoreError
 
 app = typer.Typer(
     name="imager",
@@ -24,6 +27,10 @@ app = typer.Typer(
 
 for _module in (disks, survey, capture, info, verify, restore, clone, salvage):
     app.command(_module.NAME, epilog=_module.EPILOG)(_module.command)
+
+_WRONG_WORDS: Any = typer.BadParameter.__mro__[2]
+"""ClickException: what the parser of command lines raises. Some versions of Typer have it from Click, others of
+their own, under no public name."""
 
 
 def _show_version(wanted: bool) -> None:
@@ -61,4 +68,21 @@ def _occupy_closed_streams() -> None:
 def main() -> None:
     """Entry point of the program."""
     _occupy_closed_streams()
-    app()
+    try:
+        if "--json" in sys.argv[1:]:
+            sys.exit(_run_for_script())
+        app()
+    except OSError as error:  # help that cannot be written; what a command meets is told by reports_problems
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        tell(f"imager: the output cannot be written: {error.strerror}")
+        sys.exit(StoreError.exit_code)
+
+
+def _run_for_script() -> int:
+    """The exit status of a command whose errors are JSON, those of the command line too."""
+    try:
+        return int(app(standalone_mode=False) or 0)
+    except typer.Abort:
+        return Interrupted.exit_code
+    except _WRONG_WORDS as error:
+        return tell_wrong_words(error.format_message())

@@ -7,6 +7,7 @@ import re
 import sys
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -25,13 +26,15 @@ from imager.cli.options import (
     SkipFilesOption,
     ThreadsOption,
     UnlockOption,
+    disk_names,
     epilog,
+    file_name,
     parse_size,
     shortened,
 )
 from imager.cli.output import Console
 from imager.cli.problems import reports_problems
-from imager.errors import ContentIncomplete, StoreError, UsageError
+from imager.errors import ContentIncomplete, UsageError
 from imager.text import storable
 
 if TYPE_CHECKING:  # imported late at run time, so that --help is fast
@@ -57,9 +60,14 @@ _CHUNK_SIZES = (256 * 1024, 4 * 1024 * 1024)
 
 @reports_problems
 def command(
-    sources: Annotated[list[str], typer.Argument(metavar="SOURCE", help="Block devices or raw image files.")],
+    sources: Annotated[
+        list[str], typer.Argument(metavar="SOURCE", help="Block devices or raw image files.", callback=disk_names)
+    ],
     image: Annotated[
-        str, typer.Argument(metavar="IMAGE", help="New image; a folder for several sources; - for stdout.")
+        str,
+        typer.Argument(
+            metavar="IMAGE", help="New image; a folder for several sources; - for stdout.", callback=file_name
+        ),
     ],
     level: Annotated[str, typer.Option("--level", metavar="fast|1..19", help="Compression level.")] = "3",
     threads: ThreadsOption = None,
@@ -146,7 +154,7 @@ def _check_output(
             raise UsageError(
                 "an image would be written to the terminal", hint="Redirect standard output, or name a file."
             )
-    elif len(sources) > 1 and Path(image).exists() and not Path(image).is_dir():
+    elif len(sources) > 1 and _is_no_folder(image):
         raise UsageError(f"{image} is not a folder: several disks go into a folder, one image each")
     if resume and overwrite:
         raise UsageError("--resume and --overwrite contradict each other")
@@ -202,15 +210,25 @@ def _parse_level(text: str) -> int | Literal["fast"]:
 
 
 def _is_folder(image: str) -> bool:
-    return image != "-" and (image.endswith("/") or Path(image).is_dir())
+    with suppress(OSError):  # such as a name that is too long: what is wrong with it is said when it is made
+        return image != "-" and (image.endswith("/") or Path(image).is_dir())
+    return False
+
+
+def _is_no_folder(place: str) -> bool:
+    with suppress(OSError):
+        return Path(place).exists() and not Path(place).is_dir()
+    return False
 
 
 def _names_in_folder(folder: Path, opened: Sequence[Opened]) -> list[str]:
     """One image name a disk, from model and serial; the folder is made when it is missing."""
+    from imager.stores.base import store_error
+
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:
-        raise StoreError(f"the folder {folder} cannot be made: {error.strerror}") from error
+        raise store_error(error, str(folder), "cannot make the folder") from error
     names: list[str] = []
     for each in opened:
         identity = each.survey.layout.identity

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from imager.cli.confirm import confirm
+from imager.cli.confirm import can_ask, confirm
 from imager.cli.options import (
     AllBlocksOption,
     DebugOption,
@@ -27,6 +27,8 @@ from imager.cli.options import (
     ThreadsOption,
     UnlockOption,
     YesOption,
+    disk_name,
+    disk_names,
     epilog,
 )
 from imager.cli.output import Console
@@ -51,8 +53,13 @@ EPILOG = epilog(
 
 @reports_problems
 def command(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A block device or a raw image file.")],
-    targets: Annotated[list[str], typer.Argument(metavar="TARGET", help="The disks to write, or raw image files.")],
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="A block device or a raw image file.", callback=disk_name)
+    ],
+    targets: Annotated[
+        list[str],
+        typer.Argument(metavar="TARGET", help="The disks to write, or raw image files.", callback=disk_names),
+    ],
     partitions: PartitionsOption = None,
     exclude: ExcludeOption = None,
     unlock: UnlockOption = None,
@@ -92,8 +99,9 @@ def command(
         if dry_run:
             console.result({"plans": [plan.as_dict() for plan in plans]}, lines)
             return 0
+        must_be_seen = not yes and can_ask()
         for line in lines:
-            console.say(line, must=not yes)
+            console.say(line, must=must_be_seen)
         confirm(targets, yes=yes)
         began = time.monotonic()
         done = _carry_out(opened[0], plans, options, console)

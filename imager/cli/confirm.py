@@ -3,10 +3,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from imager.errors import NotConfirmed
+
+
+def can_ask() -> bool:
+    """Whether there is a terminal, and so somebody who has to see the plan."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_CLOEXEC | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 def confirm(targets: Sequence[str], *, yes: bool) -> None:

@@ -12,10 +12,34 @@ import typer
 from imager.cli.problems import EXIT_STATUSES
 from imager.errors import UsageError
 
+
+def file_name(value: str | None) -> str | None:
+    """Refuse an empty name, which stands for the current folder where the system is asked: a variable was not set."""
+    if value is not None and not value:
+        raise typer.BadParameter("the name is empty")
+    return value
+
+
+def disk_name(value: str | None) -> str | None:
+    """The same for a disk, which can be no stream either."""
+    if value == "-":
+        raise typer.BadParameter("a disk is a device or a file, never a stream; a file of this name is ./-")
+    return file_name(value)
+
+
+def disk_names(values: list[str]) -> list[str]:
+    """The same for several disks."""
+    for value in values:
+        disk_name(value)
+    return values
+
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object, for scripts.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No messages and no progress.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="On an error, show where in the program it arose.")]
-ImageArgument = Annotated[str, typer.Argument(metavar="IMAGE", help="An image, or - for standard input.")]
+ImageArgument = Annotated[
+    str, typer.Argument(metavar="IMAGE", help="An image, or - for standard input.", callback=file_name)
+]
 SectorSizeOption = Annotated[
     int | None,
     typer.Option(

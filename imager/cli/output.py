@@ -7,6 +7,7 @@ pipe that carries an image.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -17,6 +18,14 @@ import msgspec
 from imager.errors import StoreError
 from imager.progress import NullProgress, Progress
 from imager.text import shown, storable
+
+
+def tell(text: str) -> None:
+    """A line on standard error; when that is full or gone, the work and its exit status still count."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 @dataclass
@@ -55,14 +64,16 @@ class Console:
 
     def say(self, text: str = "", *, must: bool = False) -> None:
         """A message that matters less than the result, unless it must be read: what a person is asked to agree to."""
-        if must or (not self.quiet and not self.json):
+        if must:
             print(shown(text), file=sys.stderr, flush=True)
+        elif not self.quiet and not self.json:
+            tell(shown(text))
 
     def warn(self, text: str) -> None:
         """A message that must not be missed; it is also part of a JSON result."""
         self.warnings.append(text)
         if not self.json:
-            print(f"warning: {shown(text)}", file=sys.stderr, flush=True)
+            tell(f"warning: {shown(text)}")
 
     def progress(self) -> Progress:
         """What long work reports to: a bar on a terminal, nothing elsewhere."""

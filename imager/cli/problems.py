@@ -14,8 +14,8 @@ from typing import ParamSpec
 
 import typer
 
-from imager.cli.output import to_json
-from imager.errors import ImagerError, Interrupted
+from imager.cli.output import tell, to_json
+from imager.errors import Defect, ImagerError, Interrupted, UsageError
 from imager.text import shown
 
 P = ParamSpec("P")
@@ -69,30 +69,37 @@ def reports_problems(command: Callable[P, int | None], *, program: str = "imager
         except (typer.Exit, typer.Abort):
             raise
         except Exception as error:  # the one place for what nobody foresaw: a sentence instead of a traceback
-            code = _tell_defect(program, error, debug=debug)
+            code = _tell_defect(program, error, as_json=as_json, debug=debug)
         raise typer.Exit(code)
 
     return wrapped
+
+
+def tell_wrong_words(message: str) -> int:
+    """Tell a script what is wrong with the words of its command; the exit status."""
+    return _tell("imager", UsageError(message, hint="Look at --help."), as_json=True, debug=False)
 
 
 def _tell(program: str, error: ImagerError, *, as_json: bool, debug: bool) -> int:
     if debug:
         traceback.print_exception(error)
     if as_json:
-        facts = {key: _plain(value) for key, value in error.facts.items()}
-        told = {
-            "error": type(error).__name__,
-            "message": error.message,
-            "hint": error.hint,
-            "facts": facts,
-            "exit_status": error.exit_code,
-        }
-        print(to_json(told).decode(), file=sys.stderr)
+        tell(to_json(_as_facts(error)).decode())
     else:
-        print(f"{program}: {shown(error.message)}", file=sys.stderr)
+        tell(f"{program}: {shown(error.message)}")
         if error.hint:
-            print(f"{' ' * len(program)}  {shown(error.hint)}", file=sys.stderr)
+            tell(f"{' ' * len(program)}  {shown(error.hint)}")
     return error.exit_code
+
+
+def _as_facts(error: ImagerError) -> dict[str, object]:
+    return {
+        "error": type(error).__name__,
+        "message": error.message,
+        "hint": error.hint,
+        "facts": {key: _plain(value) for key, value in error.facts.items()},
+        "exit_status": error.exit_code,
+    }
 
 
 def _plain(value: object) -> object:
@@ -100,16 +107,19 @@ def _plain(value: object) -> object:
         return value
     if isinstance(value, (list, tuple)):
         return [_plain(part) for part in value]
+    if isinstance(value, dict):
+        return {str(name): _plain(part) for name, part in value.items()}
     return value.hex() if isinstance(value, bytes) else str(value)
 
 
-def _tell_defect(program: str, error: Exception, *, debug: bool) -> int:
+def _tell_defect(program: str, error: Exception, *, as_json: bool, debug: bool) -> int:
     if debug:
         traceback.print_exception(error)
-    else:
-        print(f"{program}: unexpected {type(error).__name__}: {shown(str(error))}", file=sys.stderr)
-        print(
+    if as_json:
+        tell(to_json(_as_facts(Defect(f"unexpected {type(error).__name__}: {error}"))).decode())
+    elif not debug:
+        tell(f"{program}: unexpected {type(error).__name__}: {shown(str(error))}")
+        tell(
             f"{' ' * len(program)}  This is a defect of {program}. Run the command again with --debug to see where.",
-            file=sys.stderr,
         )
     return 1

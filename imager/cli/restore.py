@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from imager.cli.confirm import confirm
+from imager.cli.confirm import can_ask, confirm
 from imager.cli.options import (
     AcceptDamageOption,
     DebugOption,
@@ -21,6 +21,7 @@ from imager.cli.options import (
     QuietOption,
     ThreadsOption,
     YesOption,
+    disk_name,
     epilog,
 )
 from imager.cli.output import Console
@@ -48,14 +49,22 @@ EPILOG = epilog(
 def command(
     image: ImageArgument,
     target: Annotated[
-        str | None, typer.Argument(metavar="TARGET", help="The disk to write, or a raw image file (made when missing).")
+        str | None,
+        typer.Argument(
+            metavar="TARGET", help="The disk to write, or a raw image file (made when missing).", callback=disk_name
+        ),
     ] = None,
     partition: Annotated[
         int | None, typer.Option("--partition", min=1, metavar="N", help="Restore only this partition of the image.")
     ] = None,
     onto: Annotated[
         str | None,
-        typer.Option("--onto", metavar="PARTITION", help="Where to: a number on TARGET, or a device without TARGET."),
+        typer.Option(
+            "--onto",
+            metavar="PARTITION",
+            help="Where to: a number on TARGET, or a device without TARGET.",
+            callback=disk_name,
+        ),
     ] = None,
     table_only: Annotated[
         bool, typer.Option("--table-only", help="Write the partition table and nothing else.")
@@ -85,8 +94,9 @@ def command(
         if dry_run:
             console.result({"plan": plan.as_dict()}, plan.lines())
             return 0
+        must_be_seen = not yes and can_ask()
         for line in plan.lines():
-            console.say(line, must=not yes)
+            console.say(line, must=must_be_seen)
         confirm([place], yes=yes)
         began = time.monotonic()
         result = _carry_out(plan, opened, place, threads, console)

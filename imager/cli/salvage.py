@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from imager.cli.options import DebugOption, JsonOption, QuietOption, ThreadsOption, epilog
+from imager.cli.options import DebugOption, JsonOption, QuietOption, ThreadsOption, epilog, file_name
 from imager.cli.output import Console
 from imager.cli.problems import reports_problems
 from imager.errors import ContentIncomplete, UsageError
@@ -29,8 +29,11 @@ EPILOG = epilog(
 
 @reports_problems
 def command(
-    broken: Annotated[str, typer.Argument(metavar="BROKEN", help="A truncated or damaged image; it is only read.")],
-    image: Annotated[str, typer.Argument(metavar="IMAGE", help="The new image.")],
+    broken: Annotated[
+        str,
+        typer.Argument(metavar="BROKEN", help="A truncated or damaged image; it is only read.", callback=file_name),
+    ],
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help="The new image.", callback=file_name)],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing IMAGE.")] = False,
     threads: ThreadsOption = None,
     as_json: JsonOption = False,

@@ -20,6 +20,7 @@ from imager.cli.options import (
     SectorSizeOption,
     SkipFilesOption,
     UnlockOption,
+    disk_names,
     epilog,
 )
 from imager.cli.output import Console
@@ -41,7 +42,9 @@ EPILOG = epilog(
 
 @reports_problems
 def command(
-    sources: Annotated[list[str], typer.Argument(metavar="SOURCE", help="Block devices or raw image files.")],
+    sources: Annotated[
+        list[str], typer.Argument(metavar="SOURCE", help="Block devices or raw image files.", callback=disk_names)
+    ],
     svg: Annotated[Path | None, typer.Option("--svg", metavar="FILE", help="Write a map of the used blocks.")] = None,
     extents: Annotated[
         bool, typer.Option("--extents", help="Print the used ranges, start and length in bytes, and nothing else.")

@@ -15,6 +15,7 @@ from imager.cli.options import (
     QuietOption,
     SectorSizeOption,
     ThreadsOption,
+    disk_name,
     epilog,
 )
 from imager.cli.output import Console
@@ -30,7 +31,7 @@ if TYPE_CHECKING:  # imported late at run time, so that --help is fast
 NAME = "verify"
 EPILOG = epilog(
     ("imager verify server.img.zst", "read all of it and check every digest"),
-    ("imager verify --quick /mnt/backup/*.img.zst", "only the structure: seconds, whatever the size"),
+    ("imager verify --quick server.img.zst", "only the structure: seconds, whatever the size"),
     ("imager verify --against /dev/sdb server.img.zst", "is my clone right?"),
     ("ssh backup 'cat server.img.zst' | imager verify -", "where it lies"),
     statuses=(2, 3, 4, 5, 7, 8),
@@ -43,7 +44,10 @@ def command(
     quick: Annotated[bool, typer.Option("--quick", help="Check the structure only, not the data.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Every byte of the file must be the one written.")] = False,
     against: Annotated[
-        str | None, typer.Option("--against", metavar="DISK", help="Compare a disk with the image, used blocks only.")
+        str | None,
+        typer.Option(
+            "--against", metavar="DISK", help="Compare a disk with the image, used blocks only.", callback=disk_name
+        ),
     ] = None,
     threads: ThreadsOption = None,
     sector_size: SectorSizeOption = None,
@@ -111,24 +115,33 @@ def _compare(
         found = compare(opened, reader, threads=threads, progress=console.progress())
     facts = {
         "disk": disk,
-        "equal": not len(found.differing),
+        "equal": not len(found.differing) and not len(found.missing),
         "compared_bytes": found.compared_bytes,
         "differing": list(found.differing),
+        "missing": list(found.missing),
         "partitions": [{"number": number, "differing_bytes": count} for number, count in found.partitions],
     }
     console.result(facts, _compared_lines(disk, found))
-    return ContentDiffers.exit_code if len(found.differing) else 0
+    if len(found.differing):
+        return ContentDiffers.exit_code
+    return ContentIncomplete.exit_code if len(found.missing) else 0
 
 
 def _compared_lines(disk: str, found: Comparison) -> Iterator[str]:
     from imager.pictures.sizes import size_text
 
+    if len(found.missing):
+        lost = size_text(found.missing.total_bytes)
+        yield f"{lost} of the disk could not be compared: the image has lost them (imager info lists them)"
     if not len(found.differing):
-        yield f"{disk} equals the image: {size_text(found.compared_bytes)} in use compared"
+        rest = " in all that it has" if len(found.missing) else ""
+        yield f"{disk} equals the image{rest}: {size_text(found.compared_bytes)} in use compared"
         return
     yield f"{disk} differs from the image in {size_text(found.differing.total_bytes)}:"
     for number, count in found.partitions:
         yield f"  partition {number}: {size_text(count)}"
+    if found.outside_bytes:
+        yield f"  outside of partitions: {size_text(found.outside_bytes)}"
     for start, end in list(found.differing)[:20]:
         yield f"  {start}-{end}"
     if len(found.differing) > 20:

@@ -105,6 +105,7 @@ class Cursor:
         if more:
             raise ImageDamaged(
                 f"{self.source.name} goes on behind its end at byte {self.offset}",
+                hint=SALVAGE_HINT,
                 path=self.source.name,
                 offset_bytes=self.offset,
             )

@@ -84,7 +84,9 @@ def check_target(target: TargetState) -> None:
     if target.read_only:
         raise TargetRefused(
             f"{name} is read-only",
-            hint="look for a write-protect switch, or for `blockdev --setrw`",
+            hint="look for a write-protect switch, or for `blockdev --setrw`"
+            if target.is_block_device
+            else "run imager as a user who may write to it, or choose another file",
             path=name,
         )
     if target.uses:

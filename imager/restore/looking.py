@@ -18,7 +18,7 @@ from imager.devices.inventory import identify, list_disks
 from imager.devices.opening import open_source
 from imager.devices.target import capabilities
 from imager.devices.usage import uses_of
-from imager.errors import ImagerError
+from imager.errors import ImagerError, SourceError, TargetRefused
 from imager.layout import Content, Identity, Layout, Table
 from imager.partitions.read import read_table
 from imager.restore.guards import TargetState
@@ -37,9 +37,26 @@ def look_at_target(
         twins_of: Look for other connected disks that carry this layout's identifiers; None when nothing would clash.
 
     Raises:
-        TargetError: It is neither a disk nor a file, or must not be opened.
+        TargetRefused: It is neither a disk nor a file, or must not be opened.
     """
+    try:
+        return _look_at(path, image_files, sector_size, new_file_bytes, twins_of)
+    except SourceError as error:  # in being read, which it is here; the user sees a target
+        raise TargetRefused(error.message, hint=error.hint, **error.facts) from error
+    except OSError as error:  # such as a name that is too long
+        raise TargetRefused(
+            f"{path} cannot be looked at: {error.strerror}", hint="Check the path.", path=path, errno=error.errno
+        ) from error
+
+
+def _look_at(
+    path: str, image_files: Sequence[str], sector_size: int, new_file_bytes: int, twins_of: Layout | None
+) -> TargetState:
     target = Path(path)
+    if target.is_symlink() and not target.exists():
+        raise TargetRefused(
+            f"{path} is a link to {target.readlink()}, which is not there", hint="Name the file itself.", path=path
+        )
     if not target.exists() or (target.is_file() and target.stat().st_size == 0):
         identity = Identity(path=path, transport="file")
         free = _free_bytes(target.absolute().parent)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from imager.damage import DamagedPart, damaged_parts
-from imager.errors import ContentIncomplete, TargetTooSmall, UsageError
+from imager.errors import ImageIncomplete, TargetTooSmall, UsageError
 from imager.extents import Extents
 from imager.image.description import Description, FinalFacts
 from imager.layout import Layout
@@ -167,7 +167,7 @@ def make_plan(
     Raises:
         TargetRefused: The target must not be written.
         TargetTooSmall: What is restored does not fit.
-        ContentIncomplete: The image lacks content that is wanted, and nobody accepted that.
+        ImageIncomplete: The image lacks content that is wanted, and nobody accepted that.
         UsageError: The scope names what the image does not have.
     """
     layout = description.layout
@@ -248,7 +248,7 @@ def _check_complete(
     is_salvaged = final is None and description.lacks_chunks
     if (damage or is_salvaged) and not options.accept_damage:
         named = "; ".join(part.sentence() for part in damage) or "it was salvaged from a damaged one"
-        raise ContentIncomplete(
+        raise ImageIncomplete(
             f"the image lacks content: {named}",
             hint="--accept-damage restores what is there",
             damage=damage,

@@ -106,7 +106,7 @@ class Receiver:
         """Write what makes the target whole, and read everything back if the plan says so.
 
         Raises:
-            ContentIncomplete: Content is missing, and nobody accepted that.
+            ImageIncomplete: Content is missing, and nobody accepted that.
             TargetFailed: A write failed, or the target does not hold what was written.
         """
         self._sink.finish(final)

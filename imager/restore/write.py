@@ -19,7 +19,7 @@ from typing import Final, TypeVar
 from imager.blocks import BlockReader
 from imager.damage import DamagedPart, damaged_parts
 from imager.devices.target import TargetDisk
-from imager.errors import ContentIncomplete, ImageDamaged, ImagerError, SourceUnreadable
+from imager.errors import ImageDamaged, ImageIncomplete, ImagerError, SourceUnreadable
 from imager.extents import Extents
 from imager.image.description import FinalFacts
 from imager.partitions.adapt import Patch, relocate
@@ -166,7 +166,7 @@ class TargetSink:
             final: What became known at the end of the image or of the capture.
 
         Raises:
-            ContentIncomplete: The end says that content is missing, and nobody accepted that.
+            ImageIncomplete: The end says that content is missing, and nobody accepted that.
             ImageDamaged: Chunks did not come that should have.
             TargetFailed: A write failed.
         """
@@ -197,7 +197,7 @@ class TargetSink:
         missing = final.missing & (placed.take | placed.missing)
         self.damage = damaged_parts(self._plan.layout, missing, final.unreadable & placed.take)
         if self.damage and not self._plan.options.accept_damage:
-            raise ContentIncomplete(
+            raise ImageIncomplete(
                 f"the image lacks content: {'; '.join(part.sentence() for part in self.damage)}",
                 hint="--accept-damage restores what is there",
             )

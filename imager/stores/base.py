@@ -29,6 +29,9 @@ _HINTS: Final = {
     errno.EPIPE: "The program that reads the stream has ended: look at its messages.",
     errno.EIO: "The medium or the connection to it is failing: look at the kernel's messages (dmesg).",
     errno.EISDIR: "Give the name of a file in this folder.",
+    errno.EEXIST: "Something else has this name: choose another one.",
+    errno.ENAMETOOLONG: "Choose a shorter name.",
+    errno.ELOOP: "The links lead back to themselves: look at them with ls -l.",
 }
 
 

@@ -49,6 +49,11 @@ def _output(name: str, *, overwrite: bool, resume: bool, split_size: int | None)
             hint="Give the name of a new file; to write a disk, use imager clone or restore.",
             path=name,
         )
+    if name.endswith(PARTIAL):
+        raise UsageError(
+            f"{name} would be taken for an image that is not finished",
+            hint=f"Choose a name that does not end in {PARTIAL}.",
+        )
     if base_of(Path(name)) is not None:
         raise UsageError(
             f"{name} would be taken for a part of a split image",

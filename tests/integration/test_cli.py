@@ -108,6 +108,14 @@ def test_version():
         (["restore", "x.img.zst"], 2, "TARGET"),
         (["restore", "--partition", "1", "x", "y"], 2, "--onto"),
         (["clone", "a", "a"], 6, "at once"),
+        (["capture", "a", ""], 2, "empty"),
+        (["capture", "", "b"], 2, "empty"),
+        (["verify", "--against", "", "a"], 2, "empty"),
+        (["verify", "--against", "-", "a"], 2, "stream"),
+        (["restore", "a", "-"], 2, "stream"),
+        (["restore", "--partition", "1", "--onto", "", "a"], 2, "empty"),
+        (["clone", "a", "-"], 2, "stream"),
+        (["salvage", "a", ""], 2, "empty"),
     ],
 )
 def test_wrong_words_end_in_a_sentence_and_a_documented_status(words, status, said, tmp_path):
@@ -141,6 +149,82 @@ def test_json_goes_to_standard_output_and_is_one_object(disk, image):
 def test_errors_are_json_too(tmp_path):
     told = json.loads(imager("verify", "--json", tmp_path / "missing").stderr)
     assert (told["exit_status"], told["error"]) == (5, "StoreError")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["verify", "--json", "--threads", "0", "x"],
+        ["capture", "--json", "--nonsense", "a", "b"],
+        ["restore", "--json"],
+        ["info", "--json", ""],
+        ["disks", "--json", "a"],
+    ],
+)
+def test_wrong_words_are_json_too(words):
+    told = json.loads(imager(*words).stderr)
+    assert (told["exit_status"], told["error"]) == (2, "UsageError")
+
+
+def test_a_target_that_is_none_is_the_targets_fault(image, disk, tmp_path):
+    (tmp_path / "link").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("/dev/null", tmp_path, tmp_path / "link", tmp_path / "pipe", tmp_path / ("x" * 300)):
+        for words in (["restore", "--yes", "--json", image, name], ["clone", "--yes", "--json", disk, name]):
+            done = imager(*words)
+            assert done.returncode == 6, done.stderr
+            told = json.loads(done.stderr)
+            assert told["error"] == "TargetRefused"
+            assert told["hint"]
+
+
+def test_an_image_name_that_is_too_long_is_a_problem_of_the_place(disk, tmp_path):
+    for name in ("x" * 300, "x" * 5000):
+        done = imager("capture", disk, tmp_path / name)
+        assert done.returncode == 5, done.stderr
+        assert b"too long" in done.stderr
+
+
+def test_a_disk_does_not_equal_an_image_that_has_lost_some_of_it(image, disk, tmp_path):
+    (tmp_path / "cut").write_bytes(image.read_bytes()[:4000])
+    assert imager("salvage", tmp_path / "cut", tmp_path / "saved").returncode == 7
+    done = imager("verify", "--json", "--against", disk, tmp_path / "saved")
+    assert done.returncode == 7, done.stderr
+    told = json.loads(done.stdout)
+    assert (told["equal"], told["differing"]) == (False, [])
+    assert told["missing"]
+
+
+def test_no_image_is_given_the_name_of_an_unfinished_one(disk, tmp_path):
+    assert imager("capture", disk, tmp_path / "x.partial").returncode == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plan_that_nobody_agrees_to_leaves_one_json_object(image, disk, tmp_path):
+    for words in (["restore", "--json", image], ["clone", "--json", disk]):
+        assert json.loads(imager(*words, tmp_path / "new").stderr)["error"] == "NotConfirmed"
+
+
+def test_messages_that_cannot_be_written_change_no_exit_status(disk, tmp_path):
+    with Path("/dev/full").open("wb") as full:
+
+        def status(*words: object) -> int:
+            command = [sys.executable, "-m", "imager", *map(str, words)]
+            return subprocess.run(command, stdout=subprocess.DEVNULL, stderr=full, check=False).returncode
+
+        assert status("info", tmp_path / "missing") == 5
+        assert status("info", "--json", tmp_path / "missing") == 5
+        assert status("capture", "--skip-file-content", "nothing", disk, tmp_path / "image") == 0
+        assert status("restore", "--yes", tmp_path / "image", tmp_path / "new") == 0
+
+
+def test_help_that_cannot_be_written_ends_in_a_sentence():
+    with Path("/dev/full").open("wb") as full:
+        command = [sys.executable, "-m", "imager", "--help"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False)
+    assert done.returncode == 5
+    assert b"Traceback" not in done.stderr
+    assert b"cannot be written" in done.stderr
 
 
 def test_extents_are_start_and_length_and_nothing_else(disk):
@@ -268,7 +352,8 @@ def test_salvage_of_a_truncated_image_and_restore_of_what_is_left(image, tmp_pat
     assert imager("salvage", broken, saved).returncode == 7
     assert imager("verify", saved).returncode == 7
     refused = imager("restore", "--yes", saved, target)
-    assert refused.returncode == 7
+    assert refused.returncode == 4  # not 7, which says that it was done
+    assert not target.exists()
     assert "--accept-damage" in refused.stderr.decode()
     assert imager("restore", "--yes", "--accept-damage", saved, target).returncode == 7
 

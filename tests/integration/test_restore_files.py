@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from imager.errors import ContentIncomplete, ImageDamaged, TargetRefused, TargetTooSmall
+from imager.errors import ImageDamaged, ImageIncomplete, TargetRefused, TargetTooSmall
 from imager.extents import Extents
 from imager.restore.plan import RestoreScope
 from tests.harness.disks import MIB, Part, gpt_disk, listed, mbr_disk, needs_table_tools, poke
@@ -194,7 +194,7 @@ def test_salvaged_image_leaves_what_is_missing(gpt, tmp_path):
     lost = Extents.single(2 * MIB, 2 * MIB + 1)
     image_of(gpt, tmp_path / "image", lost=lost)
     target = stale(tmp_path / "target", DISK)
-    with pytest.raises(ContentIncomplete, match="partition 1"):
+    with pytest.raises(ImageIncomplete, match="partition 1"):
         restore_image(tmp_path / "image", target)
     assert set(target.read_bytes()) == {0x5A}
     result = restore_image(tmp_path / "image", target, accept_damage=True, verify=True)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from imager.devices.usage import Use
-from imager.errors import ContentIncomplete, TargetRefused, TargetTooSmall
+from imager.errors import ImageIncomplete, TargetRefused, TargetTooSmall
 from imager.extents import Extents
 from imager.image.description import FinalFacts
 from imager.restore.plan import RestoreOptions, RestoreScope, make_plan
@@ -168,7 +168,7 @@ def test_file_takes_any_sector_size():
 
 def test_damage_needs_to_be_accepted_and_is_named():
     final = FinalFacts(missing=Extents.single(20 * MIB, 21 * MIB), unreadable=Extents.single(MIB, MIB + 512))
-    with pytest.raises(ContentIncomplete, match=r"partition 2 \(ext4\): 1.0 MiB are missing") as caught:
+    with pytest.raises(ImageIncomplete, match=r"partition 2 \(ext4\): 1.0 MiB are missing") as caught:
         make_plan(describe(GPT, USED), final, target_of(DISK))
     assert "--accept-damage" in caught.value.hint
     plan = make_plan(describe(GPT, USED), final, target_of(DISK), options=ACCEPT)
@@ -194,7 +194,7 @@ def test_damage_in_another_partition_does_not_matter():
 
 
 def test_salvaged_stream_needs_its_damage_accepted_beforehand():
-    with pytest.raises(ContentIncomplete, match="salvaged"):
+    with pytest.raises(ImageIncomplete, match="salvaged"):
         make_plan(describe(GPT, USED, chunk_count=3), None, target_of(DISK))
 
 

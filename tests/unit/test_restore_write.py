@@ -6,7 +6,7 @@ import random
 import pytest
 from blake3 import blake3
 
-from imager.errors import ContentIncomplete, ImageDamaged, TargetFailed
+from imager.errors import ImageDamaged, ImageIncomplete, TargetFailed
 from imager.extents import Extents
 from imager.image.description import FinalFacts
 from imager.progress import NullProgress
@@ -125,7 +125,7 @@ def test_chunk_that_does_not_come_is_not_forgiven():
 def test_damage_told_at_the_end_of_a_stream_leaves_no_table():
     target = MemoryTarget(DISK)
     final = FinalFacts(missing=Extents.single(13 * CHUNK, 14 * CHUNK))
-    with pytest.raises(ContentIncomplete, match="lacks content"):
+    with pytest.raises(ImageIncomplete, match="lacks content"):
         restore(plan_of(MBR), target, final=final, skip={13})
     assert not any(target.content[:MIB])
 
