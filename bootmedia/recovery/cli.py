@@ -26,7 +26,7 @@ EXIT_STATUSES = (
     (4, "the image: damaged, incomplete, or of a newer version"),
     (5, "recovery.toml or the image: missing, or the network or server does not answer"),
     (6, "the target: no disk fits the rule, or several do; in use, too small, or a write failed"),
-    (7, "done, but the image lacks content, as was accepted; or not begun, because that was not accepted"),
+    (7, "done, but the image lacks content, as was accepted"),
     (130, "interrupted; 143 by SIGTERM"),
 )
 """What each exit status means: imager's, in the words of this command."""

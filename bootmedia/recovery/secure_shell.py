@@ -102,7 +102,8 @@ class SshInput(ResumingInput):
             self._errors.seek(0)
             said = " ".join(self._errors.read(4096).decode(errors="replace").split())
         message = f"{self.name} broke off after {self._offset} bytes: {said or f'ssh ended with status {code}'}"
-        if code == 255 and "denied" not in said and "verification failed" not in said:  # ssh's own: the connection
+        # 255 is ssh's own, about the connection; below 0 is a signal that ended it.
+        if (code == 255 or code < 0) and "denied" not in said and "verification failed" not in said:
             return Unreachable(message, path=self.name)
         hint = "The server does not accept the key: look at key = in recovery.toml." if "denied (" in said else ""
         return StoreError(message, hint=hint, path=self.name)
