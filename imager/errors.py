@@ -22,7 +22,8 @@ The branches say who has to act::
     ├── ContentIncomplete     7  done as asked, but some content is missing (also a plain outcome)
     ├── ContentDiffers        8  the comparison found differences (also a plain outcome)
     ├── NotConfirmed          9  nobody agreed to the plan
-    └── Interrupted         130  Ctrl-C, or 143 for SIGTERM
+    └── Interrupted         130  Ctrl-C
+        └── Terminated      143  SIGTERM
 
 Exit status 1 is kept for defects of the program itself.
 """
@@ -140,3 +141,9 @@ class Interrupted(ImagerError):
     """The user or the system ended the work."""
 
     exit_code = 130
+
+
+class Terminated(Interrupted):
+    """SIGTERM ended the work."""
+
+    exit_code = 143

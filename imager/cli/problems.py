@@ -15,7 +15,7 @@ from typing import ParamSpec
 import typer
 
 from imager.cli.output import tell, to_json
-from imager.errors import Defect, ImagerError, Interrupted, UsageError
+from imager.errors import Defect, ImagerError, Interrupted, Terminated, UsageError
 from imager.text import shown
 
 P = ParamSpec("P")
@@ -34,12 +34,6 @@ EXIT_STATUSES = (
     (130, "interrupted; 143 by SIGTERM"),
 )
 """What each exit status means; the manual is made from this table."""
-
-
-class Terminated(Interrupted):
-    """SIGTERM."""
-
-    exit_code = 143
 
 
 def _on_sigterm(_signal: int, _frame: FrameType | None) -> None:

@@ -113,6 +113,7 @@ def _lines(opened: list[Opened]) -> Iterator[str]:
 def _write_svg(path: Path, each: Opened) -> None:
     from imager.cli.sources import refuse_replacing
     from imager.pictures.svg import disk_map
+    from imager.stores.base import store_error
 
     refuse_replacing(str(path), [each.path])
     title = f"{one_line(each.path)}  {each.survey.layout.identity.short_name()}"
@@ -123,7 +124,7 @@ def _write_svg(path: Path, each: Opened) -> None:
             )
         path.write_text(disk_map(each.survey.layout, each.survey.used, title), encoding="utf-8")
     except OSError as error:
-        raise StoreError(f"the picture {path} cannot be written: {error.strerror}") from error
+        raise store_error(error, str(path), "cannot write the picture") from error
 
 
 def _may_become_picture(path: Path) -> bool:

@@ -45,7 +45,10 @@ def look_at_target(
         raise TargetRefused(error.message, hint=error.hint, **error.facts) from error
     except OSError as error:  # such as a name that is too long
         raise TargetRefused(
-            f"{path} cannot be looked at: {error.strerror}", hint="Check the path.", path=path, errno=error.errno
+            f"{path} cannot be looked at: {error.strerror}",
+            hint="Check the path, and who may look there.",
+            path=path,
+            errno=error.errno,
         ) from error
 
 

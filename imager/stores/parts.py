@@ -36,8 +36,8 @@ def parts_of(path: Path, suffix: str = "") -> dict[int, Path]:
 
 
 def finished_files(path: Path) -> list[Path]:
-    """Every file that bears the final name of an image or of a part of it."""
-    return [path] * path.exists() + list(parts_of(path).values())
+    """Every file that bears the final name of an image or of a part of it; a link that leads nowhere is one, too."""
+    return [path] * (path.exists() or path.is_symlink()) + list(parts_of(path).values())
 
 
 def unfinished_files(path: Path) -> list[Path]:

@@ -89,6 +89,13 @@ def test_names_are_given_where_hard_links_are_unknown(tmp_path, monkeypatch):
     assert names(tmp_path) == ["i"]
 
 
+def test_a_link_that_leads_nowhere_has_the_name_already(tmp_path):
+    (tmp_path / "image").symlink_to("nowhere")
+    with pytest.raises(StoreError, match="exists"):
+        open_output(str(tmp_path / "image"))
+    assert [path.name for path in tmp_path.iterdir()] == ["image"]
+
+
 def test_a_leftover_is_not_overwritten_silently(tmp_path):
     (tmp_path / "i.partial").write_bytes(b"old")
     with pytest.raises(StoreError, match="did not finish") as caught:
