@@ -7,12 +7,11 @@ stick's data partition, then the medium; the folders of images on both.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
-
-import msgspec
 
 from bootmedia.recovery.answers import MOST_BYTES, Answers, ImagePlace, Restore, filled, place_of, read_answers
 from bootmedia.recovery.errors import AnswersWrong, NoAnswers, NotThisMachine
@@ -20,6 +19,7 @@ from bootmedia.recovery.facts import MEDIUM, MachineFacts, mismatch
 from bootmedia.recovery.fetch import WAITS, Said, quietly
 from bootmedia.recovery.secure_shell import SshInput
 from bootmedia.recovery.web import HttpInput, get
+from imager.devices.mounts import devices_of, own_mounts
 from imager.devices.sysfs import System, read_text
 from imager.errors import ImageError, StoreError
 from imager.image.reader import StreamedImage, open_image
@@ -46,29 +46,33 @@ class Volume:
     mounted_at: str = ""
 
 
-class _Row(msgspec.Struct):
-    path: str | None = None
-    label: str | None = None
-    fstype: str | None = None
-    mountpoint: str | None = None
-
-
-class _Listing(msgspec.Struct):
-    blockdevices: list[_Row]
-
-
 def list_volumes() -> list[Volume]:
     """Every file system of the machine that has a label.
 
+    blkid looks for itself: lsblk knows only what udev knew when a disk was plugged in.
+
     Raises:
-        StoreError: lsblk does not say.
+        StoreError: blkid does not say.
     """
-    command = ["lsblk", "--json", "--list", "--paths", "--output", "PATH,LABEL,FSTYPE,MOUNTPOINT"]
     try:
-        rows = msgspec.json.decode(run(command).output, type=_Listing).blockdevices
-    except (ProgramFailed, msgspec.MsgspecError) as error:
-        raise StoreError(f"the file systems of this machine cannot be listed: {error}") from error
-    return [Volume(row.path, row.label, row.mountpoint or "") for row in rows if row.path and row.label and row.fstype]
+        said = run(["blkid", "-c", "/dev/null", "-o", "export"], allowed=(0, 2)).output  # 2: it found nothing
+    except ProgramFailed as error:
+        raise StoreError(f"the file systems of this machine cannot be listed: {error.message}") from error
+    machine = System()
+    mounted = {name: mount.point for mount in own_mounts(machine) for name in devices_of(mount, machine)}
+    return [
+        Volume(path, label, mounted.get(machine.name_of_path(path), ""))
+        for path, label in _labels(said.decode(errors="replace"))
+    ]
+
+
+def _labels(export: str) -> Iterator[tuple[str, str]]:
+    """Path and label of each file system that blkid lists in paragraphs of NAME=value, shell characters escaped."""
+    for paragraph in export.split("\n\n"):
+        pairs = (line.partition("=") for line in paragraph.splitlines())
+        known = {name: re.sub(r"\\(.)", r"\1", value) for name, _, value in pairs}
+        if known.get("LABEL") and known.get("DEVNAME"):
+            yield known["DEVNAME"], known["LABEL"]
 
 
 def mount_volume(volume: Volume, folder: Path, *, is_writable: bool) -> None:
@@ -77,10 +81,11 @@ def mount_volume(volume: Volume, folder: Path, *, is_writable: bool) -> None:
     Raises:
         StoreError: It cannot be mounted.
     """
-    mode = "rw" if is_writable else "ro"
+    # Not "rw": with it, a write-protected stick would not be mounted at all.
+    options = ["nosuid", "nodev", "noexec", *([] if is_writable else ["ro"])]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        run(["mount", "-o", f"{mode},nosuid,nodev,noexec", "--", volume.path, str(folder)])
+        run(["mount", "-o", ",".join(options), "--", volume.path, str(folder)])
     except (ProgramFailed, OSError) as error:
         raise StoreError(f"{volume.path} ({volume.label}) cannot be mounted: {error}", path=volume.path) from error
 
@@ -106,6 +111,13 @@ class Surroundings:
     mount: Callable[..., None] = mount_volume
     waits: Sequence[float] = WAITS
     said: Said = quietly
+    _listed: list[Volume] | None = None
+
+    def known_volumes(self) -> list[Volume]:
+        """The file systems with a label; looked for once, as a dying disk can take long to answer."""
+        if self._listed is None:
+            self._listed = self.volumes()
+        return self._listed
 
     @property
     def is_live(self) -> bool:
@@ -114,7 +126,7 @@ class Surroundings:
 
     def data_folder(self) -> Path | None:
         """The stick's data partition, mounted for writing; None when there is none."""
-        if not any(volume.label == DATA_LABEL for volume in self.volumes()):
+        if not any(volume.label == DATA_LABEL for volume in self.known_volumes()):
             return None
         return self.labelled(DATA_LABEL, is_writable=True)
 
@@ -124,7 +136,7 @@ class Surroundings:
         Raises:
             StoreError: There is none, or more than one.
         """
-        found = [volume for volume in self.volumes() if volume.label == label]
+        found = [volume for volume in self.known_volumes() if volume.label == label]
         if len(found) != 1:
             seen = ", ".join(volume.path for volume in found) or "none is here"
             raise StoreError(
