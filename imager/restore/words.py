@@ -124,7 +124,7 @@ def _left_out_sentences(layout: Layout, scope: RestoreScope) -> Iterator[str]:
     if scope.kind not in ("whole", "partition"):
         return
     for entry, content in layout.contents():
-        if entry and (not entry.captured or scope.kind == "partition" and entry.number != scope.number):
+        if entry and (not entry.captured or (scope.kind == "partition" and entry.number != scope.number)):
             continue
         what = " in ".join(part for part in (content.name, partition_text(entry) if entry else "") if part)
         for file in content.left_out:
