@@ -11,8 +11,9 @@ import numpy as np
 
 from imager.blocks import BlockReader
 from imager.crew import Crew
+from imager.errors import ImageDamaged
 from imager.extents import Extents
-from imager.image.frames import Decoder
+from imager.image.frames import Decoder, of_image
 from imager.image.group import GROUPS_AHEAD, Group
 from imager.image.reader import StreamedImage
 from imager.progress import NullProgress, Progress
@@ -49,7 +50,15 @@ def compare(
         ImageError: The image is damaged.
         SourceUnreadable: The disk cannot be read.
     """
-    progress = progress or NullProgress()
+    try:
+        return _compare(image, reader, threads, progress or NullProgress())
+    except ImageDamaged as error:
+        if "path" in error.facts:
+            raise
+        raise of_image(error, image.name) from error
+
+
+def _compare(image: StreamedImage, reader: BlockReader, threads: int | None, progress: Progress) -> Comparison:
     progress.start(image.description.data_chunk_count * image.description.chunk_size, "compare")
     differing: list[Extents] = []
     compared_bytes = 0

@@ -208,6 +208,17 @@ def test_a_disk_that_is_too_short_differs_where_it_ends(tmp_path):
         assert list(compare(image, MemoryReader(disk[: MIB + 5])).differing) == [(MIB + 5, 2 * MIB)]
 
 
+def test_damage_that_a_comparison_meets_names_the_image(tmp_path, whole):
+    disk, _, content = whole
+    broken = bytearray(content)
+    broken[MIB : MIB + 3000] = bytes(3000)
+    (tmp_path / "b").write_bytes(broken)
+    with open_image(str(tmp_path / "b")) as image, pytest.raises(ImageDamaged, match=r"/b is damaged") as caught:
+        compare(image, MemoryReader(disk))
+    assert caught.value.facts["path"] == str(tmp_path / "b")
+    assert "salvage" in caught.value.hint
+
+
 # Salvaging.
 
 
