@@ -18,6 +18,8 @@ from typer.main import get_command
 
 from bootmedia.cli.app import app as bootmedia_app
 from bootmedia.cli.options import EXIT_STATUSES as BOOTMEDIA_EXIT_STATUSES
+from bootmedia.recovery.cli import EXIT_STATUSES as RECOVERY_EXIT_STATUSES
+from bootmedia.recovery.cli import app as recovery_app
 from imager import errors
 from imager.cli.app import app
 from imager.cli.problems import EXIT_STATUSES
@@ -41,6 +43,10 @@ def pages() -> dict[Path, str]:
     made[REFERENCE / "commands" / "bootmedia.md"] = bootmedia_page(bootmedia)
     for name, command in bootmedia.commands.items():
         made[REFERENCE / "commands" / f"bootmedia-{name}.md"] = command_page("bootmedia", name, command)
+    recovery = get_command(recovery_app)
+    made[REFERENCE / "commands" / "recovery.md"] = recovery_page(recovery)
+    for name, command in recovery.commands.items():
+        made[REFERENCE / "commands" / f"recovery-{name}.md"] = command_page("recovery", name, command)
     made[REFERENCE / "exit-status.md"] = exit_status_page()
     made[REFERENCE / "file-systems.md"] = file_systems_page()
     return {path: MADE + "\n" + text.rstrip("\n") + "\n" for path, text in made.items()}
@@ -124,6 +130,36 @@ the kernel modules of the initrd. [](../../howto/make-a-recovery-stick.md) shows
 `XDG_CACHE_HOME`
 : Where what is kept for the next build lies, below `imager/bootmedia`. Default: `~/.cache`.
 """
+
+
+def recovery_page(root: TyperGroup) -> str:
+    """The page of `recovery` itself."""
+    commands = "\n".join(
+        f"[{name}](recovery-{name}.md)\n: {first_sentence(command.help)}\n" for name, command in root.commands.items()
+    )
+    completion = "\n".join(option_entry(option) for option in root.params)
+    return f"""# recovery
+
+## Synopsis
+
+    recovery COMMAND [OPTIONS] ...
+
+## Description
+
+{root.help}
+
+[](../recovery-toml.md) says what that file holds and where it is looked for;
+[](../../howto/unattended-recovery.md) shows how it is used.
+
+## Commands
+
+{commands}
+## Options
+
+{completion}
+## Exit status
+
+{status_table(RECOVERY_EXIT_STATUSES)}"""
 
 
 def command_page(program: str, name: str, command: TyperCommand) -> str:
