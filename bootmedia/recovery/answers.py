@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import msgspec
 
@@ -229,7 +229,7 @@ def _ssh_faults(restore: Restore, place: ImagePlace) -> Iterator[str]:
 def _certificate_faults(certificate: str, url: str) -> Iterator[str]:
     if certificate and not url.startswith("https://"):
         yield "certificate is for https:// only"
-    elif certificate and not _CERTIFICATE.fullmatch(certificate.lower()):
+    elif certificate and not is_sha256(certificate):
         yield (
             "certificate: not the 64 hexadecimal digits that "
             "`openssl x509 -in server.crt -noout -fingerprint -sha256` prints"
@@ -237,9 +237,18 @@ def _certificate_faults(certificate: str, url: str) -> Iterator[str]:
 
 
 def _report_faults(report: Report) -> Iterator[str]:
-    if report.url and urlsplit(report.url).scheme not in ("http", "https"):
-        yield f"[report] url: {report.url!r} begins neither with http:// nor with https://"
+    try:
+        is_web = not report.url or place_of(report.url).kind == "http"
+    except ValueError:
+        is_web = False
+    if not is_web:
+        yield f"[report] url: {report.url!r} is no URL that begins with http:// or https://"
     yield from (f"[report] {sentence}" for sentence in _certificate_faults(report.certificate, report.url))
+
+
+def is_sha256(certificate: str) -> bool:
+    """Whether a text is the SHA-256 of something, with or without colons."""
+    return _CERTIFICATE.fullmatch(certificate.lower()) is not None
 
 
 # --- What the words mean ------------------------------------------------------------------------------------------
@@ -322,12 +331,13 @@ def place_of(text: str) -> ImagePlace:
             raise ValueError("image is empty")
         return ImagePlace("path", text if text.startswith("/") else _relative(text))
     parts = urlsplit(text)
+    port = parts.port  # looked at here, as it raises ValueError when it is none
     if parts.scheme in ("http", "https") and parts.hostname:
         return ImagePlace("http", parts.path, host=parts.hostname, url=text)
     if parts.scheme == "ssh" and parts.hostname and len(parts.path) > 1:
         if parts.hostname.startswith("-") or (parts.username or "").startswith("-") or parts.password:
             raise ValueError(f"{text!r}: ssh would not take this as USER@HOST")
-        return ImagePlace("ssh", parts.path, "", parts.username or "root", parts.hostname, parts.port or 22, text)
+        return ImagePlace("ssh", parts.path, "", parts.username or "root", parts.hostname, port or 22, text)
     raise ValueError(f"{text!r} is neither a path, label=NAME/PATH, http://, https:// nor ssh://USER@HOST/PATH")
 
 
@@ -344,9 +354,10 @@ def filled(text: str, values: Mapping[str, Iterable[str]]) -> str:
     Raises:
         ValueError: The machine has none of what is asked for, or several.
     """
+    is_url = "://" in text
 
     def replace(match: re.Match[str]) -> str:
-        found = list(dict.fromkeys(values[match[1]]))
+        found = [quote(each, safe=":") if is_url else each for each in dict.fromkeys(values[match[1]])]
         if len(found) != 1:
             many = "several: " + ", ".join(found) if found else "none"
             raise ValueError(f"{text!r} needs one {match[1]} of this machine, which has {many}")

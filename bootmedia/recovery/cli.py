@@ -72,6 +72,12 @@ def run(
         str | None,
         typer.Argument(metavar="FILE", help="The answers: a path, label=NAME/PATH or a URL; else they are looked for."),
     ] = None,
+    certificate: Annotated[
+        str,
+        typer.Option(
+            "--certificate", metavar="SHA256", help="Fingerprint of the certificate that the server of FILE must show."
+        ),
+    ] = "",
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -86,7 +92,7 @@ def run(
     console = Console(json=as_json, quiet=quiet)
     around = surroundings()
     around.said = lambda text: console.say(text)
-    recovery = Recovery.of(around, console.progress())
+    recovery = Recovery.of(around, console.progress(), certificate)
     if dry_run:
         plan = recovery.decide(file)
         console.result({"plan": plan.as_dict()}, [*plan.lines(), "", "Nothing was written: this was a dry run."])

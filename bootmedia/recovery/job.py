@@ -36,6 +36,7 @@ class Recovery:
         log: What was said.
         results: What was done, a dictionary for each restore that is finished.
         plan: What is done; None before that is decided.
+        certificate: Fingerprint that the server of the answers must show; "" for one that an authority vouches for.
     """
 
     around: Surroundings
@@ -44,9 +45,10 @@ class Recovery:
     log: Log = field(default_factory=Log)
     results: list[dict[str, Any]] = field(default_factory=list)
     plan: RecoveryPlan | None = None
+    certificate: str = ""
 
     @classmethod
-    def of(cls, around: Surroundings, progress: Progress | None = None) -> Recovery:
+    def of(cls, around: Surroundings, progress: Progress | None = None, certificate: str = "") -> Recovery:
         """For this machine; everything that is said goes into the log, too."""
         log, say = Log(), around.said
 
@@ -55,11 +57,12 @@ class Recovery:
             say(text)
 
         around.said = said
-        return cls(around, machine_facts(around.system), progress or NullProgress(), log)
+        return cls(around, machine_facts(around.system), progress or NullProgress(), log, certificate=certificate)
 
     def decide(self, given: str | None) -> RecoveryPlan:
         """Find the answers and make the plan; nothing is written."""
-        self.plan = make_recovery_plan(find_answers(given, self.facts, self.around), self.facts, self.around)
+        found = find_answers(given, self.facts, self.around, self.certificate)
+        self.plan = make_recovery_plan(found, self.facts, self.around)
         return self.plan
 
     def run(self, given: str | None) -> dict[str, Any]:
@@ -71,7 +74,7 @@ class Recovery:
         began = stamp()
         wanted = Report()
         try:
-            found = find_answers(given, self.facts, self.around)
+            found = find_answers(given, self.facts, self.around, self.certificate)
             wanted = found.answers.report
             open_log(self.log, wanted, self.facts, self.around)
             self.plan = make_recovery_plan(found, self.facts, self.around)
@@ -118,12 +121,17 @@ class Recovery:
                 hint="Check the file systems before they are used; the machine is not started by itself.",
             )
 
+    def _noted(self) -> Progress:
+        """Where a bar cannot be shown, the screen gets the same lines as the log."""
+        has_bar = not isinstance(self.progress, NullProgress)
+        return _Noted(self.progress, self.log.add if has_bar else self.around.said)
+
     def _restore(self, task: Task) -> dict[str, Any]:
         began = time.monotonic()
         with task.source.open() as image:
             check_same_image(task, image.description.image_id)
             with open_target(task.choice.disk.path) as disk:
-                result = execute(task.plan, image, disk, progress=_Noted(self.progress, self.log.add))
+                result = execute(task.plan, image, disk, progress=self._noted())
         seconds = time.monotonic() - began
         rate = size_text(round(result.written_bytes / max(seconds, 1e-9)))
         verified = ", and read back" if result.is_verified else ""

@@ -13,7 +13,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from bootmedia.recovery.answers import MOST_BYTES, Answers, ImagePlace, Restore, filled, place_of, read_answers
+from bootmedia.recovery.answers import (
+    MOST_BYTES,
+    Answers,
+    ImagePlace,
+    Restore,
+    filled,
+    is_sha256,
+    place_of,
+    read_answers,
+)
 from bootmedia.recovery.errors import AnswersWrong, NoAnswers, NotThisMachine
 from bootmedia.recovery.facts import MEDIUM, MachineFacts, mismatch
 from bootmedia.recovery.fetch import WAITS, Said, quietly
@@ -173,8 +182,15 @@ class Found:
     folder: Path | None
 
 
-def find_answers(given: str | None, facts: MachineFacts, around: Surroundings) -> Found:
+def find_answers(given: str | None, facts: MachineFacts, around: Surroundings, certificate: str = "") -> Found:
     """The answers for this machine.
+
+    Args:
+        given: Where they are; None to look for them.
+        facts: The machine.
+        around: What is outside.
+        certificate: Fingerprint of the certificate that the server of a URL must show; the kernel's command line can
+            have it too, as recovery.certificate=.
 
     Raises:
         NoAnswers: There are none.
@@ -182,8 +198,8 @@ def find_answers(given: str | None, facts: MachineFacts, around: Surroundings) -
         AnswersWrong: They cannot be read.
         StoreError: The place that was named does not answer.
     """
-    named = given or _from_command_line(around.system)
-    found = [_named_answers(named, facts, around)] if named else _on_the_stick(around)
+    named = given or _from_command_line("recovery", around.system)
+    found = [_named_answers(named, facts, around, certificate)] if named else _on_the_stick(around)
     if not found:
         raise NoAnswers(
             f"there is no {NAME}: not on the kernel's command line, not on the stick, not beside an image",
@@ -207,13 +223,13 @@ def find_answers(given: str | None, facts: MachineFacts, around: Surroundings) -
     return matching[0]
 
 
-def _from_command_line(system: System) -> str:
-    """The last recovery= of the kernel's command line."""
+def _from_command_line(name: str, system: System) -> str:
+    """The last NAME= of the kernel's command line."""
     words = read_text(system.root / "proc/cmdline").split()
-    return next((word.removeprefix("recovery=") for word in reversed(words) if word.startswith("recovery=")), "")
+    return next((word.removeprefix(f"{name}=") for word in reversed(words) if word.startswith(f"{name}=")), "")
 
 
-def _named_answers(name: str, facts: MachineFacts, around: Surroundings) -> Found:
+def _named_answers(name: str, facts: MachineFacts, around: Surroundings, certificate: str) -> Found:
     try:
         name = filled(name, facts.values())
         place = place_of(name)
@@ -222,7 +238,12 @@ def _named_answers(name: str, facts: MachineFacts, around: Surroundings) -> Foun
     if place.kind == "ssh":
         raise AnswersWrong(f"{name}: answers come from a file or over HTTP; only images come over SSH", path=name)
     if place.kind == "http":
-        content = get(name, MOST_BYTES, waits=around.waits, said=around.said)
+        certificate = certificate or _from_command_line("recovery.certificate", around.system)
+        if certificate and not is_sha256(certificate):
+            raise AnswersWrong(f"{certificate!r} is no SHA-256 fingerprint of a certificate: 64 hexadecimal digits")
+        if not name.startswith("https:"):
+            around.said(f"warning: {name} comes over plain HTTP: nobody proves who sends it")
+        content = get(name, MOST_BYTES, certificate=certificate, waits=around.waits, said=around.said)
         return Found(read_answers(content, name), name, None)
     return _read_file(_local(place, [Path.cwd(), *around.stick_folders()] if place.kind == "path" else [], around))
 

@@ -148,7 +148,7 @@ def make_recovery_plan(found: Found, facts: MachineFacts, around: Surroundings) 
     """
     sources = [image_source(restore, found, facts, around) for restore in found.answers.restore]
     read = [_read(source) for source in sources]
-    disks = candidates(_kept_files(sources, found), around.system)
+    disks = candidates(_kept_files(sources, found, around), around.system)
     restores = found.answers.restore
     choices = [_choose(restore, about, disks) for restore, (about, _) in zip(restores, read, strict=True)]
     refuse_shared([(choice, restore.onto) for choice, restore in zip(choices, restores, strict=True)])
@@ -159,10 +159,11 @@ def make_recovery_plan(found: Found, facts: MachineFacts, around: Surroundings) 
     return RecoveryPlan(found, facts, disks, tuple(tasks))
 
 
-def _kept_files(sources: Sequence[ImageSource], found: Found) -> dict[str, str]:
+def _kept_files(sources: Sequence[ImageSource], found: Found, around: Surroundings) -> dict[str, str]:
     """What no restore may overwrite, by path: images of other restores, too, and the answers."""
     kept = {str(source.path.absolute()): "the image" for source in sources if source.path is not None}
-    return kept | ({str(found.folder): "recovery.toml"} if found.folder else {})
+    kept |= {str(found.folder): "recovery.toml"} if found.folder else {}
+    return kept | {str(folder): "the recovery stick" for folder in around.stick_folders() if str(folder) not in kept}
 
 
 def _read(source: ImageSource) -> tuple[Description, FinalFacts | None]:

@@ -16,7 +16,7 @@ import ssl
 import time
 from collections.abc import Mapping, Sequence
 from typing import Final
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 from bootmedia.recovery.errors import Unreachable
 from bootmedia.recovery.fetch import WAITS, ResumingInput, Said, quietly
@@ -24,6 +24,8 @@ from imager import __version__
 from imager.errors import StoreError
 
 _SECONDS: Final = 60.0
+_KEPT: Final = "/%?#[]@!$&'()*+,;=:-._~"
+"""What RFC 3986 lets stand in a path and a query; all else is written as %XX."""
 _MOST_REDIRECTIONS: Final = 5
 _SKIPPED_AT_ONCE: Final = 1 << 20
 _UNCHECKED: Final = "A certificate of your own is accepted by its fingerprint: certificate = in recovery.toml."
@@ -58,13 +60,15 @@ class HttpInput(ResumingInput):
         """Remember what file this is; refuse another one behind the first half of this."""
         begins, size = _extent(response)
         version = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
-        if offset and (version != self._version or size != self.size or begins not in (0, offset)):
+        is_other = version != self._version or (self.size is not None and size != self.size)
+        if offset and (is_other or begins != (offset if response.status == 206 else 0)):
             raise StoreError(
                 f"{self._url} was changed while it was read: {offset} bytes came from another version",
                 hint="Start again; leave the image as it is until the restore is done.",
                 path=self._url,
             )
-        self._version, self.size = version, size
+        self._version = version
+        self.size = size if self.size is None else self.size
 
     def _skip(self, count_bytes: int) -> None:
         """Pass over what is there already, from a server that always begins at the start."""
@@ -120,10 +124,10 @@ def request(
         connection = _connect(url, certificate, timeout_seconds)
         parts = urlsplit(url)
         try:
-            target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+            target = quote((parts.path or "/") + (f"?{parts.query}" if parts.query else ""), safe=_KEPT)
             connection.request(method, target, body, {"User-Agent": f"imager/{__version__}", **headers})
             response = connection.getresponse()
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, http.client.HTTPException, UnicodeError) as error:
             connection.close()
             raise Unreachable(f"{url} does not answer: {_words(error)}", path=url) from error
         location = response.headers.get("Location")
@@ -159,7 +163,7 @@ def _connect(url: str, certificate: str, timeout_seconds: float) -> http.client.
         raise StoreError(
             f"{url}: the server's certificate is not accepted: {error.verify_message}", hint=_UNCHECKED, path=url
         ) from error
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         connection.close()
         raise Unreachable(f"{url} does not answer: {_words(error)}", path=url) from error
     return connection
@@ -209,13 +213,15 @@ def _words(error: Exception) -> str:
     return (error.strerror if isinstance(error, OSError) else "") or str(error) or type(error).__name__
 
 
-def get(url: str, most_bytes: int, *, waits: Sequence[float] = WAITS, said: Said = quietly) -> bytes:
+def get(
+    url: str, most_bytes: int, *, certificate: str = "", waits: Sequence[float] = WAITS, said: Said = quietly
+) -> bytes:
     """A small file from a web server.
 
     Raises:
         StoreError: It is not there, too long, or nobody answered.
     """
-    with HttpInput(url, waits=waits, said=said) as source:
+    with HttpInput(url, certificate=certificate, waits=waits, said=said) as source:
         buffer = memoryview(bytearray(most_bytes + 1))
         got = source.read_into(buffer)
     if got > most_bytes:

@@ -143,6 +143,7 @@ def test_over_http(bench, web) -> None:
     bench.run(bench.answers(f"{web.url}/a.zst", "verify = true"))
     assert bench.is_restored()
     assert any("nobody proves who sends it" in line for line in bench.said)
+    assert "restore: 100 %" in bench.said
 
 
 def test_over_http_that_breaks_off_in_the_middle(bench, web) -> None:
@@ -207,6 +208,12 @@ def test_a_path_on_the_kernels_command_line_is_one_on_the_stick(bench) -> None:
     (bench.data / "one/x.toml").write_text(bench.answers())
     found = bench.recovery(system=commanded(bench, "recovery=one/x.toml")).decide(None).found
     assert found.name == str(bench.data / "one/x.toml")
+
+
+def test_a_fingerprint_on_the_kernels_command_line_must_be_one(bench) -> None:
+    system = commanded(bench, "recovery=https://127.0.0.1:1/x recovery.certificate=nonsense")
+    with pytest.raises(AnswersWrong, match="'nonsense' is no SHA-256 fingerprint"):
+        bench.recovery(system=system).decide(None)
 
 
 def test_answers_are_waited_for_and_then_given_up(bench, web) -> None:

@@ -72,6 +72,16 @@ def test_a_server_that_starts_is_waited_for(web) -> None:
     assert read(f"{web.url}/a") == CONTENT
 
 
+def test_a_name_with_blanks_and_umlauts_is_asked_for_as_rfc_3986_writes_it(web) -> None:
+    web.files["/my%20M%C3%BCll.zst?x=1"] = b"x"
+    assert read(f"{web.url}/my Müll.zst?x=1") == b"x"
+
+
+def test_a_host_that_cannot_be_a_name_does_not_answer() -> None:
+    with pytest.raises(Unreachable, match="does not answer"):
+        read(f"http://{'a' * 70}.example/a", attempts=1)
+
+
 def test_what_is_not_there_is_said_at_once(web) -> None:
     with pytest.raises(StoreError, match="the server says 404"):
         read(f"{web.url}/b")
@@ -138,6 +148,14 @@ def test_a_certificate_that_nobody_signed_is_refused(tls) -> None:
 def test_a_certificate_is_accepted_by_the_fingerprint_that_openssl_prints(tls) -> None:
     server, fingerprint = tls
     assert read(f"{server.url}/a", certificate=fingerprint) == CONTENT
+
+
+@needs_openssl
+def test_answers_come_from_a_server_with_that_fingerprint(tls) -> None:
+    server, fingerprint = tls
+    assert get(f"{server.url}/a", len(CONTENT), certificate=fingerprint) == CONTENT
+    with pytest.raises(StoreError, match="not accepted"):
+        get(f"{server.url}/a", len(CONTENT))
 
 
 @needs_openssl

@@ -121,7 +121,10 @@ def test_an_unknown_key_of_an_inline_table_is_found() -> None:
         ('after = "halt"\n' + SMALL, "after: Invalid enum value 'halt'"),
         ("wait_seconds = -1\n" + SMALL, "wait_seconds: Expected `int` >= 0"),
         ("format = 2\n" + SMALL, "format 2 is not known here"),
-        (SMALL + '[report]\nurl = "ftp://x/"\n', "begins neither with http:// nor with https://"),
+        (SMALL + '[report]\nurl = "ftp://x/"\n', "is no URL that begins with http:// or https://"),
+        (SMALL + '[report]\nurl = "http://[x/"\n', "is no URL that begins with"),
+        (SMALL.replace("images/server.img.zst", "http://h:99999/y"), "Port out of range"),
+        (SMALL.replace("images/server.img.zst", "https://[h/y"), "Invalid IPv6 URL"),
         (SMALL.replace("images/", "../"), "leads out of its folder"),
         (SMALL.replace('"images/server.img.zst"', '""'), "image is empty"),
         (SMALL.replace("images/server.img.zst", "label=X"), "a path is missing"),
@@ -179,6 +182,8 @@ def test_placeholders_are_filled_with_the_one_value_that_there_is() -> None:
     values = {"serial": ("A",), "mac": ("1", "2"), "model": ()}
     assert filled("http://x/{serial}.toml", values) == "http://x/A.toml"
     assert filled("{unknown}", values) == "{unknown}"
+    assert filled("http://x/{serial}", {"serial": ("../a b",)}) == "http://x/..%2Fa%20b"
+    assert filled("{serial}/a", {"serial": ("a b",)}) == "a b/a"
     for text, told in (("{mac}", "several: 1, 2"), ("{model}", "none")):
         with pytest.raises(ValueError, match=told):
             filled(text, values)
