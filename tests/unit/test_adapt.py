@@ -283,7 +283,7 @@ def disks(draw):
     return sector, count, entry_bytes, draw(st.permutations(spans)), old, new
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(disks())
 def test_any_table_moves_to_any_size_that_fits(drawn):
     sector, count, entry_bytes, spans, old, new = drawn
@@ -298,7 +298,7 @@ def test_any_table_moves_to_any_size_that_fits(drawn):
         assert target[entry.start : entry.end] == content[entry.start : entry.end]
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(disks())
 def test_there_and_back_gives_the_same_disk(drawn):
     sector, count, entry_bytes, spans, old, new = drawn
@@ -307,7 +307,7 @@ def test_there_and_back_gives_the_same_disk(drawn):
     assert restored(there, old * sector, sector_size=sector) == content
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(disks(), st.integers(1, 30))
 def test_one_sector_too_few_is_refused(drawn, shortfall):
     sector, count, entry_bytes, spans, old, _ = drawn

@@ -31,7 +31,7 @@ def columns(gaps: list[int], lengths: list[int]) -> bytes:
 
 
 @given(ranges)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_extents_come_back_as_they_were(pairs):
     extents = Extents.of((start, start + length) for start, length in pairs)
     assert decode_extents(encode_extents(extents), len(extents), MAX_BYTES) == extents
@@ -73,7 +73,7 @@ def test_cut_columns_are_refused(cut):
 
 
 @given(ranges, st.sampled_from([64 * KIB, MIB, 4 * MIB]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_used_chunks_are_the_grid_cells_of_the_extents(pairs, chunk_size):
     extents = Extents.of((start % TIB, start % TIB + length % (64 * MIB) + 1) for start, length in pairs)
     assert ChunkRuns.of(extents, chunk_size).numbers().tolist() == extents.grid_cells(chunk_size).tolist()

@@ -90,7 +90,7 @@ def _lost_table():
     return description, FinalFacts(missing=Extents.single(0, 2)), target, RestoreScope.table_only()
 
 
-@settings(max_examples=60, deadline=None, phases=PHASES)
+@settings(max_examples=60, phases=PHASES)
 @given(requests())
 @example(_lost_table())
 def test_no_plan_leaves_its_window_or_clears_what_it_writes(request):
@@ -110,7 +110,7 @@ def test_no_plan_leaves_its_window_or_clears_what_it_writes(request):
     assert plan.as_dict()
 
 
-@settings(max_examples=60, deadline=None, phases=PHASES)
+@settings(max_examples=60, phases=PHASES)
 @given(requests())
 def test_a_whole_restore_touches_every_place_where_old_signatures_lie(request):
     description, final, target, _ = request
@@ -125,7 +125,7 @@ def test_a_whole_restore_touches_every_place_where_old_signatures_lie(request):
     assert touched.holds(max(0, target.size_bytes - CHUNK), target.size_bytes)
 
 
-@settings(max_examples=50, deadline=None, phases=PHASES)
+@settings(max_examples=50, phases=PHASES)
 @given(requests(), st.randoms(use_true_random=False))
 def test_carrying_out_a_plan_changes_what_it_says_and_no_other_byte(request, randoms):
     description, final, target, scope = request

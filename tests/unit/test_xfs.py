@@ -70,7 +70,7 @@ def test_trees_of_any_height_are_read(version, block_size, fill):
     assert free_blocks(volume) == expected_blocks(volume)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.sets(st.integers(10000, 16000).map(lambda block: block // 2 * 2), max_size=300), st.integers(2, 41))
 def test_free_blocks_are_those_of_the_trees(starts, fill):
     volume = Volume(4, 1024, (tuple((start, 1) for start in sorted(starts)), ()), fill)
