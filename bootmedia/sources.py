@@ -12,9 +12,9 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from bootmedia.errors import PackagesUnavailable
+
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
-DEFAULT_MIRROR = "http://deb.debian.org/debian"
-DEFAULT_SECURITY_MIRROR = "http://deb.debian.org/debian-security"
 _RELEASES = {
     *("buster", "bullseye", "bookworm", "trixie", "forky", "duke", "sid"),
     *("oldoldstable", "oldstable", "stable", "testing", "unstable"),
@@ -37,22 +37,21 @@ class Source:
 
 
 def sources_text(suite: str, *, mirror: str | None, files: Mapping[str, str]) -> str:
-    """The sources.list for a suite: of a mirror that was named, else of this machine's files, else Debian's default."""
+    """The sources.list for a suite: of a mirror that was named, else of this machine's files.
+
+    Raises:
+        PackagesUnavailable: No mirror was named, and the files have no source of Debian's own.
+    """
     if mirror is not None:
         found = [Source(mirror, suite)]
     else:
         found = list(dict.fromkeys(_of_files(suite, files)))
         if not any(source.suite == suite for source in found):
-            found = _default(suite)
+            raise PackagesUnavailable(
+                f"the apt configuration of this machine names no source of Debian that could have {suite}",
+                hint="Name a mirror of Debian with --mirror URL.",
+            )
     return "".join(f"{source}\n" for source in found)
-
-
-def _default(suite: str) -> list[Source]:
-    return [
-        Source(DEFAULT_MIRROR, suite),
-        Source(DEFAULT_MIRROR, f"{suite}-updates"),
-        Source(DEFAULT_SECURITY_MIRROR, f"{suite}-security"),
-    ]
 
 
 def _of_files(suite: str, files: Mapping[str, str]) -> Iterator[Source]:

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from bootmedia.cache import Cache, key_of, mounts_below, remove, require_room
-from bootmedia.errors import RecipeError
+from bootmedia.errors import PackagesUnavailable, RecipeError
 from bootmedia.menu import filled, make_menu
 from bootmedia.recipes import RECIPE, UnitChange, apply_unit_changes, profiles, read_recipe
-from bootmedia.sources import DEFAULT_MIRROR, sources_text
+from bootmedia.sources import sources_text
 from bootmedia.tree import Tree
 from imager.errors import StoreError
 
@@ -149,8 +149,10 @@ def test_one_line_sources_are_read_too():
     ],
     ids=["none", "other distribution", "switched off", "without main"],
 )
-def test_without_debians_own_sources_the_default_is_taken(files):
-    assert f"{DEFAULT_MIRROR} trixie main" in sources_text("trixie", mirror=None, files=files)
+def test_without_debians_own_sources_a_mirror_has_to_be_named(files):
+    with pytest.raises(PackagesUnavailable, match="trixie") as caught:
+        sources_text("trixie", mirror=None, files=files)
+    assert "--mirror" in caught.value.hint
 
 
 def test_a_named_mirror_is_the_only_source():
