@@ -9,6 +9,7 @@ import typer
 
 from bootmedia.cli import build, test
 from imager import __version__
+from imager.cli.running import run_program
 
 app = typer.Typer(
     name="bootmedia",
@@ -40,4 +41,4 @@ def _options(
 
 def main() -> None:
     """Entry point of the program."""
-    app()
+    run_program(app)

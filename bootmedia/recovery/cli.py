@@ -15,6 +15,7 @@ from imager import __version__
 from imager.cli.options import DebugOption, DryRunOption, JsonOption, QuietOption
 from imager.cli.output import Console
 from imager.cli.problems import reports_problems
+from imager.cli.running import run_program
 
 P = ParamSpec("P")
 
@@ -150,4 +151,4 @@ def _options(
 
 def main() -> None:
     """Entry point of the program."""
-    app()
+    run_program(app)

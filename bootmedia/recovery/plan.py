@@ -144,7 +144,7 @@ def make_recovery_plan(found: Found, facts: MachineFacts, around: Surroundings) 
         StoreError: An image is not there.
         ImageError: It is none, or damaged.
         TargetError: A rule fits no disk or several, or the disk must not be written, or is too small.
-        ContentIncomplete: An image lacks content, and the answers do not accept that.
+        ImageIncomplete: An image lacks content, and the answers do not accept that.
     """
     sources = [image_source(restore, found, facts, around) for restore in found.answers.restore]
     read = [_read(source) for source in sources]
