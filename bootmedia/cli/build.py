@@ -16,7 +16,7 @@ from bootmedia.layer import Settings, ssh_keys
 from bootmedia.recipes import profiles, read_recipe
 from bootmedia.squashfs import COMPRESSIONS
 from imager import __version__
-from imager.cli.options import DebugOption, JsonOption, QuietOption
+from imager.cli.options import DebugOption, JsonOption, ProgressOption, QuietOption
 from imager.cli.output import Console
 
 NAME = "build"
@@ -72,6 +72,7 @@ def command(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.iso when it is there.")] = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
+    progress: ProgressOption = None,
     debug: DebugOption = False,
 ) -> None:
     """Make a medium that starts a machine without a system and has imager on it.
@@ -80,7 +81,7 @@ def command(
     screen and on the serial line. The first build fetches Debian packages and takes minutes; what does not depend on
     the options is kept, and the next takes seconds. With SOURCE_DATE_EPOCH set, the same inputs give the same bytes.
     """
-    console = Console(json=as_json, quiet=quiet)
+    console = Console(json=as_json, quiet=quiet, progress_as=progress)
     if compression not in COMPRESSIONS:
         raise RecipeError(f"--compression: {compression!r} is neither {' nor '.join(COMPRESSIONS)}")
     wishes = Wishes(

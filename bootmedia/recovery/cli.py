@@ -12,7 +12,7 @@ from bootmedia.recovery.facts import candidates, machine_facts
 from bootmedia.recovery.job import Recovery, end_with, told_as_failure
 from bootmedia.recovery.places import Surroundings
 from imager import __version__
-from imager.cli.options import DebugOption, DryRunOption, JsonOption, QuietOption
+from imager.cli.options import DebugOption, DryRunOption, JsonOption, ProgressOption, QuietOption
 from imager.cli.output import Console
 from imager.cli.problems import reports_problems
 from imager.cli.running import run_program
@@ -82,6 +82,7 @@ def run(
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
+    progress: ProgressOption = None,
     debug: DebugOption = False,
 ) -> None:
     """Restore this machine as recovery.toml says. WHAT IS ON THE CHOSEN DISKS IS LOST, and nobody is asked.
@@ -90,7 +91,7 @@ def run(
     decided before anything is written; if any disk, image or machine is not the one that is meant beyond doubt, nothing
     is written. The plan is shown first. On a failure the machine is left running, whatever comes after.
     """
-    console = Console(json=as_json, quiet=quiet)
+    console = Console(json=as_json, quiet=quiet, progress_as=progress)
     around = surroundings()
     around.said = lambda text: console.say(text)
     recovery = Recovery.of(around, console.progress(), certificate)

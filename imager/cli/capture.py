@@ -21,6 +21,7 @@ from imager.cli.options import (
     GapsOption,
     JsonOption,
     PartitionsOption,
+    ProgressOption,
     QuietOption,
     SectorSizeOption,
     SkipFilesOption,
@@ -103,6 +104,7 @@ def command(
     sector_size: SectorSizeOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
+    progress: ProgressOption = None,
     debug: DebugOption = False,
 ) -> int:
     """Copy the used blocks of disks into compressed images.
@@ -114,7 +116,9 @@ def command(
     from imager.cli.unlock import parse_requests
 
     _check_output(sources, image, resume=resume, split=split, overwrite=overwrite, image_id=image_id)
-    console = Console(json=as_json, quiet=quiet, results=sys.stderr if image == "-" else sys.stdout)
+    console = Console(
+        json=as_json, quiet=quiet, progress_as=progress, results=sys.stderr if image == "-" else sys.stdout
+    )
     options = _capture_options(
         level, threads, chunk_size, rate_limit, image_id, comment=comment, resume=resume, rescue=rescue
     )

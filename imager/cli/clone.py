@@ -21,6 +21,7 @@ from imager.cli.options import (
     GapsOption,
     JsonOption,
     PartitionsOption,
+    ProgressOption,
     QuietOption,
     SectorSizeOption,
     SkipFilesOption,
@@ -74,6 +75,7 @@ def command(
     sector_size: SectorSizeOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
+    progress: ProgressOption = None,
     debug: DebugOption = False,
 ) -> int:
     """Copy the used blocks of a disk onto others. WHAT IS ON THE TARGETS IS LOST.
@@ -85,7 +87,7 @@ def command(
     from imager.cli.unlock import parse_requests
 
     _check_names(source, targets)
-    console = Console(json=as_json, quiet=quiet)
+    console = Console(json=as_json, quiet=quiet, progress_as=progress)
     wanted = survey_options(
         all_blocks=all_blocks, gaps=gaps, partitions=partitions, exclude=exclude, skip_files=skip_files
     )

@@ -34,8 +34,26 @@ def disk_names(values: list[str]) -> list[str]:
     return values
 
 
+PROGRESS_KINDS = ("lines", "bar", "none")
+
+
+def _progress_kind(value: str | None) -> str | None:
+    if value is not None and value not in PROGRESS_KINDS:
+        raise typer.BadParameter(f"{shortened(value)!r} is none of {', '.join(PROGRESS_KINDS)}")
+    return value
+
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object, for scripts.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No messages and no progress.")]
+ProgressOption = Annotated[
+    str | None,
+    typer.Option(
+        "--progress",
+        metavar="lines|bar|none",
+        help="Show progress as a bar (by itself on a terminal), or as lines of JSON on standard error.",
+        callback=_progress_kind,
+    ),
+]
 DebugOption = Annotated[bool, typer.Option("--debug", help="On an error, show where in the program it arose.")]
 ImageArgument = Annotated[
     str, typer.Argument(metavar="IMAGE", help="An image, or - for standard input.", callback=file_name)

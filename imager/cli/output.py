@@ -35,11 +35,13 @@ class Console:
     Attributes:
         json: Results are one JSON object instead of text.
         quiet: No messages and no progress; results, warnings and errors stay.
+        progress_as: How long work shows where it is: lines, bar or none; None for what fits.
         results: Standard output, or standard error when standard output carries an image.
     """
 
     json: bool = False
     quiet: bool = False
+    progress_as: str | None = None
     results: IO[str] = field(default_factory=lambda: sys.stdout)
     warnings: list[str] = field(default_factory=list)
 
@@ -76,12 +78,18 @@ class Console:
             tell(f"warning: {shown(text)}")
 
     def progress(self) -> Progress:
-        """What long work reports to: a bar on a terminal, nothing elsewhere."""
-        if self.quiet or not sys.stderr.isatty():
-            return NullProgress()
-        from imager.cli.bar import Bar
+        """What long work reports to: as was asked for, else a bar on a terminal and nothing elsewhere."""
+        fitting = "none" if self.quiet or not sys.stderr.isatty() else "bar"
+        kind = self.progress_as or fitting
+        if kind == "lines":
+            from imager.cli.lines import Lines
 
-        return Bar()
+            return Lines()
+        if kind == "bar":
+            from imager.cli.bar import Bar
+
+            return Bar()
+        return NullProgress()
 
 
 def to_json(facts: object) -> bytes:

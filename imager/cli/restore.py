@@ -18,6 +18,7 @@ from imager.cli.options import (
     DryRunOption,
     ImageArgument,
     JsonOption,
+    ProgressOption,
     QuietOption,
     ThreadsOption,
     YesOption,
@@ -77,6 +78,7 @@ def command(
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
+    progress: ProgressOption = None,
     debug: DebugOption = False,
 ) -> int:
     """Write an image onto a disk. WHAT IS ON THE TARGET IS LOST.
@@ -86,7 +88,7 @@ def command(
     """
     from imager.image.reader import open_image
 
-    console = Console(json=as_json, quiet=quiet)
+    console = Console(json=as_json, quiet=quiet, progress_as=progress)
     wanted = _Wanted(partition, onto, table_only, boot_only)
     place = wanted.place(target)
     with open_image(image) as opened:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from imager.cli.options import DebugOption, JsonOption, QuietOption, ThreadsOption, epilog, file_name
+from imager.cli.options import DebugOption, JsonOption, ProgressOption, QuietOption, ThreadsOption, epilog, file_name
 from imager.cli.output import Console
 from imager.cli.problems import reports_problems
 from imager.errors import ContentIncomplete, UsageError
@@ -38,6 +38,7 @@ def command(
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
+    progress: ProgressOption = None,
     debug: DebugOption = False,
 ) -> int:
     """Make a valid image of all that a damaged one still holds.
@@ -51,7 +52,7 @@ def command(
     if image == "-" or broken == "-":
         raise UsageError("salvage reads a file and writes a file", hint="Store the damaged image first.")
     refuse_replacing(image, [broken])
-    console = Console(json=as_json, quiet=quiet)
+    console = Console(json=as_json, quiet=quiet, progress_as=progress)
     with closing(open_input(broken, unfinished=True)) as source:
         output = open_output(image, overwrite=overwrite)
         saved = salvage(source, output, image_id=uuid.uuid4(), threads=threads, progress=console.progress())

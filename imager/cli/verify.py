@@ -12,6 +12,7 @@ from imager.cli.options import (
     DebugOption,
     ImageArgument,
     JsonOption,
+    ProgressOption,
     QuietOption,
     SectorSizeOption,
     ThreadsOption,
@@ -53,6 +54,7 @@ def command(
     sector_size: SectorSizeOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
+    progress: ProgressOption = None,
     debug: DebugOption = False,
 ) -> int:
     """Check that an image is whole and undamaged, or that a disk equals it.
@@ -65,7 +67,7 @@ def command(
         raise UsageError("--against compares content; it goes without --quick and --strict")
     if quick and strict:
         raise UsageError("--quick and --strict contradict each other")
-    console = Console(json=as_json, quiet=quiet)
+    console = Console(json=as_json, quiet=quiet, progress_as=progress)
     with open_image(image) as opened:
         if against:
             return _compare(opened, against, console, threads, sector_size)
