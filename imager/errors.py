@@ -18,10 +18,12 @@ The branches say who has to act::
     ├── TargetError           6  the disk that is written
     │   ├── TargetRefused        writing there would destroy what must not be destroyed
     │   ├── TargetTooSmall       what the image holds does not fit
-    │   └── TargetFailed         a write, or reading it back, went wrong
+    │   ├── TargetFailed         a write, or reading it back, went wrong
+    │   └── VolumeFailed         a volume on it cannot be opened, mounted or closed
     ├── ContentIncomplete     7  done as asked, but some content is missing (also a plain outcome)
     ├── ContentDiffers        8  the comparison found differences (also a plain outcome)
     ├── NotConfirmed          9  nobody agreed to the plan
+    ├── StageFailed          10  the disk is restored, but a stage after it failed
     └── Interrupted         130  Ctrl-C
         └── Terminated      143  SIGTERM
 
@@ -119,6 +121,10 @@ class TargetFailed(TargetError):
     """A write to the target failed, or it does not hold what was written."""
 
 
+class VolumeFailed(TargetError):
+    """A volume on the target cannot be opened, mounted or closed."""
+
+
 class ContentIncomplete(ImagerError):
     """The work was done, but content is missing: unreadable, salvaged or accepted as damaged."""
 
@@ -135,6 +141,12 @@ class NotConfirmed(ImagerError):
     """The plan was shown and nobody agreed to it: nothing was written."""
 
     exit_code = 9
+
+
+class StageFailed(ImagerError):
+    """The disk is restored as the image has it, but a stage after the last byte failed (also a plain outcome)."""
+
+    exit_code = 10
 
 
 class Interrupted(ImagerError):

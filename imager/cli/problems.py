@@ -31,6 +31,7 @@ EXIT_STATUSES = (
     (7, "done, but content is missing: unreadable sectors, or damage that was accepted"),
     (8, "the comparison found differences"),
     (9, "nobody agreed to the plan: nothing was written"),
+    (10, "the disk is restored, but what was to be done after the last byte did not all work"),
     (130, "interrupted; 143 by SIGTERM"),
 )
 """What each exit status means; the manual is made from this table."""

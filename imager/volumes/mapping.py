@@ -52,6 +52,16 @@ def unite(found: Iterable[Found]) -> Found:
     return {key: Extents.union_of(used) for key, used in parts.items()}
 
 
+def contiguous(mapping: Mapping) -> tuple[int, int] | None:
+    """The member and the byte in it from which on the volume lies as it is, in one piece; None when it does not."""
+    if isinstance(mapping, Place):
+        return mapping.key, mapping.start
+    if isinstance(mapping, Part):
+        whole = contiguous(mapping.whole)
+        return whole and (whole[0], whole[1] + mapping.start)
+    return mapping.contiguous() if isinstance(mapping, Joined) else None
+
+
 def _copy(part: Mapping, number: int) -> BlockReader:
     readers = part.readers
     return readers[min(number, len(readers) - 1)]
@@ -125,6 +135,16 @@ class Joined:
             Segments([Segment(_copy(part, number), 0, part.size) for part in parts]) for number in range(_copies(parts))
         )
         self.has_parity = any(part.has_parity for part in parts)
+
+    def contiguous(self) -> tuple[int, int] | None:
+        """See the function of that name."""
+        first = contiguous(self._parts[0]) if self._parts else None
+        expected = first
+        for part in self._parts:
+            if expected is None or contiguous(part) != expected:
+                return None
+            expected = expected[0], expected[1] + part.size
+        return first
 
     def back(self, used: Extents) -> Found:
         """See Mapping."""

@@ -40,6 +40,7 @@ MAY_IMPORT = {
     "examine": SURVEYING,
     "nesting": {*SURVEYING, "examine"},
     "survey": {*SURVEYING, "examine", "nesting", "progress"},
+    "opening": {*SURVEYING, "survey"},
     "stores": {"closing", "errors", "extents", "process", "progress"},
     "image": {*PARSING, "closing", "crew", "stores", "progress", "__init__"},
     "capture": {*SURVEYING, "survey", "crew", "damage", "stores", "image", "pictures", "progress", "__init__"},

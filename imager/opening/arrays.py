@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""MD arrays, assembled by mdadm from exactly the members at hand."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from itertools import count
+from pathlib import Path
+
+from imager.errors import VolumeFailed
+from imager.opening.model import OpenVolume
+from imager.opening.nodes import again_and_again, uninterrupted
+from imager.process import ProgramFailed, run
+
+_numbers = count(1)
+
+
+def open_array(stack: ExitStack, members: Sequence[OpenVolume], *, writable: bool) -> str:
+    """Assemble an array until the stack is closed; its path.
+
+    Not started when members are missing: a degraded array would be written to, and the others would be out of date.
+
+    Raises:
+        VolumeFailed: It cannot be assembled, or some of its members are not at hand.
+    """
+    wanted = members[0].content.facts.get("members", "")
+    there = [member for member in members if member.content.facts.get("role", "") != "none"]
+    if wanted.isdecimal() and len(there) < int(wanted):
+        raise VolumeFailed(f"only {len(there)} of the {wanted} members of the array are here")
+    name = f"/dev/md/imager-{os.getpid()}-{next(_numbers)}"
+    words = ["mdadm", "--assemble", name, "--config=/dev/null", *([] if writable else ["--readonly"])]
+    try:
+        with uninterrupted():
+            run([*words, *(member.path for member in members)])
+            path = str(Path(name).resolve())
+            stack.callback(again_and_again, lambda: run(["mdadm", "--stop", path]))
+    except ProgramFailed as error:
+        raise VolumeFailed(error.message) from error
+    return path

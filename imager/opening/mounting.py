@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Mounts a volume in a folder that only root can look into, and takes it away again."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from imager.errors import VolumeFailed
+from imager.opening.model import OpenVolume
+from imager.opening.nodes import again_and_again, uninterrupted
+from imager.process import ProgramFailed, find_program, run
+
+_SECONDS = 600  # a journal may have to be replayed
+# What keeps a file system that is only read from replaying its journal: mount(8), xfs(5), btrfs(5).
+_LEAVE_JOURNAL = {"ext3": "noload", "ext4": "noload", "xfs": "norecovery", "btrfs": "rescue=nologreplay"}
+
+
+@contextmanager
+def mounted(
+    volume: OpenVolume, *, writable: bool = False, options: Sequence[str] = (), kind: str = ""
+) -> Iterator[Path]:
+    """The file system of a volume in a folder; it is unmounted when the block is left.
+
+    Args:
+        volume: It is open.
+        writable: Else nothing is written, no journal either.
+        options: Further ones, such as subvol=@.
+        kind: The kernel's name of the file system; by default that of the content.
+
+    Raises:
+        VolumeFailed: It cannot be mounted, or something in it is still in use at the end.
+    """
+    kind = kind or _kernel_name(volume.content.type)
+    _refuse_twin(volume)
+    chosen = [*options, *([] if writable else _reading(kind))]
+    chosen += [f"device={path}" for path in volume.companions]
+    folder = Path(tempfile.mkdtemp(prefix="imager-mounted-"))
+    with ExitStack() as stack:
+        stack.callback(folder.rmdir)
+        if kind == "btrfs":
+            stack.callback(_forget, [volume.path, *volume.companions])
+        words = ["mount", "-t", kind, *(["-o", ",".join(chosen)] if chosen else [])]
+        try:
+            with uninterrupted():
+                run([*words, volume.path, str(folder)], timeout_seconds=_SECONDS)
+                stack.callback(_unmount, volume, folder)
+        except ProgramFailed as error:
+            raise VolumeFailed(f"{volume.known_as} cannot be mounted: {error.message}", path=volume.path) from error
+        yield folder
+
+
+def _kernel_name(content_type: str) -> str:
+    """NTFS is mounted by ntfs-3g where that is installed: it writes what every kernel's driver can read."""
+    return "ntfs-3g" if content_type == "ntfs" and find_program("mount.ntfs-3g") else content_type
+
+
+def _reading(kind: str) -> list[str]:
+    return ["ro", *([_LEAVE_JOURNAL[kind]] if kind in _LEAVE_JOURNAL else [])]
+
+
+def _refuse_twin(volume: OpenVolume) -> None:
+    """Btrfs knows file systems by UUID: where a copy is mounted, the kernel may show that one instead."""
+    if volume.content.type == "btrfs" and Path("/sys/fs/btrfs", volume.content.uuid).exists():
+        raise VolumeFailed(
+            f"{volume.known_as} cannot be mounted: a btrfs of the same UUID is mounted on this machine",
+            hint="Unmount the other one, or disconnect its disk.",
+            path=volume.path,
+        )
+
+
+def _unmount(volume: OpenVolume, folder: Path) -> None:
+    try:
+        again_and_again(lambda: run(["umount", str(folder)], timeout_seconds=_SECONDS))
+    except ProgramFailed as error:
+        raise VolumeFailed(
+            f"{volume.known_as} is still mounted at {folder}: {error.message}",
+            hint="Find out what uses it (fuser -m), end that, then umount it.",
+            path=volume.path,
+        ) from error
+
+
+def _forget(devices: Sequence[str]) -> None:
+    """The kernel remembers devices of btrfs by UUID; ours are about to go."""
+    for device in devices:
+        with contextlib.suppress(ProgramFailed):
+            run(["btrfs", "device", "scan", "--forget", device], allowed=range(256))
