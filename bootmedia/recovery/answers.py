@@ -21,6 +21,8 @@ from bootmedia.recovery.errors import AnswersWrong
 
 MOST_BYTES: Final = 1 << 20
 FORMAT: Final = 1
+SELF: Final = "self"
+"""The image that carries the answers."""
 RULES: Final = ("largest", "smallest-that-fits", "only")
 NAMING_RULES: Final = ("serial", "wwn", "path")
 _HOST_KEY: Final = re.compile(r"SHA256:[A-Za-z0-9+/]{43}=?")
@@ -58,7 +60,7 @@ class Restore(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One image and where it goes.
 
     Attributes:
-        image: A path, label=NAME/PATH, a URL, or ssh://USER@HOST/PATH.
+        image: A path, label=NAME/PATH, a URL, ssh://USER@HOST/PATH, or self.
         target: A rule that one disk fits.
         partition: Only this one of the image, onto the partition of that number.
         verify: Read everything back.
@@ -68,8 +70,8 @@ class Restore(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         certificate: SHA-256 of the certificate that the web server must show, in place of one that an authority signed.
     """
 
-    image: str
     target: str
+    image: str = SELF
     partition: Number | None = None
     onto: Number | None = None
     verify: bool = False
@@ -93,12 +95,13 @@ class Answers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 _TABLES: Final[dict[str, type[msgspec.Struct]]] = {"match": Match, "restore": Restore, "report": Report}
 
 
-def read_answers(content: bytes, name: str) -> Answers:
+def read_answers(content: bytes, name: str, *, in_image: bool = False) -> Answers:
     """The answers in a file.
 
     Args:
         content: All of it.
         name: Where it comes from, for messages.
+        in_image: An image carries it.
 
     Raises:
         AnswersWrong: It is no TOML, or a key is unknown, missing or has a value that cannot be.
@@ -116,7 +119,7 @@ def read_answers(content: bytes, name: str) -> Answers:
         ) from error
     _refuse_unknown(tree, text, name)
     answers = _converted(tree, name)
-    for sentence in _contradictions(answers):
+    for sentence in (*_contradictions(answers), *_without_image(answers, in_image=in_image)):
         raise AnswersWrong(f"{name}: {sentence}", path=name)
     return answers
 
@@ -179,6 +182,12 @@ def _contradictions(answers: Answers) -> Iterator[str]:
         for sentence in _restore_faults(restore):
             yield f"restore {number}: {sentence}"
     yield from _report_faults(answers.report)
+
+
+def _without_image(answers: Answers, *, in_image: bool) -> Iterator[str]:
+    for number, restore in enumerate(answers.restore, 1):
+        if restore.image == SELF and not in_image:
+            yield f"restore {number}: the key image is missing; only answers that an image carries may leave it out"
 
 
 def _match_faults(match: Match) -> Iterator[str]:

@@ -2,7 +2,7 @@
 """Where things lie: the stick's folders, file systems by label, recovery.toml in its places, images.
 
 recovery.toml is looked for, in this order: what the command names; `recovery=` on the kernel's command line; the
-stick's data partition, then the medium; the folders of images on both.
+stick's data partition, then the medium; the folders of images on both, and there inside of the images.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Final
 
 from bootmedia.recovery.answers import (
     MOST_BYTES,
+    SELF,
     Answers,
     ImagePlace,
     Restore,
@@ -26,6 +27,7 @@ from bootmedia.recovery.answers import (
 from bootmedia.recovery.errors import AnswersWrong, NoAnswers, NotThisMachine
 from bootmedia.recovery.facts import MEDIUM, MachineFacts, mismatch
 from bootmedia.recovery.fetch import WAITS, Said, quietly
+from bootmedia.recovery.inside import answers_inside, carrying, is_image
 from bootmedia.recovery.secure_shell import SshInput
 from bootmedia.recovery.web import HttpInput, get
 from imager.devices.mounts import devices_of, own_mounts
@@ -175,11 +177,13 @@ class Found:
     Attributes:
         name: The path or URL.
         folder: Where their relative paths begin; None for a URL.
+        image: The image that carries them; None for a file of their own.
     """
 
     answers: Answers
     name: str
     folder: Path | None
+    image: Path | None = None
 
 
 def find_answers(given: str | None, facts: MachineFacts, around: Surroundings, certificate: str = "") -> Found:
@@ -199,22 +203,30 @@ def find_answers(given: str | None, facts: MachineFacts, around: Surroundings, c
         StoreError: The place that was named does not answer.
     """
     named = given or _from_command_line("recovery", around.system)
-    found = [_named_answers(named, facts, around, certificate)] if named else _on_the_stick(around)
-    if not found:
+    stages = [[_named_answers(named, facts, around, certificate)]] if named else _on_the_stick(around)
+    differing: list[tuple[Found, str]] = []
+    for stage in stages:
+        looked_at = [(each, mismatch(each.answers.match, facts)) for each in stage]
+        matching = [each for each, sentence in looked_at if not sentence]
+        if matching:
+            return _the_only_one(matching)
+        differing += looked_at
+    if not differing:
         raise NoAnswers(
-            f"there is no {NAME}: not on the kernel's command line, not on the stick, not beside an image",
+            f"there is no {NAME}: not on the kernel's command line, not on the stick, not beside an image or in one",
             hint="Without one, restore by hand: imager restore IMAGE TARGET.",
         )
-    differing = [mismatch(each.answers.match, facts) for each in found]
-    matching = [each for each, sentence in zip(found, differing, strict=True) if not sentence]
-    if not matching:
-        raise NotThisMachine(
-            f"{found[0].name} is not for this machine: {differing[0]}"
-            if len(found) == 1
-            else f"none of {len(found)} files {NAME} is for this machine, the first because {differing[0]}",
-            hint="`recovery show` prints what this machine is, as [match] wants it.",
-            path=found[0].name,
-        )
+    first, why = differing[0]
+    raise NotThisMachine(
+        f"{first.name} is not for this machine: {why}"
+        if len(differing) == 1
+        else f"none of {len(differing)} files {NAME} is for this machine, the first because {why}",
+        hint="`recovery show` prints what this machine is, as [match] wants it.",
+        path=first.name,
+    )
+
+
+def _the_only_one(matching: Sequence[Found]) -> Found:
     if len(matching) > 1:
         raise AnswersWrong(
             f"{len(matching)} files are for this machine: {', '.join(each.name for each in matching)}",
@@ -248,12 +260,28 @@ def _named_answers(name: str, facts: MachineFacts, around: Surroundings, certifi
     return _read_file(_local(place, [Path.cwd(), *around.stick_folders()] if place.kind == "path" else [], around))
 
 
-def _on_the_stick(around: Surroundings) -> list[Found]:
+def _on_the_stick(around: Surroundings) -> Iterator[list[Found]]:
+    """What is there, stage by stage: the next one counts only where nothing of one before is for this machine."""
     folders = around.stick_folders()
     top = [folder / NAME for folder in folders if (folder / NAME).is_file()]
     if top:
-        return [_read_file(top[0])]
-    return [_read_file(path) for path in _beside_images(folders)]
+        yield [_read_file(top[0])]
+        return
+    yield [_read_file(path) for path in _beside_images(folders)]
+    yield list(_inside_images(folders, around))
+
+
+def _inside_images(folders: Sequence[Path], around: Surroundings) -> Iterator[Found]:
+    for path, text in carrying(folders):
+        try:
+            yield _carried(path, text)
+        except AnswersWrong as error:  # of another machine, maybe: that one may not keep this one from its own
+            around.said(f"warning: {error.message}")
+
+
+def _carried(path: Path, text: str) -> Found:
+    name = f"{path} (inside)"
+    return Found(read_answers(text.encode(), name, in_image=True), name, path.absolute().parent, path)
 
 
 def _beside_images(folders: Sequence[Path]) -> Iterator[Path]:
@@ -264,11 +292,20 @@ def _beside_images(folders: Sequence[Path]) -> Iterator[Path]:
 
 def _read_file(path: Path) -> Found:
     try:
+        if not path.is_file() or is_image(path):  # a split image has no file of its name
+            return _from_image(path)
         with path.open("rb") as file:
             content = file.read(MOST_BYTES + 1)
     except OSError as error:
         raise NoAnswers(f"{path} cannot be read: {error.strerror}", path=str(path)) from error
     return Found(read_answers(content, str(path)), str(path), path.absolute().parent)
+
+
+def _from_image(path: Path) -> Found:
+    text = answers_inside(path)
+    if not text:
+        raise NoAnswers(f"{path} carries no {NAME}", hint="imager capture --answers puts one in.", path=str(path))
+    return _carried(path, text)
 
 
 # --- Images -------------------------------------------------------------------------------------------------------
@@ -298,6 +335,9 @@ def image_source(restore: Restore, found: Found, facts: MachineFacts, around: Su
         StoreError: It is not there.
         AnswersWrong: {serial} or such cannot be filled in.
     """
+    if found.image is not None and restore.image == SELF:
+        carrier = found.image
+        return ImageSource(str(carrier), carrier, lambda: open_image(str(carrier)))
     try:
         name = filled(restore.image, facts.values())
         place = place_of(name)

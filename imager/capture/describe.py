@@ -45,6 +45,8 @@ def describe(source: DiskReader, survey: Survey, options: CaptureOptions) -> Des
         level=str(options.level),
         comment=options.comment,
         options=dict(options.recorded),
+        set_members=options.set_members,
+        answers=options.answers,
     )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from imager.capture.work import Level
 from imager.damage import DamagedPart
 from imager.extents import Extents
+from imager.image.description import SetMember
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class CaptureOptions:
         resume: Continue what the output holds, if it can be continued.
         created: When, as RFC 3339 in UTC; None for now, or the time that SOURCE_DATE_EPOCH says.
         recorded: Further choices that shaped the image (gaps, exclude, ...), for people.
+        set_members: All disks of the set, this one too.
+        answers: A recovery.toml that the image carries.
     """
 
     level: Level = 3
@@ -42,6 +45,8 @@ class CaptureOptions:
     resume: bool = False
     created: str | None = None
     recorded: dict[str, str] = field(default_factory=dict)
+    set_members: tuple[SetMember, ...] = ()
+    answers: str = ""
 
 
 @dataclass(frozen=True)

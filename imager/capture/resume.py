@@ -9,6 +9,7 @@ digest. Only the disk's name may have changed (/dev/sda is /dev/sdb after a boot
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
@@ -28,6 +29,7 @@ _CHOICES: Final[tuple[tuple[str, str, Callable[[Description], object]], ...]] = 
     ("compression level", "--level", lambda description: description.level),
     ("chunk size", "--chunk-size", lambda description: description.chunk_size),
     ("comment", "--comment", lambda description: description.comment),
+    ("file of answers", "--answers", lambda description: _told_apart(description.answers)),
     ("version of the compression library", "", lambda description: description.compressor),
     ("version of imager", "", lambda description: description.tool),
     ("options", "", lambda description: description.options),
@@ -61,6 +63,11 @@ def continued(partial: Description, wanted: Description, *, named_id: bool, name
             f"the source is not what it was when the partial image was begun: {difference}", hint=_AGAIN
         )
     return partial
+
+
+def _told_apart(answers: str) -> str:
+    """A text that is too long for a message, as a name that tells it from others."""
+    return f"one with the SHA-256 {hashlib.sha256(answers.encode()).hexdigest()}" if answers else ""
 
 
 def _other_choice(what: str, option: str, found: object, wanted: object) -> ImagerError:

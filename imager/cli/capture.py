@@ -41,6 +41,7 @@ from imager.text import storable
 if TYPE_CHECKING:  # imported late at run time, so that --help is fast
     from imager.capture.options import CaptureOptions, CaptureResult
     from imager.cli.sources import Opened
+    from imager.image.description import SetMember
 
 NAME = "capture"
 EPILOG = epilog(
@@ -48,6 +49,7 @@ EPILOG = epilog(
     ("imager capture --exclude 3 --level fast /dev/nvme0n1 pc.img.zst", "without partition 3, as fast as it goes"),
     ("imager capture /dev/sda /dev/sdb /mnt/backup/server/", "two disks that belong together, into a folder"),
     ("imager capture /dev/sda - | ssh backup 'cat > server.img.zst'", "over the network"),
+    ("imager capture --answers recovery.toml /dev/sda pc.img.zst", "with what an unattended restore does with it"),
     (
         "imager capture --skip-file-content pagefile.sys,swapfile.sys /dev/sda pc.img.zst",
         "without the content of page files",
@@ -88,6 +90,15 @@ def command(
         bool, typer.Option("--overwrite", help="Replace an existing image when the new one is whole.")
     ] = False,
     comment: Annotated[str, typer.Option("--comment", metavar="TEXT", help="A note that the image carries.")] = "",
+    answers: Annotated[
+        str | None,
+        typer.Option(
+            "--answers",
+            metavar="FILE",
+            help="A recovery.toml that the image carries, for an unattended restore; of several images, the first.",
+            callback=file_name,
+        ),
+    ] = None,
     image_id: Annotated[
         str | None,
         typer.Option("--image-id", metavar="UUID", help="Id of the image, for identical bytes; else random."),
@@ -112,6 +123,7 @@ def command(
     The source is only read, and refused while it is in use for writing. The image is an ordinary .zst file whose
     content is the raw disk; it appears under its name when it is complete and on stable storage, not before.
     """
+    from imager.cli.answers import read_answers
     from imager.cli.sources import opened_and_surveyed, survey_options, tell_of_missing_files
     from imager.cli.unlock import parse_requests
 
@@ -129,6 +141,7 @@ def command(
     recorded = {"partitions": partitions, "exclude": exclude, "all blocks": all_blocks, "gaps": gaps}
     recorded["skip file content"] = list(wanted.skip_files)
     options = replace(options, recorded={name: _recorded(value) for name, value in recorded.items() if value})
+    answers_text = read_answers(answers) if answers is not None else ""
     if len(sources) > 1:
         options = replace(options, set_id=uuid.uuid4())
     with opened_and_surveyed(
@@ -136,9 +149,11 @@ def command(
     ) as opened:
         tell_of_missing_files(opened, wanted.skip_files, console)
         targets = [image] if len(opened) == 1 and not _is_folder(image) else _names_in_folder(Path(image), opened)
+        options = replace(options, set_members=_members(opened, targets), answers=answers_text)
         results = []
         for each, name in zip(opened, targets, strict=True):
             results.append(_capture_one(each, name, options, console, overwrite=overwrite, split_size=split_size))
+            options = replace(options, answers="")
     facts = [_facts(each, name, result) for each, name, result in zip(opened, targets, results, strict=True)]
     console.result({"images": facts}, _lines(opened, targets, results))
     return ContentIncomplete.exit_code if any(len(result.unreadable) for result in results) else 0
@@ -241,6 +256,18 @@ def _names_in_folder(folder: Path, opened: Sequence[Opened]) -> list[str]:
         same = sum(1 for name in names if Path(name).name.split(".img")[0].rsplit("~", 1)[0] == stem)
         names.append(str(folder / f"{stem}{f'~{same + 1}' if same else ''}.img.zst"))
     return names
+
+
+def _members(opened: Sequence[Opened], names: Sequence[str]) -> tuple[SetMember, ...]:
+    """The disks that are captured together; nothing when there is one."""
+    from imager.image.description import SetMember
+
+    if len(opened) == 1:
+        return ()
+    return tuple(
+        SetMember(storable(Path(name).name), each.survey.layout.identity, each.reader.size)
+        for each, name in zip(opened, names, strict=True)
+    )
 
 
 def _capture_one(

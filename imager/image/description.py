@@ -18,7 +18,7 @@ from imager.errors import ImageDamaged
 from imager.extents import Extents
 from imager.image.columns import ChunkRuns
 from imager.image.format import DIGEST_SIZE, MAX_JSON_SIZE
-from imager.layout import Bytes, Layout, Text
+from imager.layout import Bytes, Identity, Layout, Text
 
 NIL: Final = UUID(int=0)
 NO_DIGEST: Final = bytes(DIGEST_SIZE)
@@ -30,6 +30,24 @@ Pair = tuple[Bytes, Bytes]
 
 
 @dataclass(frozen=True)
+class SetMember:
+    """A disk that was captured together with others.
+
+    Attributes:
+        image: Name of the file that its image was written to, without the folder.
+        identity: The disk.
+        size_bytes: Its size.
+    """
+
+    image: Text
+    identity: Identity
+    size_bytes: Bytes
+
+
+SetMembers = Annotated[tuple[SetMember, ...], msgspec.Meta(max_length=1024)]
+
+
+@dataclass(frozen=True)
 class Description:
     """The header: what is in the image, and how it is cut.
 
@@ -37,6 +55,8 @@ class Description:
         chunk_count: Chunks with data; None for all used ones. Fewer when salvage found some lost.
         compressor: Library and version that made the frames: resuming needs the same.
         options: What else the capture was told, for people.
+        set_members: All disks of the set, this one too; empty when it was captured alone.
+        answers: A recovery.toml for the machine that the disk comes from; empty for none.
     """
 
     image_id: UUID
@@ -55,6 +75,8 @@ class Description:
     level: str = ""
     comment: str = ""
     options: dict[str, str] = field(default_factory=dict)
+    set_members: tuple[SetMember, ...] = ()
+    answers: str = ""
 
     @cached_property
     def chunks(self) -> ChunkRuns:
@@ -100,6 +122,9 @@ class HeaderJson:
     level: Text = ""
     comment: Text = ""
     options: dict[Text, Text] = field(default_factory=dict)
+    # Not written when they are empty: images without them have the same bytes as before there were any.
+    set_members: SetMembers | msgspec.UnsetType = msgspec.UNSET
+    answers: Text | msgspec.UnsetType = msgspec.UNSET
 
 
 @dataclass(frozen=True)
@@ -127,6 +152,8 @@ def encode_header_json(description: Description) -> bytes:
             description.level,
             description.comment,
             description.options,
+            description.set_members or msgspec.UNSET,
+            description.answers or msgspec.UNSET,
         ),
         order="deterministic",
     )

@@ -175,6 +175,8 @@ def _describe(fields: dict[str, Any], text: memoryview, extents: memoryview) -> 
         level=content.level,
         comment=content.comment,
         options=content.options,
+        set_members=content.set_members or (),
+        answers=content.answers or "",
     )
 
 

@@ -115,6 +115,9 @@ class Reader:
         must(self.at == end and digest(text) == json_digest and digest(columns) == extents_digest, "digests")
         self.seen.header, self.seen.header_json = head, json.loads(text)
         must(self.seen.header_json["layout"]["size_bytes"] == head["disk_size"], "layout size")
+        must(len(self.seen.header_json.get("answers", "").encode()) <= 65536, "answers")
+        members = self.seen.header_json.get("set_members", [])
+        must(len(members) <= 1024 and all({"image", "identity", "size_bytes"} <= set(each) for each in members), "set")
         self.read_extents(columns)
 
     def read_extents(self, columns: bytes) -> None:
