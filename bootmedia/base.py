@@ -27,13 +27,14 @@ from bootmedia.recipes import Recipe
 from bootmedia.squashfs import Compression, make_squashfs
 from imager.progress import Progress
 
-_FORM = "1"
+_FORM = "2"
 """Raised when this module makes something else of the same inputs, so that what was kept is not used."""
 # 2025-08-09, when Debian 13 came out. Older files keep their time.
 _TIME = 1754697600
 _NEEDED_BYTES = 3 << 30
 _PARTS = (
     "boot/vmlinuz-*",
+    "boot/memtest86+x64.*",
     "usr/bin/busybox",
     "usr/lib/modules/*/modules.*",
     "usr/lib/modules/*/kernel/*",
@@ -74,13 +75,17 @@ class Base:
         Raises:
             PackagesUnavailable: The packages did not bring it.
         """
-        found = sorted((self.folder / "parts").glob(pattern))
+        found = self.parts(pattern)
         if len(found) != 1:
             raise PackagesUnavailable(
                 f"the packages hold {len(found)} files {pattern}, one is needed",
                 hint="Look at the recipe's package list, and at packages that were added.",
             )
         return found[0]
+
+    def parts(self, pattern: str) -> list[Path]:
+        """All files by their paths in the root, of what not every profile has."""
+        return sorted((self.folder / "parts").glob(pattern))
 
     @property
     def modules(self) -> Path:

@@ -41,6 +41,8 @@ class Wishes:
     mirror: str | None
     compression: Compression
     included: tuple[Path, ...]
+    answers: Path | None = None
+    """A recovery.toml, already read and found right, for the top of the medium."""
     overwrite: bool = False
     refresh: bool = False
 
@@ -147,7 +149,12 @@ def _make_parts(
     initrd.write_bytes(make_initrd(wishes.recipe, base, time=moment))
     menu_texts = "".join(wishes.recipe.text(f"boot/{name}") for name in ("grub.cfg", "efi.cfg", "options.txt"))
     medium_id = key_of(
-        base.about["digest"], layer.read_bytes().hex(), initrd.read_bytes().hex(), menu_texts, *sorted(images)
+        base.about["digest"],
+        layer.read_bytes().hex(),
+        initrd.read_bytes().hex(),
+        menu_texts,
+        *sorted(images),
+        *([wishes.answers.read_bytes().hex()] if wishes.answers else []),
     )
     return Parts(
         medium_id=medium_id,
@@ -159,6 +166,8 @@ def _make_parts(
         ),
         about=about_text(wishes, base, medium_id),
         images=images,
+        answers=wishes.answers,
+        memory_tests=base.parts("boot/memtest86+x64.*"),
     )
 
 

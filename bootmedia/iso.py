@@ -9,7 +9,7 @@ by Microsoft, and GRUB, signed by Debian, so Secure Boot stays on. Nothing is mo
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,8 @@ from bootmedia.programs import follow
 from imager.process import run
 from imager.progress import Progress
 
-_VOLUME_NAME = "RECOVERY"
+# Not the name of a stick's data partition: that is looked for by its name.
+_VOLUME_NAME = "RECOVERY_BOOT"
 _EFI_FILE_SYSTEM_KIB = 8192
 # Names that the firmware and the signed loaders look for.
 _EFI_FILES = {
@@ -42,6 +43,10 @@ class Parts:
     about: str
     images: Mapping[str, Path]
     """Files for /images, by their path below it."""
+    answers: Path | None = None
+    """A recovery.toml."""
+    memory_tests: Sequence[Path] = ()
+    """Programs for /boot, one for each kind of firmware, which the menu starts in place of the kernel."""
 
 
 def make_iso(parts: Parts, base: Base, scratch: Path, output: Path, *, time: int, progress: Progress) -> None:
@@ -58,6 +63,8 @@ def make_iso(parts: Parts, base: Base, scratch: Path, output: Path, *, time: int
         os.utime(path, (time, time))
     placed = {"live/vmlinuz": parts.kernel, "live/initrd": parts.initrd}
     placed |= {f"live/{name}": path for name, path in parts.layers.items()}
+    placed |= {f"boot/{path.name}": path for path in parts.memory_tests}
+    placed |= {"recovery.toml": parts.answers} if parts.answers else {}
     placed |= {f"images/{name}": path for name, path in parts.images.items()}
     progress.start(None, "medium")
     follow(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from bootmedia.tree import Tree
 from imager.progress import Progress
 
 _PYTHON = "usr/lib/bootmedia/python"
+ON_THE_MEDIUM = ("recovery", "wizard")
+"""Parts of this house that run on the medium; the others make it, and stay behind."""
 _SSH_UNITS = {"ssh.service"}
 _SSH_ENABLED = UnitChange("enable", "ssh.service", "multi-user.target")
 _HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
@@ -78,13 +81,21 @@ def layer_tree(recipe: Recipe, base: Base, settings: Settings, packages: Path) -
 
 
 def _add_python(tree: Tree, packages: Path) -> None:
-    """The Python packages that Debian has not, and imager itself."""
+    """The Python packages that Debian has not, imager itself, and what restores by itself."""
     for path in sorted(packages.rglob("*")):
         if path.is_file() and "__pycache__" not in path.parts and path.parent.name != "bin":
             tree.add_file(f"{_PYTHON}/{path.relative_to(packages)}", path.read_bytes())
     house = Path(imager.__file__).parent
-    for path in sorted(house.rglob("*.py")):
-        tree.add_file(f"{_PYTHON}/imager/{path.relative_to(house)}", path.read_bytes())
+    _add_modules(tree, house, sorted(house.rglob("*.py")))
+    house = Path(__file__).parent
+    parts = (path for part in ON_THE_MEDIUM for path in sorted((house / part).rglob("*")) if path.is_file())
+    _add_modules(tree, house, [house / "__init__.py", *parts])
+
+
+def _add_modules(tree: Tree, house: Path, paths: Iterable[Path]) -> None:
+    for path in paths:
+        if path.suffix not in {".pyc", ".pyo"}:
+            tree.add_file(f"{_PYTHON}/{house.name}/{path.relative_to(house)}", path.read_bytes())
 
 
 def _add_settings(tree: Tree, base: Base, settings: Settings) -> None:

@@ -32,7 +32,7 @@ STAGES = (
     Stage("initrd", r"bootmedia: looking for the medium", "the kernel did not unpack the initrd"),
     Stage("medium", r"bootmedia: medium found", "no driver of the initrd shows the medium"),
     Stage("system", r"bootmedia: starting the system", "the squashfs files could not be mounted"),
-    Stage("ready", r"bootmedia: ready", "systemd did not come to a login shell"),
+    Stage("ready", r"bootmedia: (ready|Unattended|Dry run)", "systemd did not come to a login shell"),
 )
 
 

@@ -14,6 +14,7 @@ from bootmedia.cli.options import epilog, reporting
 from bootmedia.errors import RecipeError
 from bootmedia.layer import Settings, ssh_keys
 from bootmedia.recipes import profiles, read_recipe
+from bootmedia.recovery.answers import read_answers
 from bootmedia.squashfs import COMPRESSIONS
 from imager import __version__
 from imager.cli.options import DebugOption, JsonOption, ProgressOption, QuietOption
@@ -24,6 +25,7 @@ EPILOG = epilog(
     ("bootmedia build rescue.iso", "a medium for BIOS and UEFI, CD and stick"),
     ("bootmedia build rescue.iso --include /backup/server.img.zst", "with the image on it"),
     ("bootmedia build rescue.iso --compression small --keymap de --ssh-key ~/.ssh/id_ed25519.pub", "smaller"),
+    ("bootmedia build rescue.iso --include server.img.zst --answers recovery.toml", "restores without being asked"),
     ("dd if=rescue.iso of=/dev/sdX bs=4M oflag=direct conv=fsync", "onto a stick; everything on it is lost"),
     statuses=(1, 2, 3, 5, 130),
 )
@@ -38,6 +40,12 @@ def command(
     include: Annotated[
         list[Path] | None,
         typer.Option("--include", metavar="IMAGE", help="Put an image, or a folder of them, on the medium."),
+    ] = None,
+    answers: Annotated[
+        Path | None,
+        typer.Option(
+            "--answers", metavar="FILE", help="A recovery.toml: the machine is restored without asking anybody."
+        ),
     ] = None,
     ssh_key: Annotated[
         list[Path] | None,
@@ -96,11 +104,22 @@ def command(
         mirror=mirror,
         compression=COMPRESSIONS[compression],
         included=tuple(include or ()),
+        answers=_checked_answers(answers) if answers else None,
         overwrite=overwrite,
         refresh=refresh,
     )
     built = build(wishes, output, Cache(cache or default_folder()), console.progress())
     console.result(_facts(built), _lines(built))
+
+
+def _checked_answers(path: Path) -> Path:
+    """The same path; what is wrong in the file is told now, and not when the machine is down."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise RecipeError(f"--answers: {path} cannot be read: {error.strerror}") from error
+    read_answers(content, str(path))
+    return path
 
 
 def _read_keys(path: Path) -> str:

@@ -137,6 +137,9 @@ class Surroundings:
 
     def data_folder(self) -> Path | None:
         """The stick's data partition, mounted for writing; None when there is none."""
+        own = self.medium.with_name("data")  # mounted at the start, when it is on the same stick as the medium
+        if own.is_mount():
+            return own
         if not any(volume.label == DATA_LABEL for volume in self.known_volumes()):
             return None
         return self.labelled(DATA_LABEL, is_writable=True)
@@ -203,6 +206,8 @@ def find_answers(given: str | None, facts: MachineFacts, around: Surroundings, c
         StoreError: The place that was named does not answer.
     """
     named = given or _from_command_line("recovery", around.system)
+    if named == "off" and not given:  # no restore by itself; whoever calls this by hand wants one
+        named = ""
     stages = [[_named_answers(named, facts, around, certificate)]] if named else _on_the_stick(around)
     differing: list[tuple[Found, str]] = []
     for stage in stages:

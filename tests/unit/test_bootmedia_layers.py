@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import bootmedia
+from bootmedia import layer
 from tests.unit.test_layers import STARTS_PROGRAMS, calls_to_start, imported
 
 HOUSE = Path(bootmedia.__file__).parent
@@ -15,7 +16,7 @@ HOUSE = Path(bootmedia.__file__).parent
 OF_IMAGER = {"errors", "process", "progress", "__version__"}
 OF_IMAGERS_COMMAND_LINE = {"cli.options", "cli.output", "cli.problems", "cli.running"}
 # What runs on the medium: it works with all of imager, and knows nothing of how the medium was made.
-ON_THE_MEDIUM = {"recovery"}
+ON_THE_MEDIUM = set(layer.ON_THE_MEDIUM)
 # Each part and what it may import beside itself; imports go down in this list, never up.
 MAY_IMPORT = {
     "__init__": set(),

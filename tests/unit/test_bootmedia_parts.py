@@ -153,7 +153,8 @@ def test_the_medium_carries_imager_and_not_its_own_maker(tmp_path):
     (tmp_path / "blake3" / "__init__.py").touch()
     names = {path for path, _ in layer(tmp_path)}
     assert {"usr/lib/bootmedia/python/imager/cli/app.py", "usr/lib/bootmedia/python/blake3/__init__.py"} <= names
-    assert not any("bootmedia/python/bootmedia" in path or "__pycache__" in path for path in names)
+    assert "usr/lib/bootmedia/python/bootmedia/recovery/cli.py" in names
+    assert not any("bootmedia/build" in path or "bootmedia/recipe" in path or "__pycache__" in path for path in names)
 
 
 def test_an_unknown_keyboard_layout_is_told_with_those_that_there_are(tmp_path):
