@@ -20,6 +20,7 @@ from imager.errors import ContentIncomplete, ImagerError, Interrupted
 from imager.pictures.sizes import duration_text, size_text
 from imager.process import ProgramFailed, run
 from imager.progress import NullProgress, Progress
+from imager.restore.afterwards import AfterwardsResult, written_disk
 from imager.restore.job import execute
 
 _NOTED_SHARES = 10
@@ -35,6 +36,7 @@ class Recovery:
         progress: Told of every byte.
         log: What was said.
         results: What was done, a dictionary for each restore that is finished.
+        done_afterwards: What was done when all disks were written.
         plan: What is done; None before that is decided.
         certificate: Fingerprint that the server of the answers must show; "" for one that an authority vouches for.
     """
@@ -44,6 +46,7 @@ class Recovery:
     progress: Progress = field(default_factory=NullProgress)
     log: Log = field(default_factory=Log)
     results: list[dict[str, Any]] = field(default_factory=list)
+    done_afterwards: AfterwardsResult = field(default_factory=AfterwardsResult)
     plan: RecoveryPlan | None = None
     certificate: str = ""
 
@@ -99,6 +102,7 @@ class Recovery:
     def _report(self, wanted: Report, began: str, error: ImagerError | None) -> dict[str, Any]:
         planned = self.plan.as_dict() if self.plan else {}
         facts = outcome(self.facts, self.log, began, error, plan=planned, results=self.results)
+        facts["afterwards"] = self.done_afterwards.as_dict()
         facts["report_delivered"] = send(wanted, facts, self.around.said)
         self.log.keep_result(facts)
         self.log.close()
@@ -114,12 +118,25 @@ class Recovery:
         for number, task in enumerate(plan.tasks, 1):
             self.around.said(f"restore {number} of {len(plan.tasks)}: {task.source.name} to {task.choice.disk.path}")
             self.results.append(self._restore(task))
+        self.done_afterwards = self._carry_out_afterwards(plan)
         lacking = [result for result in self.results if result["damage"]]
         if lacking:
             raise ContentIncomplete(
                 "everything was restored that the images have, but some content is missing in them",
                 hint="Check the file systems before they are used; the machine is not started by itself.",
             )
+        if self.done_afterwards.outcome:
+            raise self.done_afterwards.outcome
+
+    def _carry_out_afterwards(self, plan: RecoveryPlan) -> AfterwardsResult:
+        """What comes when all disks are written; what fails is in the result."""
+        if not plan.after.stages:
+            return AfterwardsResult()
+        disks = [written_disk(task.plan) for task in plan.tasks]
+        done = plan.after.carry_out(disks, say=self.around.said, progress=self._noted())
+        for line in done.lines():
+            self.around.said(line)
+        return done
 
     def _noted(self) -> Progress:
         """Where a bar cannot be shown, the screen gets the same lines as the log."""

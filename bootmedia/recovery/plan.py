@@ -21,6 +21,7 @@ from imager.errors import StoreError, TargetRefused, UsageError
 from imager.image.description import Description, FinalFacts
 from imager.partitions.adapt import missing_bytes
 from imager.pictures.sizes import size_text
+from imager.restore.afterwards import Afterwards
 from imager.restore.looking import look_at_target
 from imager.restore.plan import Plan, RestoreOptions, RestoreScope, make_plan
 from imager.restore.scope import wanted_partition
@@ -99,12 +100,14 @@ class RecoveryPlan:
         facts: The machine.
         disks: Its disks.
         tasks: The restores, in order.
+        after: What is done once, when all of them are done.
     """
 
     found: Found
     facts: MachineFacts
     disks: tuple[Candidate, ...]
     tasks: tuple[Task, ...]
+    after: Afterwards = Afterwards()  # noqa: RUF009  frozen
 
     @property
     def answers(self) -> Answers:
@@ -120,6 +123,8 @@ class RecoveryPlan:
         lines += ["its disks", *(f"  {disk}{_kept(disk)}" for disk in self.disks)]
         for number, task in enumerate(self.tasks, 1):
             lines += ["", f"restore {number} of {len(self.tasks)}", *(f"  {line}" for line in task.lines())]
+        stages = self.after.lines()
+        lines += ["", *stages] if stages else []
         return [*lines, "", f"then     {after[self.answers.after]}"]
 
     def as_dict(self) -> dict[str, Any]:
@@ -129,6 +134,7 @@ class RecoveryPlan:
             "machine": self.facts.as_dict(),
             "disks": [disk.as_dict() for disk in self.disks],
             "restores": [task.as_dict() for task in self.tasks],
+            "afterwards": self.after.as_dict(),
             "after": self.answers.after,
         }
 

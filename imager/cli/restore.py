@@ -31,6 +31,7 @@ from imager.errors import ContentIncomplete, UsageError
 
 if TYPE_CHECKING:  # imported late at run time, so that --help is fast
     from imager.image.reader import Image, StreamedImage
+    from imager.restore.afterwards import Afterwards, AfterwardsResult
     from imager.restore.guards import TargetState
     from imager.restore.job import RestoreResult
     from imager.restore.plan import Plan, RestoreScope
@@ -93,19 +94,27 @@ def command(
     place = wanted.place(target)
     with open_image(image) as opened:
         plan = _plan(opened, image, place, wanted, verify=verify, accept_damage=accept_damage)
+        after = _afterwards(plan)
+        planned = {**plan.as_dict(), "afterwards": after.as_dict()}
         if dry_run:
-            console.result({"plan": plan.as_dict()}, plan.lines())
+            console.result({"plan": planned}, [*plan.lines(), *after.lines()])
             return 0
         must_be_seen = not yes and can_ask()
-        for line in plan.lines():
+        for line in (*plan.lines(), *after.lines()):
             console.say(line, must=must_be_seen)
         confirm([place], yes=yes)
         began = time.monotonic()
         result = _carry_out(plan, opened, place, threads, console)
     seconds = time.monotonic() - began
-    facts = {"plan": plan.as_dict(), "result": {**result.as_dict(), "seconds": seconds}}
-    console.result(facts, result_lines(result, seconds))
-    return ContentIncomplete.exit_code if result.damage else 0
+    done = _carry_out_afterwards(after, plan, console)
+    told = {**result.as_dict(), "seconds": seconds, "afterwards": done.as_dict()}
+    lines = [*result_lines(result, seconds), *(f"  {line}" for line in done.lines())]
+    console.result({"plan": planned, "result": told}, lines)
+    if result.damage:
+        return ContentIncomplete.exit_code
+    if done.outcome:
+        raise done.outcome
+    return 0
 
 
 @dataclass(frozen=True)
@@ -186,6 +195,21 @@ def _carry_out(
     create = None if plan.target.exists else plan.target.size_bytes
     with open_target(Path(place), create_size=create) as disk:
         return execute(plan, opened, disk, threads=threads, progress=console.progress())
+
+
+def _afterwards(plan: Plan) -> Afterwards:
+    """What is done when the target is written and closed."""
+    from imager.restore.afterwards import Afterwards
+
+    return Afterwards()
+
+
+def _carry_out_afterwards(after: Afterwards, plan: Plan, console: Console) -> AfterwardsResult:
+    from imager.restore.afterwards import AfterwardsResult, written_disk
+
+    if not after.stages:
+        return AfterwardsResult()
+    return after.carry_out([written_disk(plan)], say=console.say, progress=console.progress())
 
 
 def result_lines(result: RestoreResult, seconds: float) -> Iterator[str]:
