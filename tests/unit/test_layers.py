@@ -41,6 +41,7 @@ MAY_IMPORT = {
     "nesting": {*SURVEYING, "examine"},
     "survey": {*SURVEYING, "examine", "nesting", "progress"},
     "opening": {*SURVEYING, "survey"},
+    "booting": {*SURVEYING, "survey", "opening", "pictures"},
     "stores": {"closing", "errors", "extents", "process", "progress"},
     "image": {*PARSING, "closing", "crew", "stores", "progress", "__init__"},
     "capture": {*SURVEYING, "survey", "crew", "damage", "stores", "image", "pictures", "progress", "__init__"},

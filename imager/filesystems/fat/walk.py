@@ -19,6 +19,7 @@ from imager.blocks import BlockReader
 from imager.extents import Extents
 from imager.filesystems.base import NotTrusted
 from imager.filesystems.fat.boot import Geometry
+from imager.filesystems.fat.files import next_cluster
 
 _MOST_DIRECTORY_BYTES: Final = 256 * 1024 * 1024
 _MOST_DIRECTORY_CLUSTERS: Final = 200_000
@@ -62,7 +63,7 @@ def clusters_in_tree(reader: BlockReader, geometry: Geometry) -> Extents:
         found, directories = _children(content, geometry)
         parts.append(found)
         pending.extend(directories)
-        following = _next_cluster(reader, geometry, cluster)
+        following = next_cluster(reader, geometry, cluster)
         if 2 <= following < geometry.cluster_count + 2:
             pending.append(following)
     numbers = np.unique(np.concatenate([*parts, np.fromiter(visited, dtype=np.int64)]))
@@ -93,13 +94,3 @@ def _children(directory: bytes, geometry: Geometry) -> tuple[Clusters, list[int]
     named &= (clusters >= 2) & (clusters < geometry.cluster_count + 2)
     directories = named & (attributes & _ATTR_DIRECTORY != 0)
     return clusters[named], np.unique(clusters[directories]).tolist()
-
-
-def _next_cluster(reader: BlockReader, geometry: Geometry, cluster: int) -> int:
-    """The FAT's entry for a cluster, in the first active FAT."""
-    fat_offset = geometry.fat_offset + geometry.active_fats[0] * geometry.fat_bytes
-    if geometry.bits == 12:
-        pair = int.from_bytes(reader.read(fat_offset + cluster * 3 // 2, 2), "little")
-        return pair >> 4 if cluster & 1 else pair & 0xFFF
-    width = geometry.bits // 8
-    return int.from_bytes(reader.read(fat_offset + cluster * width, width), "little") & 0x0FFFFFFF
