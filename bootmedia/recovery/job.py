@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from bootmedia.recovery.answers import Report
@@ -14,14 +15,13 @@ from bootmedia.recovery.facts import MachineFacts, machine_facts
 from bootmedia.recovery.places import Surroundings, find_answers
 from bootmedia.recovery.plan import RecoveryPlan, Task, check_same_image, make_recovery_plan
 from bootmedia.recovery.report import Log, open_log, outcome, send, stamp
-from imager.damage import DamagedPart
-from imager.devices.target import open_target
 from imager.errors import ContentIncomplete, ImagerError, Interrupted
-from imager.pictures.sizes import duration_text, size_text
+from imager.image.reader import StreamedImage
 from imager.process import ProgramFailed, run
 from imager.progress import NullProgress, Progress
+from imager.restore import together
 from imager.restore.afterwards import AfterwardsResult, written_disk
-from imager.restore.job import execute
+from imager.restore.told import outcome_lines
 
 _NOTED_SHARES = 10
 
@@ -36,6 +36,7 @@ class Recovery:
         progress: Told of every byte.
         log: What was said.
         results: What was done, a dictionary for each restore that is finished.
+        outcomes: How each restore ended; empty before the first is begun.
         done_afterwards: What was done when all disks were written.
         plan: What is done; None before that is decided.
         certificate: Fingerprint that the server of the answers must show; "" for one that an authority vouches for.
@@ -48,6 +49,7 @@ class Recovery:
     results: list[dict[str, Any]] = field(default_factory=list)
     done_afterwards: AfterwardsResult = field(default_factory=AfterwardsResult)
     plan: RecoveryPlan | None = None
+    outcomes: tuple[together.Outcome, ...] = ()
     certificate: str = ""
 
     @classmethod
@@ -95,7 +97,7 @@ class Recovery:
         if error.hint:
             self.log.add(error.hint)
         if self.plan and len(self.plan.tasks) > 1:
-            self.around.said(f"{len(self.results)} of {len(self.plan.tasks)} restores were finished before that")
+            self.around.said(f"{len(self.results)} of {len(self.plan.tasks)} disks are restored")
         self._report(wanted, began, error)
         return error
 
@@ -115,9 +117,7 @@ class Recovery:
         if wait:
             self.around.said(f"What is listed as lost will be gone. This begins in {wait} s; Ctrl-C stops it.")
             time.sleep(wait)
-        for number, task in enumerate(plan.tasks, 1):
-            self.around.said(f"restore {number} of {len(plan.tasks)}: {task.source.name} to {task.choice.disk.path}")
-            self.results.append(self._restore(task))
+        self._restore(plan.tasks)
         self.done_afterwards = self._carry_out_afterwards(plan)
         lacking = [result for result in self.results if result["damage"]]
         if lacking:
@@ -143,24 +143,26 @@ class Recovery:
         has_bar = not isinstance(self.progress, NullProgress)
         return _Noted(self.progress, self.log.add if has_bar else self.around.said)
 
-    def _restore(self, task: Task) -> dict[str, Any]:
-        began = time.monotonic()
-        with task.source.open() as image:
-            check_same_image(task, image.description.image_id)
-            with open_target(task.choice.disk.path) as disk:
-                result = execute(task.plan, image, disk, progress=self._noted())
-        seconds = time.monotonic() - began
-        rate = size_text(round(result.written_bytes / max(seconds, 1e-9)))
-        verified = ", and read back" if result.is_verified else ""
-        done = f"{size_text(result.written_bytes)} written{verified} in {duration_text(seconds)} ({rate}/s)"
-        self.around.said(f"{result.target}: {done}")
-        for sentence in (*result.changes, *result.warnings, *map(_damage_sentence, result.damage)):
-            self.around.said(f"  {sentence}")
-        return {"image": task.source.name, **result.as_dict(), "seconds": seconds}
+    def _restore(self, tasks: Sequence[Task]) -> None:
+        """All disks, one after the other; one that fails does not keep the others from being written."""
+        ready = [together.Task(task.source.name, task.plan, partial(_opened, task)) for task in tasks]
+        self.outcomes = together.restore_all(ready, progress=self._noted(), say=self.around.said)
+        for each in self.outcomes:
+            for line in outcome_lines(each) if each.error is None else ():
+                self.around.said(line)
+            if each.result:
+                self.results.append({"image": each.task.image, **each.result.as_dict(), "seconds": each.seconds})
+        failure = together.failure_of(self.outcomes)
+        if failure:
+            raise failure
 
 
-def _damage_sentence(part: DamagedPart) -> str:
-    return f"DAMAGED: {part.sentence()}"
+@contextmanager
+def _opened(task: Task) -> Iterator[StreamedImage]:
+    """The image of a restore, if it is still the one of the plan."""
+    with task.source.open() as image:
+        check_same_image(task, image.description.image_id)
+        yield image
 
 
 class _Noted:

@@ -25,6 +25,7 @@ from imager.restore.afterwards import Afterwards
 from imager.restore.looking import look_at_target
 from imager.restore.plan import Plan, RestoreOptions, RestoreScope, make_plan
 from imager.restore.scope import wanted_partition
+from imager.restore.sets import SetImage, missing_sentences
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,12 @@ class RecoveryPlan:
         """What the file says."""
         return self.found.answers
 
+    @property
+    def set_warnings(self) -> tuple[str, ...]:
+        """What is missing of disks that were captured together."""
+        whole = [task for task in self.tasks if task.restore.partition is None]
+        return missing_sentences([SetImage(task.source.name, task.about) for task in whole])
+
     def lines(self) -> list[str]:
         """The plan for people."""
         after = {"reboot": "the machine starts again", "poweroff": "the machine is switched off", "shell": "a shell"}
@@ -125,6 +132,7 @@ class RecoveryPlan:
             lines += ["", f"restore {number} of {len(self.tasks)}", *(f"  {line}" for line in task.lines())]
         stages = self.after.lines()
         lines += ["", *stages] if stages else []
+        lines += ["", *self.set_warnings] if self.set_warnings else []
         return [*lines, "", f"then     {after[self.answers.after]}"]
 
     def as_dict(self) -> dict[str, Any]:
@@ -136,6 +144,7 @@ class RecoveryPlan:
             "restores": [task.as_dict() for task in self.tasks],
             "afterwards": self.after.as_dict(),
             "after": self.answers.after,
+            "set_warnings": self.set_warnings,
         }
 
 

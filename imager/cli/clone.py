@@ -34,7 +34,6 @@ from imager.cli.options import (
 )
 from imager.cli.output import Console
 from imager.cli.problems import reports_problems
-from imager.cli.restore import result_lines
 from imager.errors import ContentIncomplete, ImagerError, TargetRefused, UsageError
 
 if TYPE_CHECKING:  # imported late at run time, so that --help is fast
@@ -150,6 +149,8 @@ def _carry_out(opened: Opened, plans: Sequence[Plan], options: CaptureOptions, c
 
 
 def _report(plans: Sequence[Plan], done: Cloned, seconds: float, console: Console) -> int:
+    from imager.restore.told import result_lines
+
     facts: list[dict[str, Any]] = []
     lines: list[str] = []
     status = ContentIncomplete.exit_code if len(done.unreadable) else 0

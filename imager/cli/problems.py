@@ -100,6 +100,8 @@ def _as_facts(error: ImagerError) -> dict[str, object]:
 def _plain(value: object) -> object:
     if isinstance(value, (str, int, float, bool)) or value is None:
         return value
+    if hasattr(value, "as_dict"):
+        return _plain(value.as_dict())
     if isinstance(value, (list, tuple)):
         return [_plain(part) for part in value]
     if isinstance(value, dict):

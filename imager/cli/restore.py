@@ -3,20 +3,16 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from imager.cli.confirm import can_ask, confirm
 from imager.cli.options import (
     AcceptDamageOption,
     DebugOption,
     DryRunOption,
-    ImageArgument,
     JsonOption,
     ProgressOption,
     QuietOption,
@@ -24,17 +20,15 @@ from imager.cli.options import (
     YesOption,
     disk_name,
     epilog,
+    file_name,
 )
 from imager.cli.output import Console
 from imager.cli.problems import reports_problems
-from imager.errors import ContentIncomplete, UsageError
+from imager.errors import UsageError
 
 if TYPE_CHECKING:  # imported late at run time, so that --help is fast
-    from imager.image.reader import Image, StreamedImage
-    from imager.restore.afterwards import Afterwards, AfterwardsResult
     from imager.restore.guards import TargetState
-    from imager.restore.job import RestoreResult
-    from imager.restore.plan import Plan, RestoreScope
+    from imager.restore.plan import RestoreScope
 
 NAME = "restore"
 EPILOG = epilog(
@@ -42,6 +36,10 @@ EPILOG = epilog(
     ("imager restore --verify server.img.zst /dev/sdb", "write it, and read it back past the cache"),
     ("ssh backup 'cat server.img.zst' | imager restore - /dev/sdb", "over the network"),
     ("imager restore --partition 2 --onto /dev/sdb2 server.img.zst", "one partition, into an existing one"),
+    (
+        "imager restore --to set/a.img.zst=/dev/sdb --to set/b.img.zst=/dev/sdc",
+        "a set of disks that belong together",
+    ),
     ("imager restore --table-only server.img.zst /dev/sdb", "only the partition table"),
     statuses=(2, 3, 4, 5, 6, 7, 9, 130),
 )
@@ -49,13 +47,22 @@ EPILOG = epilog(
 
 @reports_problems
 def command(
-    image: ImageArgument,
+    image: Annotated[
+        str | None, typer.Argument(metavar="IMAGE", help="An image, or - for standard input.", callback=file_name)
+    ] = None,
     target: Annotated[
         str | None,
         typer.Argument(
             metavar="TARGET", help="The disk to write, or a raw image file (made when missing).", callback=disk_name
         ),
     ] = None,
+    to: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--to", metavar="IMAGE=TARGET", help="One of several images that belong together, and its disk; repeat it."
+        ),
+    ] = None,
+    mixed: Annotated[bool, typer.Option("--mixed", help="With --to: the images need not be of one set.")] = False,
     partition: Annotated[
         int | None, typer.Option("--partition", min=1, metavar="N", help="Restore only this partition of the image.")
     ] = None,
@@ -87,38 +94,47 @@ def command(
     The plan is printed first: what the target is, what is on it now and will be lost, and what is written where.
     Then the target's name must be typed, unless --yes is given. Every chunk is checked before it is written.
     """
-    from imager.image.reader import open_image
+    from imager.cli.restoring import RestoreChoices, run_restores
 
     console = Console(json=as_json, quiet=quiet, progress_as=progress)
-    wanted = _Wanted(partition, onto, table_only, boot_only)
-    place = wanted.place(target)
-    with open_image(image) as opened:
-        plan = _plan(opened, image, place, wanted, verify=verify, accept_damage=accept_damage)
-        after = _afterwards(plan)
-        planned = {**plan.as_dict(), "afterwards": after.as_dict()}
-        if dry_run:
-            console.result({"plan": planned}, [*plan.lines(), *after.lines()])
-            return 0
-        must_be_seen = not yes and can_ask()
-        for line in (*plan.lines(), *after.lines()):
-            console.say(line, must=must_be_seen)
-        confirm([place], yes=yes)
-        began = time.monotonic()
-        result = _carry_out(plan, opened, place, threads, console)
-    seconds = time.monotonic() - began
-    done = _carry_out_afterwards(after, plan, console)
-    told = {**result.as_dict(), "seconds": seconds, "afterwards": done.as_dict()}
-    lines = [*result_lines(result, seconds), *(f"  {line}" for line in done.lines())]
-    console.result({"plan": planned, "result": told}, lines)
-    if result.damage:
-        return ContentIncomplete.exit_code
-    if done.outcome:
-        raise done.outcome
-    return 0
+    wanted = Wanted(partition, onto, table_only, boot_only)
+    pairs = _pairs(image, target, to, wanted)
+    choices = RestoreChoices(wanted, verify=verify, accept_damage=accept_damage, mixed=mixed, threads=threads)
+    return run_restores(pairs, choices, console, yes=yes, dry_run=dry_run)
+
+
+def _pairs(image: str | None, target: str | None, to: Sequence[str] | None, wanted: Wanted) -> list[tuple[str, str]]:
+    """Which image goes onto which target.
+
+    Raises:
+        UsageError: The words contradict each other.
+    """
+    if not to:
+        if image is None:
+            raise UsageError("the IMAGE is missing", hint="As in: imager restore server.img.zst /dev/sdb.")
+        return [(image, wanted.place(target))]
+    if image is not None:
+        raise UsageError(f"either IMAGE TARGET, or --to alone: {image} is one word too many")
+    if wanted.partition is not None or wanted.onto is not None:
+        raise UsageError("--to is for whole disks; single partitions are restored one at a time, with --partition")
+    wanted.place("")  # for what contradicts
+    return [_pair(text) for text in to]
+
+
+def _pair(text: str) -> tuple[str, str]:
+    """IMAGE=TARGET; the name of an image may have the sign, that of a disk has none."""
+    image, sign, target = text.rpartition("=")
+    if not (sign and image and target):
+        raise UsageError(
+            f"--to {text!r}: it is IMAGE=TARGET", hint="As in: --to server/a.img.zst=/dev/sdb --to ...=/dev/sdc."
+        )
+    if "-" in (image, target):
+        raise UsageError(f"--to {text!r}: a stream has no place among several images", hint="Name files.")
+    return image, target
 
 
 @dataclass(frozen=True)
-class _Wanted:
+class Wanted:
     """What of the image goes where, as the options say."""
 
     partition: int | None
@@ -164,63 +180,3 @@ class _Wanted:
         if entry is None or entry.kind == "extended":
             raise UsageError(f"there is no partition {self.onto} on {state.name} that could be written")
         return RestoreScope.partition(self.partition, entry.start, entry.end)
-
-
-def _plan(
-    opened: Image | StreamedImage, image: str, place: str, wanted: _Wanted, *, verify: bool, accept_damage: bool
-) -> Plan:
-    from imager.restore.looking import look_at_target
-    from imager.restore.plan import RestoreOptions, make_plan
-
-    about = opened.description
-    brings_identifiers = wanted.partition is None and not wanted.boot_only
-    state = look_at_target(
-        place,
-        image_files=[] if image == "-" else [image],
-        sector_size=about.sector_size,
-        new_file_bytes=about.disk_size,
-        twins_of=about.layout if brings_identifiers else None,
-    )
-    final = None if opened.streamed else opened.final
-    options = RestoreOptions(accept_damage=accept_damage, verify=verify)
-    return make_plan(about, final, state, wanted.scope(state), options)
-
-
-def _carry_out(
-    plan: Plan, opened: Image | StreamedImage, place: str, threads: int | None, console: Console
-) -> RestoreResult:
-    from imager.devices.target import open_target
-    from imager.restore.job import execute
-
-    create = None if plan.target.exists else plan.target.size_bytes
-    with open_target(Path(place), create_size=create) as disk:
-        return execute(plan, opened, disk, threads=threads, progress=console.progress())
-
-
-def _afterwards(plan: Plan) -> Afterwards:
-    """What is done when the target is written and closed."""
-    from imager.restore.afterwards import Afterwards
-
-    return Afterwards()
-
-
-def _carry_out_afterwards(after: Afterwards, plan: Plan, console: Console) -> AfterwardsResult:
-    from imager.restore.afterwards import AfterwardsResult, written_disk
-
-    if not after.stages:
-        return AfterwardsResult()
-    return after.carry_out([written_disk(plan)], say=console.say, progress=console.progress())
-
-
-def result_lines(result: RestoreResult, seconds: float) -> Iterator[str]:
-    """What a restore or clone did to one target."""
-    from imager.pictures.sizes import duration_text, size_text
-
-    rate = size_text(round(result.written_bytes / max(seconds, 1e-9)))
-    verified = ", and read back" if result.is_verified else ""
-    done = f"{size_text(result.written_bytes)} written{verified} in {duration_text(seconds)} ({rate}/s)"
-    yield f"{result.target}: {done}"
-    for sentence in (*result.changes, *result.warnings):
-        yield f"  {sentence}"
-    for part in result.damage:
-        yield f"  DAMAGED: {part.sentence()}"

@@ -18,7 +18,7 @@ from imager.devices.inventory import identify, list_disks
 from imager.devices.opening import open_source
 from imager.devices.target import capabilities
 from imager.devices.usage import uses_of
-from imager.errors import ImagerError, SourceError, TargetRefused
+from imager.errors import ImagerError, SourceError, TargetRefused, UsageError
 from imager.layout import Content, Identity, Layout, Table
 from imager.partitions.read import read_table
 from imager.restore.guards import TargetState
@@ -50,6 +50,22 @@ def look_at_target(
             path=path,
             errno=error.errno,
         ) from error
+
+
+def refuse_shared_targets(paths: Sequence[str]) -> None:
+    """Refuse targets that share a byte: the same disk twice, or a disk and a partition of it.
+
+    Raises:
+        UsageError: Two of them do.
+    """
+    for later, path in enumerate(paths):
+        for other in paths[:later]:
+            is_same = os.path.realpath(path) == os.path.realpath(other)
+            if is_same or is_on_disk(path, other) or is_on_disk(other, path):
+                raise UsageError(
+                    f"{other} and {path} are the same disk, or one is a part of the other",
+                    hint="Give every image a target of its own.",
+                )
 
 
 def _look_at(

@@ -16,6 +16,7 @@ from imager.image.description import FinalFacts
 from imager.progress import NullProgress, Progress
 from imager.restore.plan import Plan
 from imager.restore.readback import read_back
+from imager.restore.steps import DoneStep
 from imager.restore.write import TargetSink
 
 
@@ -31,6 +32,7 @@ class RestoreResult:
         changes: What is not as it was, because the target has another size.
         damage: Parts of the image whose content is missing or was unreadable.
         warnings: What did not go as wanted, although the content is there.
+        steps: What of the plan was done, and when.
     """
 
     target: str
@@ -40,6 +42,7 @@ class RestoreResult:
     changes: tuple[str, ...] = ()
     damage: tuple[DamagedPart, ...] = ()
     warnings: tuple[str, ...] = ()
+    steps: tuple[DoneStep, ...] = ()
 
     @property
     def outcome(self) -> ContentIncomplete | None:
@@ -63,6 +66,7 @@ class RestoreResult:
             "changes": self.changes,
             "damage": self.damage,
             "result_warnings": self.warnings,
+            "steps": [step.as_dict() for step in self.steps],
         }
 
 
@@ -113,7 +117,9 @@ class Receiver:
         self._progress.done()
         if self._plan.options.verify:
             wanted = self._plan.placement.take.total_bytes
+            self._sink.steps.begin("verify")
             read_back(self._sink.written, self._target, self._threads, self._reading_back, wanted)
+        hindrances = self._show_table()
         return RestoreResult(
             target=self._plan.target.name,
             written_bytes=self._plan.placement.take.total_bytes,
@@ -121,12 +127,15 @@ class Receiver:
             is_verified=self._plan.options.verify,
             changes=self._sink.sentences,
             damage=self._sink.damage,
-            warnings=self._show_table(),
+            warnings=hindrances,
+            steps=self._sink.steps.steps,
         )
 
     def _show_table(self) -> tuple[str, ...]:
         """Let the kernel read a table that is new; what hinders it."""
+        self._sink.steps.begin("reread-table")
         hindered = self._target.reread_table() if self._plan.has_step("reread-table") else ""
+        self._sink.steps.end()
         return (hindered,) if hindered else ()
 
     def with_state(self, error: ImagerError) -> ImagerError:

@@ -26,6 +26,7 @@ from imager.partitions.adapt import Patch, relocate
 from imager.progress import NullProgress, Progress
 from imager.restore.plan import Plan
 from imager.restore.readback import Written
+from imager.restore.steps import StepLog
 
 _INCOMPLETE: Final = {
     "whole": "{name} is incomplete and has no partition table: run the restore again",
@@ -92,6 +93,7 @@ class TargetSink:
         written: What lies where on the target afterwards, for reading it back; empty unless asked for.
         damage: After finish: what of the content is missing or was unreadable.
         sentences: After finish: what was changed because the target has another size.
+        steps: What of the plan was done, and when.
     """
 
     def __init__(
@@ -100,6 +102,7 @@ class TargetSink:
         self.written = Written(plan, is_kept=verify)
         self.damage: tuple[DamagedPart, ...] = ()
         self.sentences: tuple[str, ...] = ()
+        self.steps = StepLog(plan.steps)
         self._plan = plan
         self._target = target
         self._progress = progress or NullProgress()
@@ -113,13 +116,17 @@ class TargetSink:
     def begin(self) -> None:
         """Make the target unrecognisable and clear what the image does not use."""
         plan = self._plan
+        self.steps.begin("create")  # which opening it did
         self._state = _INCOMPLETE[plan.scope.kind].format(name=plan.target.name)
+        self.steps.begin("invalidate")
         self._zero(plan.invalidate)
         self._target.flush()
+        self.steps.begin("clear")
         clearing = plan.clearing
         for start, end in clearing.discard:
             self._target.discard(start, end - start)
         self._zero(clearing.zero)
+        self.steps.begin("write")
 
     def _zero(self, ranges: Extents) -> None:
         for start, end in ranges:
@@ -171,6 +178,7 @@ class TargetSink:
             TargetFailed: A write failed.
         """
         self._check_complete(final)
+        self.steps.begin("relocate")
         patches, stale = self._relocation()
         last = self._plan.placement.last & self._kept.ranges
         for start, end in stale:
@@ -180,9 +188,11 @@ class TargetSink:
         for patch in patches:
             self._write_patch(patch, last)
         self._target.flush()
+        self.steps.begin("write-last")
         self._state = f"{self._plan.target.name} may lack its table or first MiB: run the restore again"
         self._write_last(last)
         self._target.flush()
+        self.steps.end()
         self._state = f"{self._plan.target.name} is completely written"
 
     def _write_last(self, last: Extents) -> None:
@@ -233,8 +243,9 @@ class TargetSink:
             self.written.piece(first, piece)
 
     def with_state(self, error: E) -> E:
-        """The same error, with the state that it leaves the target in."""
-        told = type(error)(f"{error.message}; {self._state}", hint=error.hint, **error.facts)
+        """The same error, with the state that it leaves the target in, and what was done until then."""
+        facts = {**error.facts, "state": self._state, "steps": self.steps.steps}
+        told = type(error)(f"{error.message}; {self._state}", hint=error.hint, **facts)
         told.exit_code = error.exit_code
         return told
 

@@ -178,4 +178,5 @@ def test_errors_tell_the_state_of_the_target():
     sink.begin()
     told = sink.with_state(ImageDamaged("it broke", hint="h", offset_bytes=1))
     assert "no partition table" in told.message
-    assert (told.hint, told.facts) == ("h", {"offset_bytes": 1})
+    assert (told.hint, told.facts["offset_bytes"]) == ("h", 1)
+    assert "no partition table" in str(told.facts["state"])

@@ -218,6 +218,7 @@ def _facts(group: VolumeGroup, pv: PhysicalVolume) -> dict[str, str]:
     return {
         "volume_group": group.name,
         "volume_group_uuid": dashed(group.id),
+        "physical_volumes": str(len(group.pvs)),
         "metadata_state": str(group.seqno),
         "extent_size_bytes": str(group.extent_bytes),
         "extents": str(pv.pe_count),

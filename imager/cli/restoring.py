@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""From images and targets to restored disks: all plans first, then the question, then the work, then what was done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from imager.cli.confirm import can_ask, confirm
+from imager.cli.output import Console
+from imager.cli.restore import Wanted
+from imager.errors import ContentIncomplete
+from imager.image.reader import StreamedImage, open_image
+from imager.restore.afterwards import Afterwards, AfterwardsResult, written_disk
+from imager.restore.looking import look_at_target, refuse_shared_targets
+from imager.restore.plan import Plan, RestoreOptions, make_plan
+from imager.restore.sets import SetImage, check_together, missing_sentences
+from imager.restore.together import Outcome, Task, failure_of, restore_all
+from imager.restore.told import outcome_lines
+
+Pairs = Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class RestoreChoices:
+    """What the options say of every restore of the command.
+
+    Attributes:
+        wanted: What of the image is restored.
+        verify: Read everything back.
+        accept_damage: Restore images that lack content, too.
+        mixed: Images need not be of one set.
+        threads: Workers; None for one a core.
+    """
+
+    wanted: Wanted
+    verify: bool = False
+    accept_damage: bool = False
+    mixed: bool = False
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class Planned:
+    """Everything that will be done.
+
+    Attributes:
+        tasks: The restores, in order.
+        after: What is done once, when all disks are written.
+        warnings: What is missing of a set.
+    """
+
+    tasks: tuple[Task, ...]
+    after: Afterwards
+    warnings: tuple[str, ...] = ()
+
+    def lines(self) -> Iterator[str]:
+        """The plan for people."""
+        for number, task in enumerate(self.tasks, 1):
+            if len(self.tasks) > 1:
+                yield from ([""] if number > 1 else [])
+                yield f"restore {number} of {len(self.tasks)}: {task.image}"
+            yield from task.plan.lines()
+        yield from self.after.lines()
+        if self.warnings:
+            yield from ("the set is not complete", *(f"  {sentence}" for sentence in self.warnings))
+
+    def as_dict(self) -> dict[str, Any]:
+        """The plan for JSON: that of the only restore, or of each."""
+        if len(self.tasks) == 1:
+            alone = {**self.tasks[0].plan.as_dict(), "afterwards": self.after.as_dict()}
+            return {"plan": alone, **({"set_warnings": self.warnings} if self.warnings else {})}
+        plans = [{"image": task.image, **task.plan.as_dict()} for task in self.tasks]
+        return {"plans": plans, "afterwards": self.after.as_dict(), "set_warnings": self.warnings}
+
+
+def run_restores(pairs: Pairs, choices: RestoreChoices, console: Console, *, yes: bool, dry_run: bool) -> int:
+    """Plan, ask, restore and tell; the exit status.
+
+    Raises:
+        ImagerError: A plan is refused, nobody agrees, or a disk could not be written.
+    """
+    with ExitStack() as stack:
+        planned = _plan_all(pairs, choices, stack)
+        if dry_run:
+            console.result(planned.as_dict(), planned.lines())
+            return 0
+        must_be_seen = not yes and can_ask()
+        for line in planned.lines():
+            console.say(line, must=must_be_seen)
+        confirm([place for _, place in pairs], yes=yes)
+        outcomes = restore_all(planned.tasks, threads=choices.threads, progress=console.progress(), say=console.say)
+    done = _carry_out_afterwards(planned, outcomes, console)
+    return _tell(planned, outcomes, done, console)
+
+
+def _plan_all(pairs: Pairs, choices: RestoreChoices, stack: ExitStack) -> Planned:
+    """All plans; the images stay open as long as the stack."""
+    refuse_shared_targets([place for _, place in pairs])
+    opened = [stack.enter_context(open_image(image)) for image, _ in pairs]
+    members = [SetImage(name, image.description) for (name, _), image in zip(pairs, opened, strict=True)]
+    check_together(members, mixed=choices.mixed)
+    files = [image for image, _ in pairs if image != "-"]
+    tasks = tuple(
+        Task(name, _plan(image, files, place, choices), partial(_kept_open, image))
+        for (name, place), image in zip(pairs, opened, strict=True)
+    )
+    is_whole = choices.wanted.partition is None and not choices.wanted.boot_only
+    missing = missing_sentences(members) if is_whole else ()
+    return Planned(tasks, _afterwards([task.plan for task in tasks]), missing)
+
+
+def _kept_open(image: StreamedImage) -> AbstractContextManager[StreamedImage]:
+    """An image that is open and is closed by somebody else: a stream passes only once."""
+    return nullcontext(image)
+
+
+def _plan(opened: StreamedImage, files: Sequence[str], place: str, choices: RestoreChoices) -> Plan:
+    about, wanted = opened.description, choices.wanted
+    brings_identifiers = wanted.partition is None and not wanted.boot_only
+    state = look_at_target(
+        place,
+        image_files=files,
+        sector_size=about.sector_size,
+        new_file_bytes=about.disk_size,
+        twins_of=about.layout if brings_identifiers else None,
+    )
+    final = None if opened.streamed else opened.final
+    options = RestoreOptions(accept_damage=choices.accept_damage, verify=choices.verify)
+    return make_plan(about, final, state, wanted.scope(state), options)
+
+
+def _afterwards(plans: Sequence[Plan]) -> Afterwards:
+    """What is done when the targets are written and closed."""
+    return Afterwards()
+
+
+def _carry_out_afterwards(planned: Planned, outcomes: Sequence[Outcome], console: Console) -> AfterwardsResult:
+    """Once, for all disks; never while one of them is not what the image says."""
+    if not planned.after.stages or any(each.result is None for each in outcomes):
+        return AfterwardsResult()
+    disks = [written_disk(task.plan) for task in planned.tasks]
+    return planned.after.carry_out(disks, say=console.say, progress=console.progress())
+
+
+# --- What was done ------------------------------------------------------------------------------------------------
+
+
+def _tell(planned: Planned, outcomes: Sequence[Outcome], done: AfterwardsResult, console: Console) -> int:
+    failure = failure_of(outcomes)
+    if failure is not None and len(outcomes) == 1:
+        raise failure
+    facts = {**planned.as_dict(), **_facts(outcomes, done)}
+    console.result(facts, [*(line for each in outcomes for line in outcome_lines(each)), *done.lines()])
+    if failure is not None:
+        raise failure
+    if any(each.result and each.result.damage for each in outcomes):
+        return ContentIncomplete.exit_code
+    if done.outcome:
+        raise done.outcome
+    return 0
+
+
+def _facts(outcomes: Sequence[Outcome], done: AfterwardsResult) -> dict[str, Any]:
+    told = [_outcome_facts(each) for each in outcomes]
+    if len(told) == 1:
+        return {"result": {**told[0], "afterwards": done.as_dict()}}
+    return {"results": told, "afterwards_results": done.as_dict()}
+
+
+def _outcome_facts(outcome: Outcome) -> dict[str, Any]:
+    if outcome.result is not None:
+        return {**outcome.result.as_dict(), "seconds": outcome.seconds}
+    error = outcome.error.message if outcome.error else "not begun"
+    return {"target": outcome.target, "error": error, "state": outcome.state, "seconds": outcome.seconds}
