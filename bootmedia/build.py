@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bootmedia.base import Base, find_or_make_base
+from bootmedia.bytecode import add_bytecode
 from bootmedia.cache import Cache, key_of, require_room
 from bootmedia.errors import RecipeError
 from bootmedia.initrd import make_initrd
 from bootmedia.iso import Parts, make_iso
-from bootmedia.layer import Settings, find_or_make_packages, layer_tree
+from bootmedia.layer import PYTHON_PLACE, Settings, find_or_make_packages, layer_tree
 from bootmedia.menu import make_menu
 from bootmedia.programs import require_programs
 from bootmedia.recipes import Recipe
@@ -25,7 +26,7 @@ from imager import __version__
 from imager.errors import StoreError, UsageError
 from imager.progress import Progress
 
-PROGRAMS = ("mmdebstrap", "mksquashfs", "xorriso", "mformat", "mmd", "mcopy")
+PROGRAMS = ("mmdebstrap", "mksquashfs", "unsquashfs", "xorriso", "mformat", "mmd", "mcopy")
 _APT = Path("/etc/apt")
 _TIMEOUT_SECONDS = 3
 _ROOM_BESIDE_LAYERS = 64 << 20
@@ -141,8 +142,10 @@ def _make_parts(
     moment = creation_time()
     layer = scratch / "layer.squashfs"
     archive = scratch / "layer.tar"
+    tree = layer_tree(wishes.recipe, base, wishes.settings, packages)
+    add_bytecode(tree, PYTHON_PLACE, base, scratch)
     with archive.open("w+b") as content:
-        layer_tree(wishes.recipe, base, wishes.settings, packages).write_tar(content, time=moment)
+        tree.write_tar(content, time=moment)
         content.seek(0)
         make_squashfs(content, layer, wishes.compression, time=moment, progress=progress)
     initrd = scratch / "initrd"

@@ -22,7 +22,7 @@ from bootmedia.recipes import Recipe, UnitChange, apply_unit_changes
 from bootmedia.tree import Tree
 from imager.progress import Progress
 
-_PYTHON = "usr/lib/bootmedia/python"
+PYTHON_PLACE = "usr/lib/bootmedia/python"
 ON_THE_MEDIUM = ("recovery", "wizard")
 """Parts of this house that run on the medium; the others make it, and stay behind."""
 _SSH_UNITS = {"ssh.service"}
@@ -84,7 +84,7 @@ def _add_python(tree: Tree, packages: Path) -> None:
     """The Python packages that Debian has not, imager itself, and what restores by itself."""
     for path in sorted(packages.rglob("*")):
         if path.is_file() and "__pycache__" not in path.parts and path.parent.name != "bin":
-            tree.add_file(f"{_PYTHON}/{path.relative_to(packages)}", path.read_bytes())
+            tree.add_file(f"{PYTHON_PLACE}/{path.relative_to(packages)}", path.read_bytes())
     house = Path(imager.__file__).parent
     _add_modules(tree, house, sorted(house.rglob("*.py")))
     house = Path(__file__).parent
@@ -95,7 +95,7 @@ def _add_python(tree: Tree, packages: Path) -> None:
 def _add_modules(tree: Tree, house: Path, paths: Iterable[Path]) -> None:
     for path in paths:
         if path.suffix not in {".pyc", ".pyo"}:
-            tree.add_file(f"{_PYTHON}/{house.name}/{path.relative_to(house)}", path.read_bytes())
+            tree.add_file(f"{PYTHON_PLACE}/{house.name}/{path.relative_to(house)}", path.read_bytes())
 
 
 def _add_settings(tree: Tree, base: Base, settings: Settings) -> None:

@@ -13,6 +13,7 @@ from imager.process import NOWHERE, PIPE, Running, find_program, start
 _DEBIAN_PACKAGES = {
     "mmdebstrap": "mmdebstrap",
     "mksquashfs": "squashfs-tools",
+    "unsquashfs": "squashfs-tools",
     "xorriso": "xorriso",
     "mformat": "mtools",
     "mcopy": "mtools",
@@ -43,7 +44,7 @@ def require_programs(*names: str) -> None:
 
 def follow(
     command: Sequence[str],
-    said: Callable[[str], None],
+    said: Callable[[str], None] = lambda line: None,
     *,
     input_from: int | IO[bytes] = NOWHERE,
     output_to: int | IO[bytes] = NOWHERE,

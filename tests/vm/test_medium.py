@@ -112,6 +112,8 @@ def test_the_system_is_whole_and_keeps_to_itself(prepared, tmp_path):
         assert "/dev/vda" not in done(guest, "cat /proc/mounts /proc/swaps")
         assert "root" in done(guest, "imager survey /dev/vda")
         assert int(done(guest, "sed -n 's/^MemAvailable: *\\([0-9]*\\) kB/\\1/p' /proc/meminfo")) > 500_000
+        # Python found all of imager translated: it would have kept what it translated itself.
+        assert done(guest, "find /run/bootmedia/written/upper -name '*.pyc'") == ""
         done(guest, "curl --version >/dev/null && lvm version >/dev/null && smartctl --version >/dev/null")
 
 
