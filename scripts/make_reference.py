@@ -26,6 +26,7 @@ from imager.cli.problems import EXIT_STATUSES
 from imager.filesystems.base import ParserDoc
 from imager.filesystems.named import NAMED, Named
 from imager.filesystems.registry import PARSERS
+from imager.growing import table
 from imager.volumes.base import ManagerDoc
 from imager.volumes.registry import DOCS as MANAGER_DOCS
 
@@ -49,6 +50,7 @@ def pages() -> dict[Path, str]:
         made[REFERENCE / "commands" / f"recovery-{name}.md"] = command_page("recovery", name, command)
     made[REFERENCE / "exit-status.md"] = exit_status_page()
     made[REFERENCE / "file-systems.md"] = file_systems_page()
+    made[REFERENCE / "growing.md"] = growing_page()
     return {path: MADE + "\n" + text.rstrip("\n") + "\n" for path, text in made.items()}
 
 
@@ -308,6 +310,17 @@ def named_only() -> list[Named]:
         kind for doc in MANAGER_DOCS for kind in doc.types
     }
     return [each for each in NAMED if not followed.issuperset(each.types)]
+
+
+def growing_page() -> str:
+    """What grows with its partition, and what stays as it is."""
+    grown = "\n".join(
+        f"| {escaped(each.name)} | {code_list(each.programs)} | {escaped(each.does)} | `{each.check}` |"
+        for each in (table.LUKS, table.PHYSICAL_VOLUME, table.LOGICAL_VOLUME, *table.FILE_SYSTEMS, table.SWAP)
+    )
+    stays = "\n".join(f"| {escaped(each.name)} | {escaped(each.reason)} |" for each in table.STAYING)
+    template = (Path(__file__).parent / "growing.md.in").read_text()
+    return template.replace("@GROWN@", grown).replace("@STAYING@", stays)
 
 
 def named_table() -> str:

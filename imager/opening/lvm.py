@@ -97,7 +97,7 @@ def activate(stack: ExitStack, group: Group, devices: Sequence[str], *, writable
     Raises:
         VolumeFailed: It cannot be activated, or a group in use on this machine would be taken for it.
     """
-    _refuse_twins(group)
+    refuse_twins(group)
     is_ours = f"vg_uuid={group.uuid}"
     chosen = ("--select", is_ours)
     read_only = "" if writable else group.name
@@ -112,7 +112,12 @@ def activate(stack: ExitStack, group: Group, devices: Sequence[str], *, writable
     return {f"{group.name}/{name}": f"/dev/mapper/{mapper.lvm_name(group.name, name)}" for name in names}
 
 
-def _refuse_twins(group: Group) -> None:
+def refuse_twins(group: Group) -> None:
+    """Refuse a group that this machine has in use, or one of its name.
+
+    Raises:
+        VolumeFailed: There is one.
+    """
     prefix = f"LVM-{group.uuid.replace('-', '')}"
     for name, uuid in mapper.mappings().items():
         is_named_so = uuid.startswith("LVM-") and name.startswith(mapper.lvm_name(group.name, ""))

@@ -81,13 +81,13 @@ class Opened:
         raise self._missing(name)
 
     def in_partition(self, number: int, disk: str | None = None) -> OpenVolume:
-        """The partition itself, not what is in it; of that disk, or of the only one.
+        """The partition itself, not what is in it; of that disk, or of the only one. 0 is a disk without a table.
 
         Raises:
             VolumeFailed: It is not open.
         """
         for volume in self.volumes:
-            here = volume.partition is not None and volume.partition.number == number and not volume.members
+            here = (volume.partition.number if volume.partition else 0) == number and not volume.members
             if here and disk in (None, volume.disk):
                 return volume
         raise self._missing(f"partition {number}{f' of {disk}' if disk else ''}")

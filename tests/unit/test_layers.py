@@ -18,6 +18,8 @@ HOUSE = Path(imager.__file__).parent
 PARSING = {"crc", "errors", "text", "process", "extents", "blocks", "layout"}
 SURVEYING = {*PARSING, "filesystems", "volumes", "partitions", "devices"}
 
+AFTERWARDS = {"opening", "growing"}
+
 # Each part and what it may import beside itself; imports go down in this list, never up.
 MAY_IMPORT = {
     "__init__": set(),
@@ -42,10 +44,11 @@ MAY_IMPORT = {
     "survey": {*SURVEYING, "examine", "nesting", "progress"},
     "opening": {*SURVEYING, "survey"},
     "booting": {*SURVEYING, "survey", "opening", "pictures"},
+    "growing": {*SURVEYING, "survey", "opening", "pictures", "progress"},
     "stores": {"closing", "errors", "extents", "process", "progress"},
     "image": {*PARSING, "closing", "crew", "stores", "progress", "__init__"},
     "capture": {*SURVEYING, "survey", "crew", "damage", "stores", "image", "pictures", "progress", "__init__"},
-    "restore": {*SURVEYING, "survey", "crew", "damage", "stores", "image", "pictures", "progress", "__init__"},
+    "restore": {*SURVEYING, "survey", *AFTERWARDS, "crew", "damage", "stores", "image", "pictures", "progress"},
     "cloning": {*SURVEYING, "survey", "image", "capture", "restore", "progress"},
 }
 STARTS_PROGRAMS = {"subprocess", "pty", "popen2"}

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Growing as a stage after the last byte."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from imager.errors import UsageError
+from imager.growing.carry import Growth, carry_out, obstacles
+from imager.growing.model import GrowPlan
+from imager.opening import Secrets
+from imager.progress import Progress
+from imager.restore.afterwards import Say, StageResult, WrittenDisk
+
+
+@dataclass(frozen=True)
+class GrowStage:
+    """What lies in partitions that have grown, on all disks of a set.
+
+    Attributes:
+        plans: What is grown on each target, by its path.
+        secrets: Of the containers that are opened.
+    """
+
+    plans: dict[str, GrowPlan]
+    secrets: Secrets = field(default_factory=dict, repr=False)
+    kind: ClassVar[str] = "grow"
+    title: ClassVar[str] = "grow"
+
+    def check(self) -> None:
+        """Look whether this machine can do it, before anything is written.
+
+        Raises:
+            UsageError: It cannot.
+        """
+        found = obstacles(list(self.plans.values()))
+        if found:
+            raise UsageError(
+                f"what is in the partitions cannot be grown here: {'; '.join(found)}",
+                hint="Restore without --grow, or from the boot medium, which has all that is needed.",
+            )
+
+    def lines(self) -> list[str]:
+        """See Stage."""
+        several = len(self.plans) > 1
+        return [f"{path}: {line}" if several else line for path, plan in self.plans.items() for line in plan.lines()]
+
+    def as_dict(self) -> dict[str, Any]:
+        """See Stage."""
+        return {"targets": [{"path": path, **plan.as_dict()} for path, plan in self.plans.items()]}
+
+    def carry_out(self, disks: Sequence[WrittenDisk], say: Say, progress: Progress) -> StageResult:
+        """See Stage."""
+        growths = [
+            Growth(disk.path, disk.layout, self.plans.get(disk.path, GrowPlan())) for disk in disks
+        ]  # all of them, because a volume group may lie on several
+        done = carry_out(growths, self.secrets, say)
+        return StageResult(
+            self.kind,
+            sentences=tuple(each.text for each in done if not each.failure),
+            warnings=tuple(each.text for plan in self.plans.values() for each in plan.staying),
+            failures=tuple(each.text for each in done if each.failure),
+            facts={"steps": [each.as_dict() for each in done]},
+        )
