@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from imager.errors import ImagerError
-from imager.growing import table
+from imager.growing import fat32, table
 from imager.growing.filesystems import grow, size_of
 from imager.growing.managers import Sizes, extend_logical_volume, grow_physical_volume, grown_container
 from imager.growing.model import GrowPlan, GrowStep
@@ -91,10 +91,14 @@ def obstacles(plans: Sequence[GrowPlan]) -> list[str]:
         return []
     found = [] if os.geteuid() == 0 else ["only root can open volumes for other programs"]
     names = sorted({name for step in steps for name in step.programs})
-    found += [f"the program {name} is not installed" for name in names if not find_program(name)]
+    found += [f"{name} is not installed" for name in names if not _is_installed(name)]
     if any(step.kind == "luks" for step in steps) and not mapper.is_there():
         found.append(mapper.MISSING)
     return found
+
+
+def _is_installed(name: str) -> bool:
+    return fat32.is_there() if name == table.FAT32 else find_program(name) is not None
 
 
 def carry_out(growths: Sequence[Growth], secrets: Secrets, say: Say) -> list[Done]:

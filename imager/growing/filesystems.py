@@ -9,19 +9,20 @@ References:
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Final
 
 from imager.devices.opening import open_source
 from imager.errors import VolumeFailed
 from imager.filesystems.registry import probe_all
-from imager.growing import table
+from imager.growing import fat32, table
 from imager.opening import OpenVolume, mounted
 from imager.process import Finished, ProgramFailed, run
 
 _SECONDS: Final = 24 * 3600.0
 """Checking a large file system takes long, and must not be cut off."""
-_E2FSCK_CORRECTED: Final = 1  # e2fsck(8), EXIT CODE: errors were corrected
+_FSCK_CORRECTED: Final = 1  # e2fsck(8) and fsck.fat(8): errors were corrected
 _WORDS: Final = 400
 
 
@@ -68,7 +69,7 @@ _AFTER: Final = "it was grown, but the check afterwards finds something"
 
 
 def _ext(volume: OpenVolume) -> None:
-    _tool(_BEFORE, "e2fsck", "-f", "-p", volume.path, allowed=(0, _E2FSCK_CORRECTED))
+    _tool(_BEFORE, "e2fsck", "-f", "-p", volume.path, allowed=(0, _FSCK_CORRECTED))
     _tool(_FAILED, "resize2fs", volume.path)
     _tool(_AFTER, "e2fsck", "-f", "-n", volume.path)
 
@@ -91,6 +92,14 @@ def _ntfs(volume: OpenVolume) -> None:
     _tool(_BEFORE, "ntfsresize", "--no-action", "--no-progress-bar", volume.path)
     _tool(_FAILED, "ntfsresize", "--no-progress-bar", volume.path, answers=b"y\n")
     _tool(_AFTER, "ntfsfix", "-n", volume.path)
+
+
+def _fat32(volume: OpenVolume) -> None:
+    _tool(_BEFORE, "fsck.fat", "-n", volume.path)
+    _tool(_FAILED, sys.executable, "-m", fat32.__name__, volume.path)
+    # The library leaves the label out of the boot sector; it is still in the root directory.
+    _tool(_AFTER, "fsck.fat", "-a", volume.path, allowed=(0, _FSCK_CORRECTED))
+    _tool(_AFTER, "fsck.fat", "-n", volume.path)
 
 
 def _f2fs(volume: OpenVolume) -> None:
@@ -116,6 +125,7 @@ _GROWERS: Final[dict[str, Callable[[OpenVolume], None]]] = {
     "xfs": _xfs,
     "btrfs": _btrfs,
     "ntfs": _ntfs,
+    "vfat": _fat32,
     "f2fs": _f2fs,
     "swap": _swap,
 }

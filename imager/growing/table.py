@@ -6,6 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+FAT32: Final = "libparted-fs-resize"
+"""Of all that is called, the only one that is a library."""
 EXT_TYPES: Final = ("ext2", "ext3", "ext4")
 
 
@@ -79,6 +81,15 @@ FILE_SYSTEMS: Final = (
         "Windows checks it once at its next start",
     ),
     Growing(
+        ("vfat",),
+        "FAT32",
+        (FAT32,),
+        ("gparted {device}",),
+        "GParted's way: libparted makes the tables larger and moves the files that are in their way. It is checked "
+        "first; one that is not in order is not grown. FAT12 and FAT16 stay as they are.",
+        "fsck.fat -n",
+    ),
+    Growing(
         ("f2fs",),
         "F2FS",
         ("resize.f2fs",),
@@ -135,8 +146,8 @@ STAYING: Final = (
     ),
     NotGrowing(
         ("vfat",),
-        "FAT",
-        "its tables lie in front of the data and have no room for more clusters",
+        "FAT12, FAT16",
+        "FAT12 and FAT16 have no numbers for more clusters",
         ("copy its files away", "mkfs.fat {device}", "copy them back"),
     ),
     NotGrowing(("exfat",), "exFAT", "there is no program that grows it"),
@@ -155,8 +166,10 @@ STAYING: Final = (
 )
 
 
-def growing(content_type: str) -> Growing | None:
-    """How a file system or swap grows, or None."""
+def growing(content_type: str, version: str = "") -> Growing | None:
+    """How a file system or swap grows, or None; FAT has versions that cannot."""
+    if content_type == "vfat" and version != "FAT32":
+        return None
     return next((each for each in (*FILE_SYSTEMS, SWAP) if content_type in each.types), None)
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 import subprocess
 from contextlib import contextmanager
@@ -107,6 +108,41 @@ def test_files_are_there_as_before(kind, tmp_path):
 
 def sums(top):
     return call("sh", "-c", f"cd {top} && find . -type f ! -path './lost+found*' -exec sha256sum {{}} + | sort")
+
+
+def test_fat32_keeps_its_files_label_and_serial(tmp_path):
+    before, after = 300 * MIB, 900 * MIB
+    fat = made("fat32", tmp_path / "content", before, "-n", "STICK")
+    (tmp_path / "files").mkdir()
+    for number in range(12):
+        content = random.Random(number).randbytes(5_000_001 * (number % 3) + number)
+        (tmp_path / "files" / f"file{number}").write_bytes(content)
+    call("mcopy", "-s", "-i", fat, tmp_path / "files", "::")
+    disk = gpt_with(tmp_path, after + 4 * MIB, (after, fat))
+    _, done = work(disk, {1: (before, after)})
+    assert [each.failure for each in done] == [""]
+    with loop_device(disk, offset=listed(disk)[0].start, size_limit=after) as device:
+        told = call("fsck.fat", "-n", "-v", device)
+        assert f"{after // 512} sectors total" in told
+        assert after - MIB <= done[0].after_bytes <= after
+        names = ("-p", "-o", "export", "-s", "UUID", "-s", "LABEL", "-s", "TYPE")
+        assert call("blkid", *names, device).splitlines()[1:] == call("blkid", *names, fat).splitlines()[1:]
+        (tmp_path / "out").mkdir()
+        call("mcopy", "-s", "-i", device, "::files", tmp_path / "out")
+    call("diff", "-r", tmp_path / "files", tmp_path / "out" / "files")
+
+
+def test_a_fat32_that_is_not_in_order_is_left_alone(tmp_path):
+    before, after = 64 * MIB, 128 * MIB
+    fat = made("fat32", tmp_path / "content", before)
+    with fat.open("r+b") as file:
+        file.seek(32 * 512 + 4 * 5)  # the first FAT's entry of cluster 5: the second one says that it is free
+        file.write(b"\xff\xff\xff\x0f")
+    disk = gpt_with(tmp_path, after + 4 * MIB, (after, fat))
+    was = call("sha256sum", disk)
+    _, done = work(disk, {1: (before, after)})
+    assert done[0].failure.startswith("it is not in order, and was not grown: fsck.fat")
+    assert call("sha256sum", disk) == was
 
 
 def test_a_disk_without_a_table_is_filled(tmp_path):
@@ -222,10 +258,10 @@ def test_a_swap_volume_gets_the_room_when_it_is_named(tmp_path):
 
 
 def test_what_stays_is_not_touched(tmp_path):
-    fat = made("fat32", tmp_path / "fat", 64 * MIB)
+    fat = made("fat16", tmp_path / "fat", 64 * MIB)
     disk = gpt_with(tmp_path, 132 * MIB, (128 * MIB, fat))
     was = call("sha256sum", disk)
     plan, done = work(disk, {1: (64 * MIB, 128 * MIB)})
     assert done == []
-    assert plan.lines()[0].startswith("partition 1 (vfat) stays as it is: its tables lie in front of the data")
+    assert plan.lines()[0].startswith("partition 1 (vfat) stays as it is: FAT12 and FAT16 have no numbers")
     assert call("sha256sum", disk) == was

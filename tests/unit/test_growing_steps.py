@@ -173,6 +173,12 @@ def test_a_container_in_a_logical_volume():
     ]
 
 
+@pytest.mark.parametrize(("version", "grows"), [("FAT12", False), ("FAT16", False), ("FAT32", True), ("", False)])
+def test_of_fat_only_fat32_grows(version, grows):
+    plan = grow_steps(disk(filesystem("vfat", facts={"version": version})), grown())
+    assert bool(plan.steps) == grows == (not plan.staying)
+
+
 @pytest.mark.parametrize("name", sorted({name for each in table.STAYING for name in each.types}))
 def test_what_stays_says_why(name):
     plan = grow_steps(disk(filesystem(name)), grown())
