@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The partitions of a disk as boxes in a row, each with what must go with it, and whether it may move.
+
+An extended partition is no box: it is the wrapping of its logical ones. Each logical partition has its boot record
+(EBR) in front of it, and takes it along::
+
+    disk      |--1--|==== extended 2 ==================|--3--|
+    boxes     [  1  ][ebr][  5  ]  [ebr][     6     ]   [  3 ]
+                      lead           lead
+
+A chain of boot records that is not in that order is left where it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from imager.fitting.traits import Trait, trait_of
+from imager.layout import Layout, Partition
+
+MIB: Final = 1024 * 1024
+_MOST_GRAIN: Final = 64 * MIB
+MBR_SECTORS: Final = 2**32
+"""Start and size are 32 bits: 2 TiB with sectors of 512 bytes."""
+
+
+@dataclass(frozen=True)
+class Box:
+    """A primary or logical partition on its way to its place.
+
+    Attributes:
+        entry: The partition.
+        trait: What may be done with it.
+        lead: Bytes in front of it that go with it.
+    """
+
+    entry: Partition
+    trait: Trait
+    lead: int = 0
+
+    @property
+    def number(self) -> int:
+        """Its number in the table."""
+        return self.entry.number
+
+    @property
+    def size(self) -> int:
+        """Its length in the image."""
+        return self.entry.size_bytes
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Where it lies in the image."""
+        return self.entry.start, self.entry.end
+
+
+def boxes_of(layout: Layout) -> list[Box]:
+    """The boxes of a disk in the order in which they lie on it; the first one is always pinned."""
+    entries = sorted(
+        (entry for entry in layout.partitions if entry.kind != "extended" or not logicals_of(layout, entry)),
+        key=lambda entry: (entry.start, entry.end),
+    )
+    boxes = [Box(entry, trait_of(entry, layout)) for entry in entries]
+    boxes = _with_leads(boxes, layout)
+    if boxes and not boxes[0].trait.pinned:
+        boxes[0] = _pinned(boxes[0], "the first partition of a disk stays in its place")
+    return boxes
+
+
+def logicals_of(layout: Layout, extended: Partition) -> list[Partition]:
+    """The logical partitions in an extended one, in the order in which they lie on the disk."""
+    inside = (entry for entry in layout.partitions if entry.kind == "logical" and extended.start <= entry.start)
+    return sorted((entry for entry in inside if entry.end <= extended.end), key=lambda entry: entry.start)
+
+
+def _pinned(box: Box, reason: str) -> Box:
+    return replace(box, trait=replace(box.trait, pinned=reason))
+
+
+def _with_leads(boxes: Sequence[Box], layout: Layout) -> list[Box]:
+    """The boxes, each logical one with its boot record; all are left in place where these are in an unusual order."""
+    leads: dict[int, int] = {}
+    irregular: dict[int, int] = {}
+    for extended in (entry for entry in layout.partitions if entry.kind == "extended"):
+        logicals = logicals_of(layout, extended)
+        found = _leads(extended, logicals, layout)
+        leads |= found
+        irregular |= {} if found else {entry.number: 0 for entry in logicals}
+        if logicals:
+            first = logicals[0]
+            irregular |= {first.number: first.start - extended.start} if first.number in irregular else {}
+    reason = "the boot records of the logical partitions are in an unusual order"
+    boxes = [replace(box, lead=leads.get(box.number, irregular.get(box.number, 0))) for box in boxes]
+    return [
+        replace(box, trait=replace(box.trait, pinned=reason, barred=reason)) if box.number in irregular else box
+        for box in boxes
+    ]
+
+
+def _leads(extended: Partition, logicals: Sequence[Partition], layout: Layout) -> dict[int, int]:
+    """How far in front of each logical partition its boot record lies; empty when that is not the usual order."""
+    records = [start for start, end in layout.table.table_ranges if extended.start <= start < end <= extended.end]
+    leads, before = {}, extended.start
+    for index, entry in enumerate(logicals):
+        ahead = [start for start in records if before <= start < entry.start]
+        if not ahead or (index == 0 and min(ahead) != extended.start):
+            return {}
+        leads[entry.number] = entry.start - min(ahead)
+        before = entry.end
+    return {} if any(start >= before for start in records) else leads
+
+
+def usable_end(layout: Layout, target_size: int) -> int:
+    """The byte of a target of that size behind which no partition can lie."""
+    sector = layout.logical_sector_bytes
+    count = target_size // sector
+    if layout.table.kind == "mbr":
+        return min(count, MBR_SECTORS) * sector
+    array = layout.table.entry_count * layout.table.entry_size_bytes
+    return max(0, count - 1 - -(-array // sector)) * sector
+
+
+def grain_of(boxes: Sequence[Box]) -> int:
+    """What moved starts are aligned to: 1 MiB, or more where all partitions of the disk are aligned to more."""
+    common = 0
+    for box in boxes:
+        common |= box.entry.start
+    lowest = common & -common
+    return min(max(MIB, lowest), _MOST_GRAIN)
