@@ -35,6 +35,7 @@ EPILOG = epilog(
     ("imager restore --dry-run server.img.zst /dev/sdb", "what would be written, and what would be lost"),
     ("imager restore --verify server.img.zst /dev/sdb", "write it, and read it back past the cache"),
     ("ssh backup 'cat server.img.zst' | imager restore - /dev/sdb", "over the network"),
+    ("imager restore --grow last server.img.zst /dev/sdb", "the last partition gets the room of a larger disk"),
     ("imager restore --partition 2 --onto /dev/sdb2 server.img.zst", "one partition, into an existing one"),
     (
         "imager restore --to set/a.img.zst=/dev/sdb --to set/b.img.zst=/dev/sdc",
@@ -79,6 +80,14 @@ def command(
         bool, typer.Option("--table-only", help="Write the partition table and nothing else.")
     ] = False,
     boot_only: Annotated[bool, typer.Option("--boot-only", help="Write the boot code and nothing else.")] = False,
+    grow: Annotated[
+        str | None,
+        typer.Option(
+            "--grow",
+            metavar="last|proportional|N",
+            help="Give the room of a larger disk to the last partition that can grow, to all in proportion, or to N.",
+        ),
+    ] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Read everything back past the cache and compare.")] = False,
     accept_damage: AcceptDamageOption = False,
     yes: YesOption = False,
@@ -97,7 +106,7 @@ def command(
     from imager.cli.restoring import RestoreChoices, run_restores
 
     console = Console(json=as_json, quiet=quiet, progress_as=progress)
-    wanted = Wanted(partition, onto, table_only, boot_only)
+    wanted = Wanted(partition, onto, table_only, boot_only, grow)
     pairs = _pairs(image, target, to, wanted)
     choices = RestoreChoices(wanted, verify=verify, accept_damage=accept_damage, mixed=mixed, threads=threads)
     return run_restores(pairs, choices, console, yes=yes, dry_run=dry_run)
@@ -141,6 +150,7 @@ class Wanted:
     onto: str | None
     table_only: bool
     boot_only: bool
+    grow: str | None = None
 
     def place(self, target: str | None) -> str:
         """The device or file that is opened for writing.
@@ -150,6 +160,8 @@ class Wanted:
         """
         if sum((self.partition is not None, self.table_only, self.boot_only)) > 1:
             raise UsageError("--partition, --table-only and --boot-only contradict each other")
+        if self.grow is not None and (self.partition is not None or self.table_only or self.boot_only):
+            raise UsageError("--grow is for whole disks", hint="Leave out --partition, --table-only or --boot-only.")
         if (self.partition is None) != (self.onto is None):
             raise UsageError("--partition and --onto belong together", hint="As in --partition 2 --onto /dev/sdb2.")
         if self.onto is not None and not self.onto.isdecimal():

@@ -12,9 +12,14 @@ from typing import Any
 from imager.cli.confirm import can_ask, confirm
 from imager.cli.output import Console
 from imager.cli.restore import Wanted
+from imager.cli.show import terminal_style
 from imager.errors import ContentIncomplete
+from imager.fitting.model import Rule
+from imager.growing.steps import grow_steps
 from imager.image.reader import StreamedImage, open_image
+from imager.pictures.bar import Style
 from imager.restore.afterwards import Afterwards, AfterwardsResult, written_disk
+from imager.restore.grow_stage import GrowStage
 from imager.restore.looking import look_at_target, refuse_shared_targets
 from imager.restore.plan import Plan, RestoreOptions, make_plan
 from imager.restore.sets import SetImage, check_together, missing_sentences
@@ -57,13 +62,13 @@ class Planned:
     after: Afterwards
     warnings: tuple[str, ...] = ()
 
-    def lines(self) -> Iterator[str]:
-        """The plan for people."""
+    def lines(self, style: Style = Style()) -> Iterator[str]:  # noqa: B008  frozen
+        """The plan for people; the style is that of its pictures."""
         for number, task in enumerate(self.tasks, 1):
             if len(self.tasks) > 1:
                 yield from ([""] if number > 1 else [])
                 yield f"restore {number} of {len(self.tasks)}: {task.image}"
-            yield from task.plan.lines()
+            yield from task.plan.lines(style)
         yield from self.after.lines()
         if self.warnings:
             yield from ("the set is not complete", *(f"  {sentence}" for sentence in self.warnings))
@@ -86,10 +91,10 @@ def run_restores(pairs: Pairs, choices: RestoreChoices, console: Console, *, yes
     with ExitStack() as stack:
         planned = _plan_all(pairs, choices, stack)
         if dry_run:
-            console.result(planned.as_dict(), planned.lines())
+            console.result(planned.as_dict(), planned.lines(terminal_style()))
             return 0
         must_be_seen = not yes and can_ask()
-        for line in planned.lines():
+        for line in planned.lines(terminal_style()):
             console.say(line, must=must_be_seen)
         confirm([place for _, place in pairs], yes=yes)
         outcomes = restore_all(planned.tasks, threads=choices.threads, progress=console.progress(), say=console.say)
@@ -129,13 +134,23 @@ def _plan(opened: StreamedImage, files: Sequence[str], place: str, choices: Rest
         twins_of=about.layout if brings_identifiers else None,
     )
     final = None if opened.streamed else opened.final
-    options = RestoreOptions(accept_damage=choices.accept_damage, verify=choices.verify)
+    grow = Rule.parse(wanted.grow) if wanted.grow is not None else None
+    options = RestoreOptions(accept_damage=choices.accept_damage, verify=choices.verify, grow=grow)
     return make_plan(about, final, state, wanted.scope(state), options)
 
 
 def _afterwards(plans: Sequence[Plan]) -> Afterwards:
     """What is done when the targets are written and closed."""
-    return Afterwards()
+    growing = {plan.target.name: plan.grown for plan in plans if plan.grown}
+    stage = GrowStage(
+        {
+            plan.target.name: grow_steps(plan.layout, growing[plan.target.name], disk=plan.target.name)
+            for plan in plans
+            if plan.target.name in growing
+        }
+    )
+    stage.check()
+    return Afterwards((stage,) if growing else ())
 
 
 def _carry_out_afterwards(planned: Planned, outcomes: Sequence[Outcome], console: Console) -> AfterwardsResult:

@@ -155,8 +155,8 @@ def _move_backup(layout: Layout, disk: Sectors, mbr: Mbr, count: int) -> tuple[l
             ["The GPT in the image is damaged in both copies: it is written as it is, nothing is moved."],
         )
     backup = _new_backup(disk, copies, copies.chosen, count)
-    patches = _primary_patches(disk, copies, backup, count) + _backup_patches(disk, backup)
-    patches += _protective_patches(mbr, {disk.count, copies.chosen.table_end_lba}, count)
+    patches = _primary_patches(disk, copies, backup, count) + backup_patches(disk, backup)
+    patches += protective_patches(mbr, {disk.count, copies.chosen.table_end_lba}, count)
     stale = _stale_ranges(layout, disk, copies, count) - Extents.of((each.offset, _end(each)) for each in patches)
     return patches, stale, _sentences(copies, stale, count)
 
@@ -186,7 +186,8 @@ def _primary_patches(disk: Sectors, copies: Copies, backup: GptCopy, count: int)
     return [Patch(PRIMARY_LBA * disk.sector_bytes, header.sector, "primary GPT header: new place of the backup")]
 
 
-def _backup_patches(disk: Sectors, backup: GptCopy) -> list[Patch]:
+def backup_patches(disk: Sectors, backup: GptCopy) -> list[Patch]:
+    """A backup GPT at the place that its header gives."""
     array = backup.array.ljust(disk.round_up(len(backup.array)), b"\0")
     step = disk.sector_bytes
     patches = [Patch(backup.header.MyLBA * step, backup.sector, "backup GPT header at the new end")]
@@ -195,7 +196,7 @@ def _backup_patches(disk: Sectors, backup: GptCopy) -> list[Patch]:
     return patches
 
 
-def _protective_patches(mbr: Mbr, old_ends: set[int], count: int) -> list[Patch]:
+def protective_patches(mbr: Mbr, old_ends: set[int], count: int) -> list[Patch]:
     """The size of protective records that reached to the end of the disk or table; start and CHS bytes stay."""
     patches = []
     for index, record in enumerate(mbr.PartitionRecord):

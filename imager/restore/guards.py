@@ -16,7 +16,8 @@ from imager.errors import TargetRefused
 from imager.extents import Extents
 from imager.layout import Identity, Layout
 from imager.partitions.adapt import table_only_ranges
-from imager.restore.scope import Placement, RestoreScope
+from imager.restore.placement import Placement
+from imager.restore.scope import RestoreScope
 
 _BOOT_CODE: Final = Extents.single(0, 440)
 """Of LBA 0 only what follows, the disk signature and the entries, is the table."""

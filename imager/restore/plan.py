@@ -13,13 +13,19 @@ from typing import Any, Final, Literal
 from imager.damage import DamagedPart, damaged_parts
 from imager.errors import ImageIncomplete, TargetTooSmall, UsageError
 from imager.extents import Extents
+from imager.fitting.boot_sectors import TYPES as COUNTING_TYPES
+from imager.fitting.model import Fitting, Rule
+from imager.fitting.planner import fit
 from imager.image.description import Description, FinalFacts
 from imager.layout import Layout
 from imager.partitions.adapt import missing_bytes, table_only_ranges
+from imager.pictures.bar import Style
 from imager.pictures.sizes import size_text
 from imager.restore.clearing import Clearing, layout_marks, plan_clearing, volume_marks
+from imager.restore.fitted import place_fitted
 from imager.restore.guards import TargetState, check_boot_code_place, check_sector_size, check_target
-from imager.restore.scope import HEAD_BYTES, MIB, Placement, RestoreScope, place, wanted_partition
+from imager.restore.placement import Placement
+from imager.restore.scope import HEAD_BYTES, MIB, RestoreScope, place, wanted_partition
 from imager.restore.words import lost_sentences, plan_lines, warning_sentences, written_rows
 
 __all__ = ["Plan", "RestoreOptions", "RestoreScope", "Step", "TargetState", "WrittenRow", "make_plan"]
@@ -32,13 +38,17 @@ class RestoreOptions:
     Attributes:
         accept_damage: Restore an image that lacks some of its content.
         verify: Read everything back when it is written.
+        grow: Who gets the room that a larger disk has; None when it stays unpartitioned.
     """
 
     accept_damage: bool = False
     verify: bool = False
+    grow: Rule | None = None
 
 
-StepKind = Literal["create", "invalidate", "clear", "write", "relocate", "write-last", "verify", "reread-table"]
+StepKind = Literal[
+    "create", "invalidate", "clear", "write", "mend", "relocate", "refit", "write-last", "verify", "reread-table"
+]
 
 
 @dataclass(frozen=True)
@@ -94,6 +104,7 @@ class Plan:
         written: What is written where.
         warnings: What the user should know before agreeing.
         damage: Parts of the image whose content is missing or was unreadable.
+        fitting: Where the partitions go when they are fitted to the target; None when they stay where they were.
     """
 
     target: TargetState
@@ -110,6 +121,7 @@ class Plan:
     written: tuple[WrittenRow, ...]
     warnings: tuple[str, ...]
     damage: tuple[DamagedPart, ...]
+    fitting: Fitting | None = None
 
     @property
     def write_ranges(self) -> Extents:
@@ -121,13 +133,18 @@ class Plan:
         """Ranges of the target that are cleared."""
         return self.clearing.discard | self.clearing.zero
 
+    @property
+    def grown(self) -> dict[int, tuple[int, int]]:
+        """Old and new size of every partition that grows, by number; 0 stands for a disk without a table."""
+        return self.fitting.grown(self.layout) if self.fitting else {}
+
     def has_step(self, kind: StepKind) -> bool:
         """Whether a stage is part of the plan."""
         return any(step.kind == kind for step in self.steps)
 
-    def lines(self) -> list[str]:
-        """The plan for people."""
-        return plan_lines(self)
+    def lines(self, style: Style = Style()) -> list[str]:  # noqa: B008  frozen
+        """The plan for people; the style is that of the pictures in it."""
+        return plan_lines(self, style)
 
     def as_dict(self) -> dict[str, Any]:
         """The plan as facts, for JSON."""
@@ -144,6 +161,7 @@ class Plan:
             "will_be_lost": self.will_be_lost,
             "written": self.written,
             "damage": self.damage,
+            "fitting": self.fitting.as_dict() if self.fitting else None,
             "plan_warnings": self.warnings,
         }
 
@@ -168,19 +186,23 @@ def make_plan(
         TargetRefused: The target must not be written.
         TargetTooSmall: What is restored does not fit.
         ImageIncomplete: The image lacks content that is wanted, and nobody accepted that.
-        UsageError: The scope names what the image does not have.
+        UsageError: The scope names what the image does not have, or the partitions cannot grow as was asked for.
     """
     layout = description.layout
     check_target(target)
     check_sector_size(target, description.sector_size)
     _check_fits(layout, scope, target)
     missing = final.missing if final else Extents()
-    placed = place(layout, description.used, description.chunk_size, scope, target.size_bytes, missing)
+    fitting = _fitting(layout, target, scope, options, missing)
+    if fitting and fitting.is_changed:
+        placed = place_fitted(layout, description.used, description.chunk_size, fitting, missing)
+    else:
+        placed = place(layout, description.used, description.chunk_size, scope, target.size_bytes, missing)
     _check_has_something(scope, placed)
     check_boot_code_place(target, layout, placed, scope)
     damage = _check_complete(description, final, placed, options)
     invalidate = _invalidated(target, scope, placed)
-    clearing = _clearing(layout, target, scope, placed)
+    clearing = _clearing(layout, target, scope, placed, fitting)
     return Plan(
         target=target,
         scope=scope,
@@ -191,12 +213,29 @@ def make_plan(
         placement=placed,
         invalidate=invalidate,
         clearing=clearing,
-        steps=_steps(target, scope, options, placed, invalidate, clearing),
+        steps=_steps(layout, target, scope, options, placed, invalidate, clearing, fitting),
         will_be_lost=lost_sentences(target, scope),
         written=tuple(WrittenRow(*row) for row in written_rows(layout, scope, placed)),
-        warnings=warning_sentences(description, target, scope, placed),
+        warnings=warning_sentences(description, target, scope, placed, fitting),
         damage=damage,
+        fitting=fitting,
     )
+
+
+def _fitting(
+    layout: Layout, target: TargetState, scope: RestoreScope, options: RestoreOptions, missing: Extents
+) -> Fitting | None:
+    if options.grow is None:
+        return None
+    if scope.kind != "whole":
+        raise UsageError("partitions grow only when the whole disk is restored", hint="Leave out --grow.")
+    fitting = fit(layout, target.size_bytes, options.grow)
+    if fitting.is_changed and len(missing & table_only_ranges(layout)):
+        raise UsageError(
+            "the image lacks a part of its partition table, so that partitions cannot get other places",
+            hint="Restore without --grow: the table is then written as far as it is there.",
+        )
+    return fitting
 
 
 def _check_fits(layout: Layout, scope: RestoreScope, target: TargetState) -> None:
@@ -261,14 +300,16 @@ def _invalidated(target: TargetState, scope: RestoreScope, placed: Placement) ->
     if not target.exists or scope.kind in ("table", "boot"):
         return Extents()
     start, end = placed.window
-    zeroed = placed.last.shift(placed.distance)
+    zeroed = placed.moves.to_target(placed.last)
     zeroed |= Extents.of([(start, min(start + HEAD_BYTES, end)), (max(end - MIB, start), end)])
     if scope.kind == "whole" and target.layout:
         zeroed |= table_only_ranges(target.layout)
     return zeroed.clip(start, end) - placed.untouched
 
 
-def _clearing(layout: Layout, target: TargetState, scope: RestoreScope, placed: Placement) -> Clearing:
+def _clearing(
+    layout: Layout, target: TargetState, scope: RestoreScope, placed: Placement, fitting: Fitting | None
+) -> Clearing:
     if not target.exists or scope.kind == "boot":
         return plan_clearing("nothing", Extents(), Extents())
     if scope.kind == "table":
@@ -282,9 +323,12 @@ def _clearing(layout: Layout, target: TargetState, scope: RestoreScope, placed: 
     if target.layout:
         marks |= layout_marks(target.layout)
     parity = layout.parity_ranges()
+    if fitting and fitting.is_changed:
+        there = fitting.layout_on_target(layout)
+        marks, parity = marks | layout_marks(there), there.parity_ranges()
     if scope.kind == "partition":
         entry = wanted_partition(layout, scope.number)
-        parity = parity.clip(entry.start, entry.end).shift(placed.distance)
+        parity = placed.moves.to_target(parity.clip(entry.start, entry.end))
     return plan_clearing(target.clearing, rest, marks, parity.clip(start, end))
 
 
@@ -304,13 +348,22 @@ _ERASED: Final = {
 }
 
 
+def _counting(layout: Layout, fitting: Fitting) -> list[str]:
+    """Partitions that move and whose boot sectors count the sectors in front of them."""
+    moved = {place.number for place in fitting.moved}
+    counting = [entry for entry in layout.partitions if entry.content and entry.content.type in COUNTING_TYPES]
+    return [str(entry.number) for entry in counting if entry.number in moved]
+
+
 def _steps(
+    layout: Layout,
     target: TargetState,
     scope: RestoreScope,
     options: RestoreOptions,
     placed: Placement,
     invalidate: Extents,
     clearing: Clearing,
+    fitting: Fitting | None,
 ) -> tuple[Step, ...]:
     steps: list[Step] = []
     if not target.exists:
@@ -324,7 +377,12 @@ def _steps(
     first = placed.take - placed.last
     if len(first):
         steps.append(Step("write", "write the content, each chunk checked before", first.total_bytes))
-    if placed.moves_table:
+    if fitting and fitting.is_changed:
+        if counting := _counting(layout, fitting):
+            text = f"tell the boot sectors of partitions that move where they lie then: {', '.join(counting)}"
+            steps.append(Step("mend", text))
+        steps.append(Step("refit", "write the places of the partitions into the table, all else in it stays"))
+    elif placed.moves_table:
         steps.append(Step("relocate", "move the backup GPT to the end of the target"))
     what = {"whole": "the table and the first MiB", "partition": "the partition's first MiB"}
     text = f"write {what.get(scope.kind, 'it')} when all else is on the disk"

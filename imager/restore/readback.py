@@ -73,10 +73,11 @@ class Written:
             yield offset, length, digest
 
     def _wholes(self) -> Iterator[tuple[int, int, bytes]]:
-        chunk_size, distance = self._plan.chunk_size, self._plan.placement.distance
+        chunk_size, moves = self._plan.chunk_size, self._plan.placement.moves
         for index in range(self._count):
             start = int(self._numbers[index]) * chunk_size
             length = min(chunk_size, self._plan.disk_size - start)
+            distance = moves.distance(start, start + length) or 0  # a whole chunk goes to one place
             yield start + distance, length, self._digests[index].tobytes()
 
 

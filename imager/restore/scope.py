@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Which bytes of an image go where on the target: the geometry that every kind of restore shares.
 
-A restore takes some bytes of the image, moves them by one distance, and may touch nothing of the target outside of
+A restore takes some bytes of the image, moves them by a distance, and may touch nothing of the target outside of
 one window::
 
     image    |--table--|--p1--|····p2····|--p3--|        whole: take what is used, distance 0
@@ -10,24 +10,28 @@ one window::
     image    |--table--|--p1--|····p2····|--p3--|        partition 2 onto another: take what is used in it
     target   |--table--|------other------|··p2······|    (the window is that other partition)
 
+    image    |--table--|--p1--|····p2····|--p3--|                whole, and p2 grows: p3 makes way
+    target   |--table--|--p1--|····p2···········|--p3--|         (`imager.restore.fitted` places these)
+
 Knows the layout and its byte ranges; knows nothing of devices, frames or threads.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, Literal
 
 from imager.errors import UsageError
 from imager.extents import Extents
 from imager.layout import Layout, Partition
 from imager.partitions.adapt import boot_only_ranges, table_only_ranges
+from imager.restore.placement import Moves, Placement
 
 MIB: Final = 1024 * 1024
 HEAD_BYTES: Final = MIB
 """What makes a disk or partition recognisable lies in its first so many bytes; they are written last."""
 _GPT_KINDS: Final = ("gpt", "hybrid")
-_LAST_LIMIT_BYTES: Final = 32 * MIB
+LAST_LIMIT_BYTES: Final = 32 * MIB
 """The bytes that are written last wait in memory: a table that claims more than this gets only its head."""
 
 
@@ -59,44 +63,6 @@ class RestoreScope:
     def partition(cls, number: int, onto_start: int, onto_end: int) -> RestoreScope:
         """One partition of the image into the range onto_start up to onto_end of the target."""
         return cls("partition", number, onto_start, onto_end)
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Where bytes of the image go.
-
-    Attributes:
-        take: Bytes of the image that are written; image offsets.
-        last: The part of take that is written after all else; image offsets.
-        consulted: Bytes that are not written, but needed to move the table; image offsets.
-        missing: Bytes that are wanted but that the image does not have; image offsets.
-        distance: Target offset minus image offset.
-        window: The only range of the target that may be touched.
-        moves_table: The table's backup goes to another place than it had.
-    """
-
-    take: Extents
-    last: Extents
-    missing: Extents
-    distance: int
-    window: tuple[int, int]
-    moves_table: bool = False
-    consulted: Extents = field(default_factory=Extents)
-
-    @property
-    def wanted(self) -> Extents:
-        """The bytes of the image that are needed."""
-        return self.take | self.consulted
-
-    @property
-    def written(self) -> Extents:
-        """The bytes of the target that are written from the image."""
-        return self.take.shift(self.distance)
-
-    @property
-    def untouched(self) -> Extents:
-        """The bytes of the target that stay as they are because the image does not have them."""
-        return self.missing.shift(self.distance)
 
 
 def wanted_partition(layout: Layout, number: int) -> Partition:
@@ -141,15 +107,15 @@ def _old_and_new_backup(layout: Layout, target_size: int) -> Extents:
     return old | Extents.single(max(0, end - old.total_bytes), end)
 
 
-def _written_last(layout: Layout) -> Extents:
+def written_last(layout: Layout) -> Extents:
     """What makes the disk recognisable: without it, nobody takes the target for a finished disk."""
     head = Extents.single(0, min(HEAD_BYTES, layout.size_bytes))
-    return head | _at_most(backup_ranges(layout) | table_only_ranges(layout).clip(0, _LAST_LIMIT_BYTES), layout)
+    return head | _at_most(backup_ranges(layout) | table_only_ranges(layout).clip(0, LAST_LIMIT_BYTES), layout)
 
 
 def _at_most(ranges: Extents, layout: Layout) -> Extents:
     """Ranges that fit into memory, and are of a table that has its parts at both ends of the disk; else none."""
-    return ranges if layout.table.kind in _GPT_KINDS and ranges.total_bytes <= _LAST_LIMIT_BYTES else Extents()
+    return ranges if layout.table.kind in _GPT_KINDS and ranges.total_bytes <= LAST_LIMIT_BYTES else Extents()
 
 
 def place(
@@ -175,12 +141,12 @@ def place(
     """
     sector = layout.logical_sector_bytes  # a disk in a file may end with a piece of one, which moves nothing
     is_resized = target_size // sector != layout.size_bytes // sector
-    moves = scope.kind in ("whole", "table") and layout.table.kind in _GPT_KINDS and is_resized
-    gone = _old_and_new_backup(layout, target_size) if moves else Extents()
-    distance, window = 0, (0, target_size)
+    moves_table = scope.kind in ("whole", "table") and layout.table.kind in _GPT_KINDS and is_resized
+    gone = _old_and_new_backup(layout, target_size) if moves_table else Extents()
+    moves, window = Moves(), (0, target_size)
     cells = used.align_outward(chunk_size, layout.size_bytes)
     if scope.kind == "whole":
-        wanted, last = cells - gone, _written_last(layout)
+        wanted, last = cells - gone, written_last(layout)
     elif scope.kind == "table":
         wanted = last = (table_only_ranges(layout) & cells) - gone
     elif scope.kind == "boot":
@@ -189,10 +155,10 @@ def place(
         entry = wanted_partition(layout, scope.number)
         wanted = cells.clip(entry.start, entry.end)
         last = Extents.single(entry.start, min(entry.start + HEAD_BYTES, entry.end))
-        distance, window = scope.onto_start - entry.start, (scope.onto_start, scope.onto_end)
+        moves, window = Moves.by(scope.onto_start - entry.start), (scope.onto_start, scope.onto_end)
     if scope.kind != "partition":
         wanted = wanted.clip(0, target_size)
     take = wanted - missing
-    last = last if last.total_bytes <= _LAST_LIMIT_BYTES + HEAD_BYTES else last.clip(0, HEAD_BYTES)
-    consulted = (_written_last(layout) & cells) - missing - take if moves else Extents()
-    return Placement(take, take & last, wanted & missing, distance, window, moves, consulted)
+    last = last if last.total_bytes <= LAST_LIMIT_BYTES + HEAD_BYTES else last.clip(0, HEAD_BYTES)
+    consulted = (written_last(layout) & cells) - missing - take if moves_table else Extents()
+    return Placement(take, take & last, wanted & missing, moves, window, moves_table, consulted)

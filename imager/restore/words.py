@@ -4,19 +4,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
 
 from imager.extents import Extents
+from imager.fitting.model import Fitted, Fitting
 from imager.image.description import Description
 from imager.layout import Content, Layout, Partition
+from imager.pictures.bar import Style, disk_bar
 from imager.pictures.sizes import size_text
 from imager.restore.guards import TargetState
-from imager.restore.scope import Placement, RestoreScope, backup_ranges, wanted_partition
+from imager.restore.placement import Placement
+from imager.restore.scope import RestoreScope, backup_ranges, wanted_partition
 
 if TYPE_CHECKING:
     from imager.restore.plan import Plan, WrittenRow
 
 Row = tuple[str, int, int, int, int]
+
+_LEAST_COLUMNS: Final = 24
 
 
 def content_text(content: Content | None) -> str:
@@ -78,7 +84,8 @@ def written_rows(layout: Layout, scope: RestoreScope, placed: Placement) -> list
     """What is written where: partitions, and the rest of the disk as one row."""
 
     def row(what: str, start: int, end: int, taken: Extents) -> Row:
-        return what, taken.total_bytes, start, start + placed.distance, end - start
+        distance = placed.moves.distance(start, start + 1) or 0
+        return what, taken.total_bytes, start, start + distance, end - start
 
     if scope.kind == "partition":
         entry = wanted_partition(layout, scope.number)
@@ -97,12 +104,12 @@ def written_rows(layout: Layout, scope: RestoreScope, placed: Placement) -> list
 
 
 def warning_sentences(
-    description: Description, target: TargetState, scope: RestoreScope, placed: Placement
+    description: Description, target: TargetState, scope: RestoreScope, placed: Placement, fitting: Fitting | None
 ) -> tuple[str, ...]:
     """What the user should know before agreeing."""
     found = [f"{twin}: both may not be used at the same time" for twin in target.twin_disks]
     if scope.kind in ("whole", "table"):
-        found += _size_sentences(description.layout, target, placed)
+        found += _size_sentences(description.layout, target, placed, fitting)
     if scope.kind == "whole":
         found += [
             f"{partition_text(entry)} was left out of the image: it will be empty"
@@ -135,10 +142,15 @@ def _left_out_sentences(layout: Layout, scope: RestoreScope) -> Iterator[str]:
                 )
 
 
-def _size_sentences(layout: Layout, target: TargetState, placed: Placement) -> Iterator[str]:
+def _size_sentences(layout: Layout, target: TargetState, placed: Placement, fitting: Fitting | None) -> Iterator[str]:
     more = target.size_bytes - layout.size_bytes
-    if more > 0:
-        yield f"the target is {size_text(more)} larger than the image's disk: the rest stays unpartitioned"
+    if fitting:
+        yield from fitting.warnings
+    elif more > 0:
+        yield (
+            f"the target is {size_text(more)} larger than the image's disk: the rest stays unpartitioned "
+            "(--grow gives it to partitions)"
+        )
     if more < 0:
         yield f"the target is {size_text(-more)} smaller than the image's disk: every partition fits"
         inside = backup_ranges(layout) if placed.moves_table else Extents()
@@ -149,13 +161,14 @@ def _size_sentences(layout: Layout, target: TargetState, placed: Placement) -> I
         yield "the backup GPT moves to the end of the target, and the primary one points there"
 
 
-def plan_lines(plan: Plan) -> list[str]:
-    """The whole plan as lines."""
+def plan_lines(plan: Plan, style: Style) -> list[str]:
+    """The whole plan as lines, its pictures in that style."""
     target = plan.target
     about = [target.identity.short_name()] if target.identity.short_name() != target.name else []
     about += [size_text(target.size_bytes), *([] if target.exists else ["a new file"])]
     lines = [f"target   {target.name}: {', '.join(about)}"]
     lines += _section("now on it, and lost", plan.will_be_lost or ("nothing",))
+    lines += _section("partitions", list(_fitting_lines(plan.layout, plan.fitting, style)) if plan.fitting else [])
     lines += _section(
         "written",
         [
@@ -167,6 +180,32 @@ def plan_lines(plan: Plan) -> list[str]:
     lines += _section("damaged", [part.sentence() for part in plan.damage])
     lines += _section("warnings", plan.warnings)
     return lines
+
+
+def _fitting_lines(layout: Layout, fitting: Fitting, style: Style) -> Iterator[str]:
+    """Each partition before and after, pictures of both, and who grows and why."""
+    yield from fitting.why
+    if not fitting.is_changed:
+        return
+    for place in fitting.partitions:
+        entry = layout.partition(place.number)
+        if entry is not None:
+            yield f"{partition_text(entry)}: {_change_text(place)}"
+    there = fitting.layout_on_target(layout)
+    room = style.columns - len("  before ")
+    scale = room / max(layout.size_bytes, there.size_bytes)
+    for name, each in (("before", layout), ("after ", there)):
+        columns = max(_LEAST_COLUMNS, round(scale * each.size_bytes))
+        yield f"{name} {disk_bar(each, replace(style, columns=min(columns, room)))}"
+
+
+def _change_text(place: Fitted) -> str:
+    sizes = size_text(place.old_size)
+    if place.new_size != place.old_size:
+        sizes += f" -> {size_text(place.new_size)}"
+    where = f"moves from byte {place.image_start} to {place.start}" if place.distance else "stays in its place"
+    grows = "grows and " if place.new_size > place.old_size else ""
+    return f"{sizes}, {grows}{where}"
 
 
 def _place_text(row: WrittenRow) -> str:

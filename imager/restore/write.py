@@ -3,7 +3,7 @@
 
 1. What makes the target recognisable is zeroed, old and new, and unused ranges are cleared; flushed.
 2. Content is written in any order, by several threads. What the plan writes last is kept in memory.
-3. The backup GPT is written where it belongs on this disk; flushed.
+3. The backup GPT and extended boot records are written where they belong on this disk; flushed.
 4. What was kept is written, the bytes at the lowest offset at the very end; flushed.
 
 A target that is left before step 4 has no table and no superblock at its start: nothing takes it for a finished disk.
@@ -21,8 +21,10 @@ from imager.damage import DamagedPart, damaged_parts
 from imager.devices.target import TargetDisk
 from imager.errors import ImageDamaged, ImageIncomplete, ImagerError, SourceUnreadable
 from imager.extents import Extents
+from imager.fitting.boot_sectors import mended
 from imager.image.description import FinalFacts
 from imager.partitions.adapt import Patch, relocate
+from imager.partitions.refit import refit
 from imager.progress import NullProgress, Progress
 from imager.restore.plan import Plan
 from imager.restore.readback import Written
@@ -145,21 +147,27 @@ class TargetSink:
         """
         start = number * self._plan.chunk_size
         end = start + len(content)
-        distance = self._plan.placement.distance
-        if self._now.holds(start, end):
+        moves = self._plan.placement.moves
+        distance = moves.distance(start, end)
+        if distance is not None and self._now.holds(start, end):
             self._target.write(start + distance, content)
             self.written.whole(number, digest)
             self._count(len(content))
             return
         for first, last in self._now.clip(start, end):
-            piece = content[first - start : last - start]
-            self._target.write(first + distance, piece)
-            self.written.piece(first + distance, piece)
+            self._write_pieces(first, content[first - start : last - start])
             self._count(last - first)
         for first, last in self._held.clip(start, end):
             with self._lock:
                 self._kept.keep(first, content[first - start : last - start])
         self._count(self._plan.placement.last.clip(start, end).total_bytes)
+
+    def _write_pieces(self, start: int, content: memoryview) -> None:
+        """Write bytes of the image from an offset on, each part where it goes."""
+        for first, last, distance in self._plan.placement.moves.split(start, start + len(content)):
+            piece = content[first - start : last - start]
+            self._target.write(first + distance, piece)
+            self.written.piece(first + distance, piece)
 
     def _count(self, count_bytes: int) -> None:
         with self._lock:
@@ -178,29 +186,35 @@ class TargetSink:
             TargetFailed: A write failed.
         """
         self._check_complete(final)
-        self.steps.begin("relocate")
-        patches, stale = self._relocation()
         last = self._plan.placement.last & self._kept.ranges
+        self.steps.begin("mend")
+        self._mend()
+        self.steps.begin("refit" if self._plan.has_step("refit") else "relocate")
+        patches, stale = self._table()
+        staying = last & self._plan.placement.moves.staying
         for start, end in stale:
             self._kept.overlay(start, bytes(end - start))
-        self._zero(stale - last)
+        self._zero(stale - staying)
         self.written.forget(stale)
         for patch in patches:
-            self._write_patch(patch, last)
+            self._write_patch(patch, staying)
         self._target.flush()
         self.steps.begin("write-last")
         self._state = f"{self._plan.target.name} may lack its table or first MiB: run the restore again"
-        self._write_last(last)
+        for start, end in reversed(list(last)):  # the start of the disk at the very end
+            self._write_pieces(start, memoryview(self._kept.read(start, end - start)))
         self._target.flush()
         self.steps.end()
         self._state = f"{self._plan.target.name} is completely written"
 
-    def _write_last(self, last: Extents) -> None:
-        """Write what was kept, the start of the disk at the very end."""
-        for start, end in reversed(list(last)):
-            piece = memoryview(self._kept.read(start, end - start))
-            self._target.write(start + self._plan.placement.distance, piece)
-            self.written.piece(start + self._plan.placement.distance, piece)
+    def _mend(self) -> None:
+        """Tell the boot sectors of partitions that move where they lie now; they wait in memory."""
+        plan = self._plan
+        for place in plan.fitting.moved if plan.fitting else ():
+            entry = plan.layout.partition(place.number)
+            if entry is not None:
+                for offset, content in mended(entry, self._kept, plan.layout.logical_sector_bytes, place.start):
+                    self._kept.overlay(offset, content)
 
     def _check_complete(self, final: FinalFacts) -> None:
         placed = self._plan.placement
@@ -220,10 +234,13 @@ class TargetSink:
                 found=self._received_bytes,
             )
 
-    def _relocation(self) -> tuple[list[Patch], Extents]:
-        """How the table changes for a target of another size; nothing when the image lacks its table."""
+    def _table(self) -> tuple[list[Patch], Extents]:
+        """How the table changes for this target, and what of the image's copies of it must not be found there."""
         plan = self._plan
         sector_bytes = plan.layout.logical_sector_bytes
+        if plan.fitting and plan.fitting.is_changed:
+            places = {each.number: (each.start, each.end) for each in plan.fitting.partitions}
+            return refit(plan.layout, self._kept, self._target.size, places), Extents()
         if not plan.placement.moves_table:
             return [], Extents()
         if not self._kept.ranges.holds(0, sector_bytes):
@@ -235,9 +252,11 @@ class TargetSink:
 
     def _write_patch(self, patch: Patch, last: Extents) -> None:
         """Write a patch, but for the part of it that lies in what is written last: that is changed in memory."""
-        self._kept.overlay(patch.offset, patch.content)
         end = patch.offset + len(patch.content)
-        for first, stop in Extents.single(patch.offset, end) - last:
+        where = Extents.single(patch.offset, end)
+        for first, stop in where & last:
+            self._kept.overlay(first, patch.content[first - patch.offset : stop - patch.offset])
+        for first, stop in where - last:
             piece = memoryview(patch.content)[first - patch.offset : stop - patch.offset]
             self._target.write(first, piece)
             self.written.piece(first, piece)

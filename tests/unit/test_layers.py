@@ -39,6 +39,7 @@ MAY_IMPORT = {
     "devices": {*PARSING, "closing"},
     "pictures": {"errors", "extents", "layout"},
     "damage": {"errors", "extents", "layout", "pictures"},
+    "fitting": {"blocks", "errors", "extents", "layout", "partitions", "pictures"},
     "examine": SURVEYING,
     "nesting": {*SURVEYING, "examine"},
     "survey": {*SURVEYING, "examine", "nesting", "progress"},
@@ -48,7 +49,9 @@ MAY_IMPORT = {
     "stores": {"closing", "errors", "extents", "process", "progress"},
     "image": {*PARSING, "closing", "crew", "stores", "progress", "__init__"},
     "capture": {*SURVEYING, "survey", "crew", "damage", "stores", "image", "pictures", "progress", "__init__"},
-    "restore": {*SURVEYING, "survey", *AFTERWARDS, "crew", "damage", "stores", "image", "pictures", "progress"},
+    "restore": SURVEYING
+    | AFTERWARDS
+    | {"survey", "crew", "damage", "fitting", "stores", "image", "pictures", "progress"},
     "cloning": {*SURVEYING, "survey", "image", "capture", "restore", "progress"},
 }
 STARTS_PROGRAMS = {"subprocess", "pty", "popen2"}

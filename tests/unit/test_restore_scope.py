@@ -7,6 +7,7 @@ import pytest
 
 from imager.errors import UsageError
 from imager.extents import Extents
+from imager.restore.placement import Moves
 from imager.restore.scope import RestoreScope, backup_ranges, place
 from tests.harness.restoring import MIB, SECTOR, bare_layout, gpt_layout, mbr_layout, without
 
@@ -24,7 +25,7 @@ def test_equal_disk_gets_every_used_chunk_in_place():
     used = Extents.of([(0, 5000), (10 * MIB + 7, 10 * MIB + 9)])
     found = placed(GPT, RestoreScope.whole(), used=used)
     assert found.take == Extents.of([(0, MIB), (10 * MIB, 11 * MIB)])
-    assert (found.distance, found.moves_table) == (0, False)
+    assert (found.moves, found.moves_table) == (Moves(), False)
 
 
 def test_both_gpts_are_written_last():

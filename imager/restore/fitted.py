@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Where bytes of the image go when its partitions are fitted to the target.
+
+Partitions take their content along. What lies between them, boot code above all, stays where it was, unless a partition
+lies there now. The table goes nowhere: it is made anew from the image's (`imager.partitions.refit`). Boot sectors of
+partitions that move are among what is written last, because they are changed in memory before.
+"""
+
+from __future__ import annotations
+
+from imager.extents import Extents
+from imager.fitting.boot_sectors import boot_sector_ranges
+from imager.fitting.model import Fitting
+from imager.layout import Layout
+from imager.partitions.adapt import table_only_ranges
+from imager.partitions.mbr import SECTOR_BYTES
+from imager.restore.placement import Move, Moves, Placement
+from imager.restore.scope import HEAD_BYTES, LAST_LIMIT_BYTES, written_last
+
+
+def place_fitted(layout: Layout, used: Extents, chunk_size: int, fitting: Fitting, missing: Extents) -> Placement:
+    """Decide which bytes of the image go where on a target that its partitions are fitted to.
+
+    Args:
+        layout: The image's layout.
+        used: The image's used bytes.
+        chunk_size: Its grid: the unused bytes of a used chunk are zeros that are written with it.
+        fitting: The place of every partition.
+        missing: Bytes that are used but that the image does not have.
+    """
+    cells = used.align_outward(chunk_size, layout.size_bytes)
+    moves = _moves(layout, fitting)
+    wanted = cells & moves.sources
+    take = wanted - missing
+    last = Extents.single(0, HEAD_BYTES) | table_only_ranges(layout).clip(0, LAST_LIMIT_BYTES)
+    last = (last & moves.staying) | _boot_sectors(layout, fitting)
+    consulted = ((written_last(layout) | _table(layout)) & cells) - missing - take
+    window = (0, fitting.target_size)
+    return Placement(take, take & last, wanted & missing, moves, window, layout.table.kind == "gpt", consulted)
+
+
+def _table(layout: Layout) -> Extents:
+    """What the table is made from; nothing of one that claims more than a table can have."""
+    ranges = table_only_ranges(layout)
+    return ranges if ranges.total_bytes <= LAST_LIMIT_BYTES else Extents()
+
+
+def _boot_sectors(layout: Layout, fitting: Fitting) -> Extents:
+    moved = {place.number for place in fitting.moved}
+    sector = layout.logical_sector_bytes
+    return Extents.union_of(boot_sector_ranges(entry, sector) for entry in layout.partitions if entry.number in moved)
+
+
+def _moves(layout: Layout, fitting: Fitting) -> Moves:
+    content = [place for place in fitting.partitions if place.kind != "extended"]
+    moved = [Move(place.image_start, place.image_end, place.distance) for place in content if place.distance]
+    staying = Extents.of((place.image_start, place.image_end) for place in content if not place.distance)
+    elsewhere = Extents.of((move.start, move.end) for move in moved)
+    occupied = Extents.of((place.start, place.end) for place in content)
+    between = Extents.single(0, min(layout.size_bytes, fitting.target_size)) - elsewhere - occupied
+    between -= _made_anew(layout, fitting)
+    return Moves.of([*moved, *(Move(start, end, 0) for start, end in staying | between)])
+
+
+def _made_anew(layout: Layout, fitting: Fitting) -> Extents:
+    """The table's parts, old and new, but for those at the start of the disk, which are changed in memory."""
+    front = layout.table.first_usable if layout.table.kind == "gpt" else SECTOR_BYTES
+    old, new = table_only_ranges(layout), Extents.of(fitting.table_ranges(layout))
+    end = max(layout.size_bytes, fitting.target_size)
+    return (old | new).clip(front, end)
