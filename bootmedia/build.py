@@ -16,6 +16,7 @@ from bootmedia.cache import Cache, key_of, require_room
 from bootmedia.errors import RecipeError
 from bootmedia.initrd import make_initrd
 from bootmedia.iso import Parts, make_iso
+from bootmedia.kernels import Kernel, kernel_of
 from bootmedia.layer import PYTHON_PLACE, Settings, find_or_make_packages, layer_tree
 from bootmedia.menu import make_menu
 from bootmedia.programs import require_programs
@@ -42,6 +43,10 @@ class Wishes:
     mirror: str | None
     compression: Compression
     included: tuple[Path, ...]
+    firmware: bool = False
+    """With packages of non-free firmware, so that their component is needed."""
+    kernel: Kernel | None = None
+    """A given one; None for that of the recipe's packages."""
     answers: Path | None = None
     """A recovery.toml, already read and found right, for the top of the medium."""
     overwrite: bool = False
@@ -54,6 +59,7 @@ class Built:
 
     path: Path
     medium_id: str
+    kernel: str
     size_bytes: int
     base_made: str
     seconds: float
@@ -75,7 +81,7 @@ def build(wishes: Wishes, output: Path, cache: Cache, progress: Progress) -> Bui
         cache,
         wishes.recipe,
         suite=wishes.suite,
-        sources=sources_text(wishes.suite, mirror=wishes.mirror, files=apt_files(_APT)),
+        sources=sources_text(wishes.suite, mirror=wishes.mirror, files=apt_files(_APT), firmware=wishes.firmware),
         compression=wishes.compression,
         progress=progress,
         anew=wishes.refresh,
@@ -85,7 +91,9 @@ def build(wishes: Wishes, output: Path, cache: Cache, progress: Progress) -> Bui
         parts = _make_parts(wishes, base, packages, images, scratch, progress)
         _require_room_for(parts, output)
         _write(parts, base, scratch, output, progress)
-    return Built(output, parts.medium_id, output.stat().st_size, base.about["made"], time.monotonic() - started)
+    kernel = (wishes.kernel or kernel_of(base)).version
+    seconds = time.monotonic() - started
+    return Built(output, parts.medium_id, kernel, output.stat().st_size, base.about["made"], seconds)
 
 
 def creation_time() -> int:
@@ -140,41 +148,43 @@ def _make_parts(
     wishes: Wishes, base: Base, packages: Path, images: Mapping[str, Path], scratch: Path, progress: Progress
 ) -> Parts:
     moment = creation_time()
+    kernel = wishes.kernel or kernel_of(base)
     layer = scratch / "layer.squashfs"
     archive = scratch / "layer.tar"
-    tree = layer_tree(wishes.recipe, base, wishes.settings, packages)
+    given_modules = wishes.kernel.modules if wishes.kernel else None
+    tree = layer_tree(wishes.recipe, base, wishes.settings, packages, given_modules)
     add_bytecode(tree, PYTHON_PLACE, base, scratch)
     with archive.open("w+b") as content:
         tree.write_tar(content, time=moment)
         content.seek(0)
         make_squashfs(content, layer, wishes.compression, time=moment, progress=progress)
     initrd = scratch / "initrd"
-    initrd.write_bytes(make_initrd(wishes.recipe, base, time=moment))
-    menu_texts = "".join(wishes.recipe.text(f"boot/{name}") for name in ("grub.cfg", "efi.cfg", "options.txt"))
+    initrd.write_bytes(make_initrd(wishes.recipe, base, kernel.modules, time=moment))
+    menu_texts = "".join(wishes.recipe.text(f"boot/{name}") for name in ("grub.cfg", "efi.cfg"))
     medium_id = key_of(
         base.about["digest"],
         layer.read_bytes().hex(),
         initrd.read_bytes().hex(),
-        menu_texts,
+        menu_texts + " ".join(wishes.recipe.kernel_options),
         *sorted(images),
         *([wishes.answers.read_bytes().hex()] if wishes.answers else []),
     )
     return Parts(
         medium_id=medium_id,
-        kernel=base.part("boot/vmlinuz-*"),
+        kernel=kernel.image,
         initrd=initrd,
         layers={"10-base.squashfs": base.squashfs, "20-imager.squashfs": layer},
         menu=make_menu(
             wishes.recipe, medium_id=medium_id, title=wishes.settings.title, timeout_seconds=_TIMEOUT_SECONDS
         ),
-        about=about_text(wishes, base, medium_id),
+        about=about_text(wishes, base, kernel, medium_id),
         images=images,
         answers=wishes.answers,
         memory_tests=base.parts("boot/memtest86+x64.*"),
     )
 
 
-def about_text(wishes: Wishes, base: Base, medium_id: str) -> str:
+def about_text(wishes: Wishes, base: Base, kernel: Kernel, medium_id: str) -> str:
     """What the medium says of itself, for people and scripts that find it years later."""
     facts = {
         "id": medium_id,
@@ -182,7 +192,7 @@ def about_text(wishes: Wishes, base: Base, medium_id: str) -> str:
         "imager": __version__,
         "suite": wishes.suite,
         "profile": wishes.recipe.profile,
-        "kernel": base.modules.name,
+        "kernel": kernel.version,
         "packages": dict(sorted(base.packages())),
     }
     return json.dumps(facts, indent=1) + "\n"

@@ -7,8 +7,10 @@ Debian's own initrd has 47 MB and takes most of a boot; this one has what is nee
 from __future__ import annotations
 
 import fnmatch
+import gzip
 import io
 import lzma
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -22,38 +24,43 @@ from bootmedia.tree import Tree
 _LEVEL = 15
 
 
-def make_initrd(recipe: Recipe, base: Base, *, time: int) -> bytes:
+def make_initrd(recipe: Recipe, base: Base, modules: Path, *, time: int) -> bytes:
     """The initrd's bytes.
+
+    Args:
+        recipe: Which modules it has.
+        base: Has busybox.
+        modules: The kernel's folder of modules, lib/modules/VERSION.
+        time: Of all files, in seconds since 1970.
 
     Raises:
         RecipeError: A pattern of the recipe's list finds no module.
     """
     content = io.BytesIO()
-    initrd_tree(recipe, base).write_cpio(content, time=time)
+    initrd_tree(recipe, base, modules).write_cpio(content, time=time)
     return zstandard.ZstdCompressor(level=_LEVEL).compress(content.getvalue())
 
 
-def initrd_tree(recipe: Recipe, base: Base) -> Tree:
+def initrd_tree(recipe: Recipe, base: Base, modules: Path) -> Tree:
     """What is in the initrd."""
     tree = Tree()
     tree.add_file("init", recipe.text("initrd/init").encode(), mode=0o755)
     tree.add_file("bin/busybox", base.part("usr/bin/busybox").read_bytes(), mode=0o755)
     # The kernel opens it for the first program, before /dev is mounted there.
     tree.add_folder("dev")
-    folder = base.modules
-    needs = read_dependencies((folder / "modules.dep").read_text())
+    needs = read_dependencies((modules / "modules.dep").read_text())
     chosen = with_dependencies(choose(recipe.initrd_modules, needs), needs)
-    place = f"lib/modules/{folder.name}"
+    place = f"lib/modules/{modules.name}"
     for path in chosen:
-        tree.add_file(f"{place}/{plain(path)}", _module(folder / path))
-    for name, text in _tables(folder, chosen, needs):
+        tree.add_file(f"{place}/{plain(path)}", _module(modules / path))
+    for name, text in _tables(modules, chosen, needs):
         tree.add_file(f"{place}/{name}", text.encode())
     return tree
 
 
 def plain(path: str) -> str:
     """A module's path without the ending of its compression."""
-    return path.removesuffix(".xz")
+    return re.sub(r"\.(xz|zst|gz)$", "", path)
 
 
 def read_dependencies(modules_dep: str) -> dict[str, list[str]]:
@@ -90,7 +97,10 @@ def with_dependencies(chosen: Iterable[str], needs: Mapping[str, Sequence[str]])
 def _module(path: Path) -> bytes:
     """A module as insmod takes it: busybox does not ask the kernel to uncompress."""
     content = path.read_bytes()
-    return lzma.decompress(content) if path.suffix == ".xz" else content
+    if path.suffix == ".zst":
+        return zstandard.ZstdDecompressor().decompressobj().decompress(content)
+    uncompress = {".xz": lzma.decompress, ".gz": gzip.decompress}.get(path.suffix, bytes)
+    return uncompress(content)
 
 
 def _tables(folder: Path, chosen: Sequence[str], needs: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, str]]:

@@ -63,8 +63,15 @@ def ssh_keys(text: str, name: str) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def layer_tree(recipe: Recipe, base: Base, settings: Settings, packages: Path) -> Tree:
+def layer_tree(recipe: Recipe, base: Base, settings: Settings, packages: Path, modules: Path | None = None) -> Tree:
     """All files of the layer.
+
+    Args:
+        recipe: Has the overlay and the changes of units.
+        base: What lies below.
+        settings: Of this build.
+        packages: The Python packages.
+        modules: The folder of modules of a kernel that is not the base's; None for the base's.
 
     Raises:
         RecipeError: The keyboard layout is not in the base.
@@ -73,6 +80,8 @@ def layer_tree(recipe: Recipe, base: Base, settings: Settings, packages: Path) -
     tree.add_all(recipe.overlay)
     _add_python(tree, packages)
     _add_settings(tree, base, settings)
+    if modules:
+        _add_kernel_modules(tree, modules)
     changes = list(recipe.unit_changes)
     if settings.ssh_keys:
         changes = [change for change in changes if change.unit not in _SSH_UNITS] + [_SSH_ENABLED]
@@ -96,6 +105,12 @@ def _add_modules(tree: Tree, house: Path, paths: Iterable[Path]) -> None:
     for path in paths:
         if path.suffix not in {".pyc", ".pyo"}:
             tree.add_file(f"{PYTHON_PLACE}/{house.name}/{path.relative_to(house)}", path.read_bytes())
+
+
+def _add_kernel_modules(tree: Tree, modules: Path) -> None:
+    for path in sorted(modules.rglob("*")):
+        if path.is_file() and not path.is_symlink():  # the links lead to where the kernel was built
+            tree.add_file(f"usr/lib/modules/{modules.name}/{path.relative_to(modules)}", path.read_bytes())
 
 
 def _add_settings(tree: Tree, base: Base, settings: Settings) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bootmedia.errors import RecipeError
@@ -46,6 +46,14 @@ class Recipe:
         """Files that are laid over the Debian packages' own."""
         return self.folder / "overlay"
 
+    def with_packages(self, more: Sequence[str], *, instead_of: str = "") -> Recipe:
+        """The same with further packages, in the place of one."""
+        return replace(self, packages=tuple(sorted({*self.packages, *more} - {instead_of})))
+
+    def with_kernel_options(self, more: Sequence[str]) -> Recipe:
+        """The same with further words on the kernel's command line."""
+        return replace(self, kernel_options=(*self.kernel_options, *more))
+
     def text(self, name: str) -> str:
         """The content of one of the recipe's files."""
         return (self.folder / name).read_text(encoding="utf-8")
@@ -75,6 +83,11 @@ def read_recipe(profile: str, *, more_packages: Sequence[str] = (), folder: Path
         initrd_modules=tuple(_lines(folder / "initrd" / "modules.txt")),
         kernel_options=tuple(_lines(folder / "boot" / "options.txt")),
     )
+
+
+def firmware_packages(folder: Path = RECIPE) -> list[str]:
+    """The packages of firmware that is not free."""
+    return list(_packages(folder / "firmware.txt"))
 
 
 def package(name: str) -> str:

@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 
 from bootmedia.errors import PackagesUnavailable
 
+FIRMWARE = "non-free-firmware"
+"""The component of Debian with what is loaded into devices and has no source code."""
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 _RELEASES = {
     *("buster", "bullseye", "bookworm", "trixie", "forky", "duke", "sid"),
@@ -31,19 +33,28 @@ class Source:
     uri: str
     suite: str
     signed_by: str = KEYRING
+    has_firmware: bool = False
+    """Whether the component of non-free firmware is taken from it, too."""
 
     def __str__(self) -> str:
-        return f"deb [signed-by={self.signed_by}] {self.uri} {self.suite} main"
+        components = f"main {FIRMWARE}" if self.has_firmware else "main"
+        return f"deb [signed-by={self.signed_by}] {self.uri} {self.suite} {components}"
 
 
-def sources_text(suite: str, *, mirror: str | None, files: Mapping[str, str]) -> str:
+def sources_text(suite: str, *, mirror: str | None, files: Mapping[str, str], firmware: bool = False) -> str:
     """The sources.list for a suite: of a mirror that was named, else of this machine's files.
 
+    Args:
+        suite: Debian's release.
+        mirror: A mirror of Debian; every one has all components.
+        files: This machine's apt sources by file name.
+        firmware: Also take the component of non-free firmware, where it is offered.
+
     Raises:
-        PackagesUnavailable: No mirror was named, and the files have no source of Debian's own.
+        PackagesUnavailable: No mirror was named, and the files have no source of Debian's own, or none with firmware.
     """
     if mirror is not None:
-        found = [Source(mirror, suite)]
+        found = [Source(mirror, suite, has_firmware=firmware)]
     else:
         found = list(dict.fromkeys(_of_files(suite, files)))
         if not any(source.suite == suite for source in found):
@@ -51,7 +62,13 @@ def sources_text(suite: str, *, mirror: str | None, files: Mapping[str, str]) ->
                 f"the apt configuration of this machine names no source of Debian that could have {suite}",
                 hint="Name a mirror of Debian with --mirror URL.",
             )
-    return "".join(f"{source}\n" for source in found)
+        if firmware and not any(source.has_firmware for source in found):
+            raise PackagesUnavailable(
+                f"the apt configuration of this machine does not offer {FIRMWARE}",
+                hint=f"Add {FIRMWARE} to the components of its source of Debian, or name a mirror with --mirror URL.",
+            )
+    wanted = found if firmware else [replace(source, has_firmware=False) for source in found]
+    return "".join(f"{source}\n" for source in dict.fromkeys(wanted))
 
 
 def _of_files(suite: str, files: Mapping[str, str]) -> Iterator[Source]:
@@ -76,7 +93,8 @@ def _one_line(text: str) -> Iterator[Source]:
         match = _ONE_LINE.fullmatch(line.partition("#")[0].strip())
         if match is not None and "main" in match["components"].split():
             options = dict(word.split("=", 1) for word in (match["options"] or "").split() if "=" in word)
-            yield Source(match["uri"], match["suite"], _keyring(options.get("signed-by")))
+            has_firmware = FIRMWARE in match["components"].split()
+            yield Source(match["uri"], match["suite"], _keyring(options.get("signed-by")), has_firmware)
 
 
 def _deb822(text: str) -> Iterator[Source]:
@@ -84,10 +102,11 @@ def _deb822(text: str) -> Iterator[Source]:
         fields = _fields(paragraph)
         if "deb" not in fields.get("types", "").split() or fields.get("enabled", "yes").lower() in {"no", "false"}:
             continue
-        if "main" in fields.get("components", "").split():
+        components = fields.get("components", "").split()
+        if "main" in components:
             for uri in fields.get("uris", "").split():
                 for suite in fields.get("suites", "").split():
-                    yield Source(uri, suite, _keyring(fields.get("signed-by")))
+                    yield Source(uri, suite, _keyring(fields.get("signed-by")), FIRMWARE in components)
 
 
 def _fields(paragraph: str) -> dict[str, str]:

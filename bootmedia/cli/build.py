@@ -10,15 +10,18 @@ import typer
 
 from bootmedia.build import Built, Wishes, build
 from bootmedia.cache import Cache, default_folder
-from bootmedia.cli.options import epilog, reporting
+from bootmedia.cli.options import epilog, read_checked_answers, reporting
 from bootmedia.errors import RecipeError
+from bootmedia.kernels import DEBIANS, given_kernel
 from bootmedia.layer import Settings, ssh_keys
-from bootmedia.recipes import profiles, read_recipe
-from bootmedia.recovery.answers import read_answers
+from bootmedia.network import network_options
+from bootmedia.recipes import Recipe, firmware_packages, profiles, read_recipe
+from bootmedia.recipes import package as read_package
 from bootmedia.squashfs import COMPRESSIONS
 from imager import __version__
 from imager.cli.options import DebugOption, JsonOption, ProgressOption, QuietOption
 from imager.cli.output import Console
+from imager.errors import UsageError
 
 NAME = "build"
 EPILOG = epilog(
@@ -26,7 +29,7 @@ EPILOG = epilog(
     ("bootmedia build rescue.iso --include /backup/server.img.zst", "with the image on it"),
     ("bootmedia build rescue.iso --compression small --keymap de --ssh-key ~/.ssh/id_ed25519.pub", "smaller"),
     ("bootmedia build rescue.iso --include server.img.zst --answers recovery.toml", "restores without being asked"),
-    ("dd if=rescue.iso of=/dev/sdX bs=4M oflag=direct conv=fsync", "onto a stick; everything on it is lost"),
+    ("bootmedia write rescue.iso /dev/sdX", "onto a stick; it shows a plan and asks first"),
     statuses=(1, 2, 3, 5, 130),
 )
 
@@ -62,6 +65,27 @@ def command(
     package: Annotated[
         list[str] | None, typer.Option("--package", metavar="NAME", help="A further Debian package.")
     ] = None,
+    network: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--network",
+            metavar="SETTINGS",
+            help="dhcp, off, or address=IP/LENGTH,gateway=IP,dns=IP,interface=MAC for one card.",
+        ),
+    ] = None,
+    driver_firmware: Annotated[
+        bool, typer.Option("--driver-firmware", help="With non-free firmware for network cards and controllers.")
+    ] = False,
+    kernel: Annotated[
+        str | None,
+        typer.Option(
+            "--kernel", metavar="PACKAGE", help="Debian's package of another kernel; with --modules, a kernel's file."
+        ),
+    ] = None,
+    modules: Annotated[
+        Path | None,
+        typer.Option("--modules", metavar="DIR", help="Folder lib/modules/VERSION of the kernel file --kernel."),
+    ] = None,
     suite: Annotated[str, typer.Option("--suite", metavar="NAME", help="Debian's release.")] = "trixie",
     mirror: Annotated[
         str | None,
@@ -92,8 +116,10 @@ def command(
     console = Console(json=as_json, quiet=quiet, progress_as=progress)
     if compression not in COMPRESSIONS:
         raise RecipeError(f"--compression: {compression!r} is neither {' nor '.join(COMPRESSIONS)}")
+    firmware = firmware_packages() if driver_firmware else []
+    recipe = read_recipe(profile, more_packages=[*(package or ()), *firmware])
     wishes = Wishes(
-        recipe=read_recipe(profile, more_packages=package or ()),
+        recipe=_with_kernel(recipe, kernel, modules).with_kernel_options(network_options(network or ())),
         settings=Settings(
             title=f"imager {__version__} recovery",
             host_name=hostname,
@@ -103,8 +129,10 @@ def command(
         suite=suite,
         mirror=mirror,
         compression=COMPRESSIONS[compression],
+        firmware=driver_firmware,
+        kernel=given_kernel(Path(kernel), modules) if kernel and modules else None,
         included=tuple(include or ()),
-        answers=_checked_answers(answers) if answers else None,
+        answers=answers if answers and read_checked_answers(answers) else None,
         overwrite=overwrite,
         refresh=refresh,
     )
@@ -112,14 +140,17 @@ def command(
     console.result(_facts(built), _lines(built))
 
 
-def _checked_answers(path: Path) -> Path:
-    """The same path; what is wrong in the file is told now, and not when the machine is down."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise RecipeError(f"--answers: {path} cannot be read: {error.strerror}") from error
-    read_answers(content, str(path))
-    return path
+def _with_kernel(recipe: Recipe, kernel: str | None, modules: Path | None) -> Recipe:
+    """The recipe with the packages of the kernel that is wanted: another one, or none for one that is given."""
+    if modules and not kernel:
+        raise UsageError("--modules belongs to --kernel FILE, the kernel that they are for")
+    if modules:
+        return recipe.with_packages([], instead_of=DEBIANS)
+    if kernel and "/" in kernel:
+        raise UsageError(
+            f"--kernel {kernel} is a file, so its modules are needed: --modules DIR", hint="lib/modules/VERSION"
+        )
+    return recipe.with_packages([read_package(kernel)], instead_of=DEBIANS) if kernel else recipe
 
 
 def _read_keys(path: Path) -> str:
@@ -134,6 +165,7 @@ def _facts(built: Built) -> dict[str, object]:
     return {
         "path": str(built.path),
         "medium_id": built.medium_id,
+        "kernel": built.kernel,
         "size_bytes": built.size_bytes,
         "base_made": built.base_made,
         "seconds": round(built.seconds, 1),

@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import ParamSpec
 
+from bootmedia.errors import RecipeError
+from bootmedia.recovery.answers import read_answers
 from imager.cli.problems import reports_problems
 
 P = ParamSpec("P")
@@ -16,7 +19,9 @@ EXIT_STATUSES = (
     (2, "the command line or the recipe is wrong, or a program is not installed"),
     (3, "packages: the mirror or the network is missing, or a package"),
     (4, "the medium did not come up to a shell"),
-    (5, "the place of the medium or of the cache: missing, full, or not permitted"),
+    (5, "the place of the medium, of an image or of the cache: missing, full, or not permitted"),
+    (6, "the stick: in use, not removable, too small, or a write failed"),
+    (9, "the plan was not agreed to; nothing was written"),
     (130, "interrupted; 143 by SIGTERM"),
 )
 """What each exit status means: imager's, as far as they apply here."""
@@ -25,6 +30,20 @@ EXIT_STATUSES = (
 def reporting(command: Callable[P, int | None]) -> Callable[P, None]:
     """Wrap a command so that every way it can end is a documented exit status."""
     return reports_problems(command, program="bootmedia")
+
+
+def read_checked_answers(path: Path) -> bytes:
+    """The content of a recovery.toml; what is wrong in it is told now, and not when the machine is down.
+
+    Raises:
+        UsageError: It is wrong, or cannot be read.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise RecipeError(f"--answers: {path} cannot be read: {error.strerror}") from error
+    read_answers(content, str(path))
+    return content
 
 
 def epilog(*examples: tuple[str, str], statuses: Sequence[int]) -> str:

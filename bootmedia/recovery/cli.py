@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The command `recovery`: run and show."""
+"""The command `recovery`: run, find and show."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 
 from bootmedia.recovery.facts import candidates, machine_facts
 from bootmedia.recovery.job import Recovery, end_with, told_as_failure
-from bootmedia.recovery.places import Surroundings
+from bootmedia.recovery.places import Surroundings, find_answers
 from imager import __version__
 from imager.cli.options import DebugOption, DryRunOption, JsonOption, ProgressOption, QuietOption
 from imager.cli.output import Console
@@ -104,6 +104,24 @@ def run(
     console.result(report, [_done_line(recovery)])
     with told_as_failure(after):
         end_with(after, around)
+
+
+@app.command(
+    "find",
+    epilog=_epilog(
+        ("recovery find", "where the recovery.toml lies that `recovery run` would follow"),
+        ("recovery find && recovery run", "only when there is one for this machine"),
+        statuses=(2, 5),
+    ),
+)
+@_reporting
+def find(as_json: JsonOption = False, quiet: QuietOption = False, debug: DebugOption = False) -> None:
+    """Say where the answers for this machine are: on the stick, beside an image, or inside of one."""
+    console = Console(json=as_json, quiet=quiet)
+    around = surroundings()
+    around.said = lambda text: console.say(text)
+    found = find_answers(None, machine_facts(around.system), around)
+    console.result({"answers": found.name}, [found.name])
 
 
 def _done_line(recovery: Recovery) -> str:

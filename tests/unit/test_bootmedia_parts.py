@@ -15,7 +15,8 @@ from typer.main import get_command
 from bootmedia.build import apt_files, creation_time, included_files
 from bootmedia.cli.app import app
 from bootmedia.errors import RecipeError, ToolMissing
-from bootmedia.initrd import choose, names_module, read_dependencies, with_dependencies
+from bootmedia.initrd import _module, choose, names_module, plain, read_dependencies, with_dependencies
+from bootmedia.kernels import given_kernel
 from bootmedia.layer import Settings, layer_tree, ssh_keys
 from bootmedia.machine import Bus, DirectBoot, Disk, Firmware, Machine
 from bootmedia.programs import require_programs
@@ -23,6 +24,7 @@ from bootmedia.recipes import read_recipe
 from bootmedia.tree import Tree
 from bootmedia.trial import STAGES, Reached, Trial, _last_stage
 from imager.errors import UsageError
+from tests.harness.programs import call
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGh0b2 someone@example"
 MODULES_DEP = """\
@@ -101,6 +103,17 @@ def test_a_pattern_without_a_module_is_told():
         choose(["drivers/gone.ko"], read_dependencies(MODULES_DEP))
 
 
+@pytest.mark.parametrize("tool", ["xz", "zstd", "gzip", None])
+def test_modules_are_uncompressed_whatever_compressed_them(tmp_path, tool):
+    path = tmp_path / "isofs.ko"
+    path.write_bytes(b"module" * 1000)
+    if tool:
+        call(tool, "-q", path)
+        path = next(tmp_path.glob("isofs.ko.*"))
+    assert _module(path) == b"module" * 1000
+    assert plain(path.name) == "isofs.ko"
+
+
 @pytest.mark.parametrize(
     ("line", "kept"),
     [
@@ -174,6 +187,55 @@ def test_what_is_no_host_name_is_refused(name):
 def test_what_is_no_public_key_is_refused(text):
     with pytest.raises(RecipeError, match="no public SSH key"):
         ssh_keys(text, "k")
+
+
+# --- A kernel that is given --------------------------------------------------------------------------------------
+
+
+def a_kernel(folder, version="6.6.1-mine"):
+    """A file that begins as a bzImage does, and a folder of modules."""
+    setup = bytearray(4096)
+    setup[0x202:0x206] = b"HdrS"
+    setup[0x20E:0x210] = (0x900 - 0x200).to_bytes(2, "little")
+    text = f"{version} (me@here) #1 SMP".encode()
+    setup[0x900 : 0x900 + len(text)] = text
+    (folder / "vmlinuz").write_bytes(setup)
+    modules = folder / version / "kernel"
+    modules.mkdir(parents=True)
+    (modules / "isofs.ko").touch()
+    for table in ("modules.dep", "modules.alias", "modules.symbols", "modules.softdep", "modules.builtin"):
+        (modules.parent / table).touch()
+    return folder / "vmlinuz", modules.parent
+
+
+def test_a_given_kernel_brings_its_modules(tmp_path):
+    image, modules = a_kernel(tmp_path)
+    kernel = given_kernel(image, modules)
+    assert kernel.version == "6.6.1-mine"
+    (modules / "build").symlink_to("/usr/src")
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    names = {path for path, _ in layer_tree(read_recipe("rescue"), FakeBase(), Settings("T"), packages, modules)}
+    assert "usr/lib/modules/6.6.1-mine/kernel/isofs.ko" in names
+    assert not any("build" in path for path in names if "modules" in path)
+
+
+def test_a_kernel_does_not_get_the_modules_of_another(tmp_path):
+    image, modules = a_kernel(tmp_path)
+    with pytest.raises(RecipeError, match=r"is 6\.6\.1-mine, and the modules in .* are for 6\.6\.2"):
+        given_kernel(image, modules.rename(tmp_path / "6.6.2"))
+
+
+def test_what_is_no_kernel_and_no_folder_of_modules_is_refused(tmp_path):
+    image, modules = a_kernel(tmp_path)
+    with pytest.raises(RecipeError, match=r"has no modules\.dep") as error:
+        given_kernel(image, tmp_path)
+    assert "depmod" in error.value.hint
+    image.write_bytes(b"MZ")
+    with pytest.raises(RecipeError, match="no Linux kernel for x86"):
+        given_kernel(image, modules)
+    with pytest.raises(RecipeError, match="cannot be read"):
+        given_kernel(tmp_path / "gone", modules)
 
 
 # --- A build's inputs -------------------------------------------------------------------------------------------

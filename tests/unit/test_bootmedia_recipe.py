@@ -11,8 +11,9 @@ import pytest
 
 from bootmedia.cache import Cache, key_of, mounts_below, remove, require_room
 from bootmedia.errors import PackagesUnavailable, RecipeError
+from bootmedia.kernels import DEBIANS
 from bootmedia.menu import filled, make_menu
-from bootmedia.recipes import RECIPE, UnitChange, apply_unit_changes, profiles, read_recipe
+from bootmedia.recipes import RECIPE, UnitChange, apply_unit_changes, firmware_packages, profiles, read_recipe
 from bootmedia.sources import sources_text
 from bootmedia.tree import Tree
 from imager.errors import StoreError
@@ -160,6 +161,39 @@ def test_a_named_mirror_is_the_only_source():
     assert text.splitlines() == [
         "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://snapshot.example/x trixie main"
     ]
+
+
+def test_firmware_comes_from_the_sources_that_offer_it():
+    offered = DEB822.replace("main contrib", "main contrib non-free-firmware")
+    text = sources_text("trixie", mirror=None, files={"debian.sources": offered}, firmware=True)
+    key = "[signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]"
+    assert text.splitlines() == [
+        f"deb {key} http://mirror.example/debian trixie main non-free-firmware",
+        f"deb {key} http://mirror.example/debian trixie-updates main non-free-firmware",
+        f"deb {key} http://mirror.example/debian-security trixie-security main",
+    ]
+    assert "non-free" not in sources_text("trixie", mirror=None, files={"debian.sources": offered})
+
+
+def test_two_lines_of_one_source_are_one_without_firmware():
+    files = {"a.list": "deb http://m/d bookworm main\ndeb http://m/d bookworm main non-free-firmware"}
+    assert len(sources_text("trixie", mirror=None, files=files).splitlines()) == 1
+
+
+def test_firmware_that_is_not_offered_is_told():
+    with pytest.raises(PackagesUnavailable, match="does not offer non-free-firmware") as caught:
+        sources_text("trixie", mirror=None, files={"debian.sources": DEB822}, firmware=True)
+    assert "--mirror" in caught.value.hint
+    assert "main non-free-firmware" in sources_text("trixie", mirror="http://m/d", files={}, firmware=True)
+
+
+def test_all_firmware_packages_are_names_of_packages():
+    assert all(name.startswith("firmware-") for name in firmware_packages())
+
+
+def test_another_kernel_takes_the_place_of_debians():
+    packages = read_recipe("rescue").with_packages(["linux-image-rt-amd64"], instead_of=DEBIANS).packages
+    assert [name for name in packages if name.startswith("linux-image")] == ["linux-image-rt-amd64"]
 
 
 def test_a_key_inside_a_source_is_replaced_by_debians_keyring():

@@ -179,6 +179,28 @@ def test_the_medium_is_what_other_tools_expect(prepared, tmp_path):
     assert prepared.medium.stat().st_size < 350 << 20
 
 
+DRIVERS = (
+    *("nvme", "ahci", "ata_piix", "sd_mod", "virtio_blk", "virtio_scsi", "vmw_pvscsi", "hv_storvsc", "xen-blkfront"),
+    *("megaraid_sas", "mpt3sas", "mpi3mr", "hpsa", "smartpqi", "aacraid", "arcmsr", "3w-9xxx", "isci", "mptsas"),
+    *("xhci-pci", "ehci-pci", "uhci-hcd", "uas", "usb-storage", "mmc_block", "sdhci-pci", "vmd"),
+    *("virtio_net", "vmxnet3", "hv_netvsc", "xen-netfront", "e1000", "e1000e", "igb", "igc", "ixgbe", "i40e", "ice"),
+    *("r8169", "tg3", "bnx2", "bnx2x", "bnxt_en", "mlx4_en", "mlx5_core", "be2net", "sfc", "atlantic", "forcedeth"),
+    *("r8152", "asix", "ax88179_178a", "cdc_ether", "exfat", "vfat", "ntfs3", "nfs", "cifs", "fuse", "dm-crypt"),
+)
+
+
+def test_drivers_for_common_hardware_are_on_the_medium(prepared, tmp_path):
+    """What the kernel's own tables, as they lie on the medium, know."""
+    base = tmp_path / "base.squashfs"
+    call("xorriso", "-osirrox", "on", "-indev", prepared.medium, "-extract", "/live/10-base.squashfs", base)
+    call("unsquashfs", "-q", "-no-progress", "-d", tmp_path / "root", base, "usr/lib/modules")
+    (folder,) = (tmp_path / "root/usr/lib/modules").iterdir()
+    files = {path.name.partition(".")[0] for path in folder.rglob("*.ko*")}
+    built_in = {Path(line).stem for line in (folder / "modules.builtin").read_text().splitlines()}
+    known = {name.replace("-", "_") for name in files | built_in}
+    assert {name for name in DRIVERS if name.replace("-", "_") not in known} == set()
+
+
 def test_a_medium_that_is_no_medium_is_told_by_its_stage(tmp_path):
     medium = blank(tmp_path / "empty.iso", 1 << 20)
     log = tmp_path / "serial.log"
