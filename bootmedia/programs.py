@@ -18,6 +18,9 @@ _DEBIAN_PACKAGES = {
     "mformat": "mtools",
     "mcopy": "mtools",
     "mmd": "mtools",
+    "mkfs.exfat": "exfatprogs",
+    "mkfs.fat": "dosfstools",
+    "mke2fs": "e2fsprogs",
     "qemu-system-x86_64": "qemu-system-x86",
 }
 """Who has the programs, for the message that one is missing."""
