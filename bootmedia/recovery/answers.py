@@ -18,6 +18,9 @@ from urllib.parse import quote, urlsplit
 import msgspec
 
 from bootmedia.recovery.errors import AnswersWrong
+from imager.errors import UsageError
+from imager.fitting.model import RULES as RULES_FOR_GROWING
+from imager.fitting.model import Rule as GrowRule
 
 MOST_BYTES: Final = 1 << 20
 FORMAT: Final = 1
@@ -63,6 +66,7 @@ class Restore(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         image: A path, label=NAME/PATH, a URL, ssh://USER@HOST/PATH, or self.
         target: A rule that one disk fits.
         partition: Only this one of the image, onto the partition of that number.
+        grow: Who gets the room of a larger disk; nobody when it is empty.
         verify: Read everything back.
         accept_damage: Also restore an image that lacks content.
         host_key: Fingerprint of the SSH server's key.
@@ -74,6 +78,7 @@ class Restore(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     image: str = SELF
     partition: Number | None = None
     onto: Number | None = None
+    grow: str = ""
     verify: bool = False
     accept_damage: bool = False
     host_key: str = ""
@@ -215,10 +220,22 @@ def _restore_faults(restore: Restore) -> Iterator[str]:
         return
     if (restore.partition is None) != (restore.onto is None):
         yield "partition and onto belong together"
+    yield from _grow_faults(restore)
     if key and key.kind not in ("path", "label"):
         yield "key must be a file, not a URL"
     yield from _ssh_faults(restore, place)
     yield from _certificate_faults(restore.certificate, restore.image)
+
+
+def _grow_faults(restore: Restore) -> Iterator[str]:
+    if not restore.grow:
+        return
+    if restore.partition is not None:
+        yield "grow is for whole disks: partition and grow contradict each other"
+    try:
+        GrowRule.parse(restore.grow)
+    except UsageError:
+        yield f"grow: {restore.grow!r} is no rule; known are {RULES_FOR_GROWING}"
 
 
 def _ssh_faults(restore: Restore, place: ImagePlace) -> Iterator[str]:

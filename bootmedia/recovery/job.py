@@ -93,6 +93,7 @@ class Recovery:
     def _tell(self, wanted: Report, began: str, error: ImagerError) -> ImagerError:
         # The words are imager's, whose option has another name here.
         error.hint = error.hint.replace("--accept-damage", "accept_damage = true in recovery.toml")
+        error.hint = error.hint.replace("--grow", "grow in recovery.toml")
         self.log.add(f"FAILED: {error.message}")
         if error.hint:
             self.log.add(error.hint)

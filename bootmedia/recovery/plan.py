@@ -18,10 +18,12 @@ from bootmedia.recovery.choose import Candidate, Choice, Need, choose, refuse_sh
 from bootmedia.recovery.facts import MachineFacts, candidates, file_candidate
 from bootmedia.recovery.places import Found, ImageSource, Surroundings, image_source
 from imager.errors import StoreError, TargetRefused, UsageError
+from imager.fitting.model import Rule
 from imager.image.description import Description, FinalFacts
 from imager.partitions.adapt import missing_bytes
 from imager.pictures.sizes import size_text
 from imager.restore.afterwards import Afterwards
+from imager.restore.grow_stage import grow_stages
 from imager.restore.looking import look_at_target
 from imager.restore.plan import Plan, RestoreOptions, RestoreScope, make_plan
 from imager.restore.scope import wanted_partition
@@ -56,6 +58,7 @@ class Task:
         image = str(self.source.path) if self.source.path else "-"
         words = ["imager", "restore", *(["--verify"] if self.restore.verify else [])]
         words += ["--accept-damage"] if self.restore.accept_damage else []
+        words += ["--grow", self.restore.grow] if self.restore.grow else []
         if self.restore.partition is not None:
             words += ["--partition", str(self.restore.partition), "--onto", str(self.restore.onto)]
         return shlex.join([*words, image, self.choice.disk.path])
@@ -171,7 +174,8 @@ def make_recovery_plan(found: Found, facts: MachineFacts, around: Surroundings) 
         Task(restore, source, about, choice, _plan(restore, source, about, final, choice))
         for restore, source, (about, final), choice in zip(restores, sources, read, choices, strict=True)
     ]
-    return RecoveryPlan(found, facts, disks, tuple(tasks))
+    after = Afterwards(grow_stages([task.plan for task in tasks]))
+    return RecoveryPlan(found, facts, disks, tuple(tasks), after)
 
 
 def _kept_files(sources: Sequence[ImageSource], found: Found, around: Surroundings) -> dict[str, str]:
@@ -219,7 +223,8 @@ def _plan(restore: Restore, source: ImageSource, about: Description, final: Fina
         if entry is None or entry.kind == "extended":
             raise UsageError(f"there is no partition {restore.onto} on {state.name} that could be written")
         scope = RestoreScope.partition(restore.partition, entry.start, entry.end)
-    options = RestoreOptions(accept_damage=restore.accept_damage, verify=restore.verify)
+    grow = Rule.parse(restore.grow) if restore.grow else None
+    options = RestoreOptions(accept_damage=restore.accept_damage, verify=restore.verify, grow=grow)
     return make_plan(about, final, state, scope, options)
 
 

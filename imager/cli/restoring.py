@@ -15,11 +15,10 @@ from imager.cli.restore import Wanted
 from imager.cli.show import terminal_style
 from imager.errors import ContentIncomplete
 from imager.fitting.model import Rule
-from imager.growing.steps import grow_steps
 from imager.image.reader import StreamedImage, open_image
 from imager.pictures.bar import Style
 from imager.restore.afterwards import Afterwards, AfterwardsResult, written_disk
-from imager.restore.grow_stage import GrowStage
+from imager.restore.grow_stage import grow_stages
 from imager.restore.looking import look_at_target, refuse_shared_targets
 from imager.restore.plan import Plan, RestoreOptions, make_plan
 from imager.restore.sets import SetImage, check_together, missing_sentences
@@ -141,16 +140,7 @@ def _plan(opened: StreamedImage, files: Sequence[str], place: str, choices: Rest
 
 def _afterwards(plans: Sequence[Plan]) -> Afterwards:
     """What is done when the targets are written and closed."""
-    growing = {plan.target.name: plan.grown for plan in plans if plan.grown}
-    stage = GrowStage(
-        {
-            plan.target.name: grow_steps(plan.layout, growing[plan.target.name], disk=plan.target.name)
-            for plan in plans
-            if plan.target.name in growing
-        }
-    )
-    stage.check()
-    return Afterwards((stage,) if growing else ())
+    return Afterwards(grow_stages(plans))
 
 
 def _carry_out_afterwards(planned: Planned, outcomes: Sequence[Outcome], console: Console) -> AfterwardsResult:

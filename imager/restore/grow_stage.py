@@ -10,9 +10,27 @@ from typing import Any, ClassVar
 from imager.errors import UsageError
 from imager.growing.carry import Growth, carry_out, obstacles
 from imager.growing.model import GrowPlan
+from imager.growing.steps import grow_steps
 from imager.opening import Secrets
 from imager.progress import Progress
 from imager.restore.afterwards import Say, StageResult, WrittenDisk
+from imager.restore.plan import Plan
+
+
+def grow_stages(plans: Sequence[Plan]) -> tuple[GrowStage, ...]:
+    """What grows with the partitions of these restores; nothing when none of them grows.
+
+    Raises:
+        UsageError: This machine cannot do it.
+    """
+    growing = {plan.target.name: (plan, plan.grown) for plan in plans if plan.grown}
+    if not growing:
+        return ()
+    stage = GrowStage(
+        {path: grow_steps(plan.layout, grown, disk=path) for path, (plan, grown) in growing.items()},
+    )
+    stage.check()
+    return (stage,)
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,8 @@ def content_text(content: Content | None) -> str:
 
 def partition_text(entry: Partition) -> str:
     """A partition in one line."""
-    about = ", ".join(part for part in (entry.name, content_text(entry.content)) if part)
+    inside = "extended" if entry.kind == "extended" else content_text(entry.content)
+    about = ", ".join(part for part in (entry.name, inside) if part)
     return f"partition {entry.number}" + (f" ({about})" if about else "")
 
 
