@@ -42,7 +42,7 @@ EPILOG = epilog(
         "a set of disks that belong together",
     ),
     ("imager restore --table-only server.img.zst /dev/sdb", "only the partition table"),
-    statuses=(2, 3, 4, 5, 6, 7, 9, 130),
+    statuses=(2, 3, 4, 5, 6, 7, 9, 10, 130),
 )
 
 
@@ -88,6 +88,22 @@ def command(
             help="Give the room of a larger disk to the last partition that can grow, to all in proportion, or to N.",
         ),
     ] = None,
+    grow_volume: Annotated[
+        str | None,
+        typer.Option(
+            "--grow-volume",
+            metavar="VG/LV",
+            help="With --grow: the logical volume that gets the room of its group.",
+        ),
+    ] = None,
+    unlock: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--unlock",
+            metavar="N[:KEYFILE]",
+            help="Open this encrypted partition (or: disk) when all is written, to grow what is in it.",
+        ),
+    ] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Read everything back past the cache and compare.")] = False,
     accept_damage: AcceptDamageOption = False,
     yes: YesOption = False,
@@ -104,11 +120,12 @@ def command(
     Then the target's name must be typed, unless --yes is given. Every chunk is checked before it is written.
     """
     from imager.cli.restoring import RestoreChoices, run_restores
+    from imager.cli.unlock import parse_requests
 
     console = Console(json=as_json, quiet=quiet, progress_as=progress)
-    wanted = Wanted(partition, onto, table_only, boot_only, grow)
+    wanted = Wanted(partition, onto, table_only, boot_only, grow, grow_volume)
     pairs = _pairs(image, target, to, wanted)
-    choices = RestoreChoices(wanted, verify=verify, accept_damage=accept_damage, mixed=mixed, threads=threads)
+    choices = RestoreChoices(wanted, verify, accept_damage, mixed, threads, parse_requests(unlock))
     return run_restores(pairs, choices, console, yes=yes, dry_run=dry_run)
 
 
@@ -151,6 +168,7 @@ class Wanted:
     table_only: bool
     boot_only: bool
     grow: str | None = None
+    grow_volume: str | None = None
 
     def place(self, target: str | None) -> str:
         """The device or file that is opened for writing.
@@ -162,6 +180,8 @@ class Wanted:
             raise UsageError("--partition, --table-only and --boot-only contradict each other")
         if self.grow is not None and (self.partition is not None or self.table_only or self.boot_only):
             raise UsageError("--grow is for whole disks", hint="Leave out --partition, --table-only or --boot-only.")
+        if self.grow_volume is not None and self.grow is None:
+            raise UsageError("--grow-volume belongs to --grow", hint="As in --grow last --grow-volume vg0/root.")
         if (self.partition is None) != (self.onto is None):
             raise UsageError("--partition and --onto belong together", hint="As in --partition 2 --onto /dev/sdb2.")
         if self.onto is not None and not self.onto.isdecimal():

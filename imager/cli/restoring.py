@@ -13,12 +13,16 @@ from imager.cli.confirm import can_ask, confirm
 from imager.cli.output import Console
 from imager.cli.restore import Wanted
 from imager.cli.show import terminal_style
-from imager.errors import ContentIncomplete
+from imager.cli.unlock import Request, unlock
+from imager.errors import ContentIncomplete, UsageError
 from imager.fitting.model import Rule
-from imager.image.reader import StreamedImage, open_image
+from imager.image.blocks import ImageReader
+from imager.image.reader import Image, StreamedImage, open_image
+from imager.layout import Layout
 from imager.pictures.bar import Style
 from imager.restore.afterwards import Afterwards, AfterwardsResult, written_disk
 from imager.restore.grow_stage import grow_stages
+from imager.restore.inside import looked_into
 from imager.restore.looking import look_at_target, refuse_shared_targets
 from imager.restore.plan import Plan, RestoreOptions, make_plan
 from imager.restore.sets import SetImage, check_together, missing_sentences
@@ -38,6 +42,7 @@ class RestoreChoices:
         accept_damage: Restore images that lack content, too.
         mixed: Images need not be of one set.
         threads: Workers; None for one a core.
+        unlock: Containers that are opened for what comes when all is written.
     """
 
     wanted: Wanted
@@ -45,6 +50,7 @@ class RestoreChoices:
     accept_damage: bool = False
     mixed: bool = False
     threads: int | None = None
+    unlock: tuple[Request, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -114,7 +120,7 @@ def _plan_all(pairs: Pairs, choices: RestoreChoices, stack: ExitStack) -> Planne
     )
     is_whole = choices.wanted.partition is None and not choices.wanted.boot_only
     missing = missing_sentences(members) if is_whole else ()
-    return Planned(tasks, _afterwards([task.plan for task in tasks]), missing)
+    return Planned(tasks, _afterwards([task.plan for task in tasks], pairs, opened, choices), missing)
 
 
 def _kept_open(image: StreamedImage) -> AbstractContextManager[StreamedImage]:
@@ -138,9 +144,31 @@ def _plan(opened: StreamedImage, files: Sequence[str], place: str, choices: Rest
     return make_plan(about, final, state, wanted.scope(state), options)
 
 
-def _afterwards(plans: Sequence[Plan]) -> Afterwards:
+def _afterwards(
+    plans: Sequence[Plan], pairs: Pairs, opened: Sequence[StreamedImage], choices: RestoreChoices
+) -> Afterwards:
     """What is done when the targets are written and closed."""
-    return Afterwards(grow_stages(plans))
+    secrets: dict[str, bytes] = {}
+    layouts = [plan.layout for plan in plans]
+    if choices.unlock:
+        layouts = _looked_into(pairs, opened, choices, secrets)
+    return Afterwards(grow_stages(plans, layouts, secrets=secrets, volume=choices.wanted.grow_volume))
+
+
+def _looked_into(
+    pairs: Pairs, opened: Sequence[StreamedImage], choices: RestoreChoices, secrets: dict[str, bytes]
+) -> list[Layout]:
+    """What the images hold, with what lies in the containers that are unlocked.
+
+    Raises:
+        UsageError: An image is a stream, or a passphrase is wrong.
+    """
+    readers = [ImageReader(image) for image in opened if isinstance(image, Image)]
+    if len(readers) != len(opened):
+        raise UsageError("--unlock: nobody can look into an image that is a stream", hint="Name a file.")
+    keys = unlock(choices.unlock, [name for name, _ in pairs], readers, keep=secrets)
+    layouts = [image.description.layout for image in opened]
+    return looked_into(list(zip(layouts, readers, strict=True)), keys)
 
 
 def _carry_out_afterwards(planned: Planned, outcomes: Sequence[Outcome], console: Console) -> AfterwardsResult:

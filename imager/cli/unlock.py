@@ -47,8 +47,19 @@ def parse_requests(texts: Sequence[str] | None) -> tuple[Request, ...]:
     return tuple(requests)
 
 
-def unlock(requests: Sequence[Request], names: Sequence[str], readers: Sequence[BlockReader]) -> list[luks.VolumeKey]:
+def unlock(
+    requests: Sequence[Request],
+    names: Sequence[str],
+    readers: Sequence[BlockReader],
+    keep: dict[str, bytes] | None = None,
+) -> list[luks.VolumeKey]:
     """The volume keys of all containers that were asked for, on all disks that have one at that place.
+
+    Args:
+        requests: What is unlocked.
+        names: What each disk is called in questions.
+        readers: The disks.
+        keep: Takes the passphrases, by the UUIDs of the containers, for who has to open them once more.
 
     Raises:
         UsageError: There is no container, or the passphrase does not open it.
@@ -66,6 +77,8 @@ def unlock(requests: Sequence[Request], names: Sequence[str], readers: Sequence[
             passphrase = _passphrase(request, name)
             try:
                 keys.append(luks.unlock(part, passphrase))
+                if keep is not None:
+                    keep[keys[-1].uuid] = bytes(passphrase)
             finally:
                 passphrase[:] = bytes(len(passphrase))
     return keys

@@ -11,26 +11,11 @@ from imager.errors import UsageError
 from imager.growing.carry import Growth, carry_out, obstacles
 from imager.growing.model import GrowPlan
 from imager.growing.steps import grow_steps
+from imager.layout import Layout
 from imager.opening import Secrets
 from imager.progress import Progress
 from imager.restore.afterwards import Say, StageResult, WrittenDisk
 from imager.restore.plan import Plan
-
-
-def grow_stages(plans: Sequence[Plan]) -> tuple[GrowStage, ...]:
-    """What grows with the partitions of these restores; nothing when none of them grows.
-
-    Raises:
-        UsageError: This machine cannot do it.
-    """
-    growing = {plan.target.name: (plan, plan.grown) for plan in plans if plan.grown}
-    if not growing:
-        return ()
-    stage = GrowStage(
-        {path: grow_steps(plan.layout, grown, disk=path) for path, (plan, grown) in growing.items()},
-    )
-    stage.check()
-    return (stage,)
 
 
 @dataclass(frozen=True)
@@ -82,3 +67,38 @@ class GrowStage:
             failures=tuple(each.text for each in done if each.failure),
             facts={"steps": [each.as_dict() for each in done]},
         )
+
+
+def grow_stages(
+    plans: Sequence[Plan],
+    layouts: Sequence[Layout] | None = None,
+    *,
+    secrets: Secrets | None = None,
+    volume: str | None = None,
+) -> tuple[GrowStage, ...]:
+    """What grows with the partitions of these restores; nothing when none of them grows.
+
+    Args:
+        plans: All restores of the command.
+        layouts: What each image holds, when containers of it could be looked into.
+        secrets: Of those containers.
+        volume: The logical volume that gets all room of its group, such as vg0/root.
+
+    Raises:
+        UsageError: There is no such volume, or this machine lacks what growing needs.
+    """
+    held = layouts or [plan.layout for plan in plans]
+    growing = [(plan, layout) for plan, layout in zip(plans, held, strict=True) if plan.grown]
+    if volume is not None and not growing:
+        raise UsageError(f"no partition grows, so {volume} cannot", hint="It belongs to --grow and a larger target.")
+    if not growing:
+        return ()
+    known = secrets or {}
+    steps = {}
+    for plan, layout in growing:
+        is_here = any(content.name == volume for _, content in layout.contents())
+        mine = volume if is_here or len(growing) == 1 else None
+        steps[plan.target.name] = grow_steps(layout, plan.grown, mine, unlocked=known.keys(), disk=plan.target.name)
+    stage = GrowStage(steps, known)
+    stage.check()
+    return (stage,)
