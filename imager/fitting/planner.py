@@ -38,7 +38,7 @@ def fit(layout: Layout, target_size: int, rule: Rule) -> Fitting:
     if layout.table.kind == "none":
         return _fit_whole(layout, target_size, rule)
     boxes = boxes_of(layout)
-    _check_order(boxes)
+    _check_partitions(layout, boxes)
     growing = _growing(boxes, layout, rule)
     end, grain = usable_end(layout, target_size), grain_of(boxes)
     places = arrange(boxes, {box.number: box.size for box in growing}, end, grain)
@@ -59,13 +59,29 @@ def _check_table(layout: Layout) -> None:
         raise UsageError(f"the partitions of this disk cannot be fitted: {reason}", hint=_WITHOUT, reason=reason)
 
 
-def _check_order(boxes: Sequence[Box]) -> None:
+def _check_partitions(layout: Layout, boxes: Sequence[Box]) -> None:
     """An image is untrusted, and so is what it says of its partitions."""
+    for reason in _contradictions(layout, boxes):
+        raise UsageError(f"the partitions of this disk cannot be fitted: {reason}", hint=_WITHOUT, reason=reason)
+
+
+def _contradictions(layout: Layout, boxes: Sequence[Box]) -> Iterator[str]:
+    sector = layout.logical_sector_bytes
+    numbers = [entry.number for entry in layout.partitions]
+    extended = [entry for entry in layout.partitions if entry.kind == "extended"]
+    inside = {entry.number for each in extended for entry in logicals_of(layout, each)}
+    if len(set(numbers)) < len(numbers):
+        yield "two of them have one number"
+    if any(entry.start % sector or entry.end % sector for entry in layout.partitions):
+        yield "not all of them begin and end with a sector"
+    if len(extended) > 1 or any(entry.kind == "logical" and entry.number not in inside for entry in layout.partitions):
+        yield "not all logical ones are in one extended partition"
     for box, after in pairwise(boxes):
         if box.entry.end > after.entry.start - after.lead:
-            raise UsageError(
-                f"the partitions of this disk cannot be fitted: {box.number} and {after.number} overlap", hint=_WITHOUT
-            )
+            yield f"{box.number} and {after.number} overlap"
+    for each in extended:
+        if any(each.start < box.entry.end and box.entry.start < each.end for box in boxes if _is_beside(box, each)):
+            yield f"something lies in the extended partition {each.number} that is no logical one"
 
 
 def _fit_whole(layout: Layout, target_size: int, rule: Rule) -> Fitting:
@@ -81,6 +97,10 @@ def _fit_whole(layout: Layout, target_size: int, rule: Rule) -> Fitting:
     grows = target_size > layout.size_bytes
     why = "the disk has no partition table: what lies on it gets all of the target" if grows else _nothing(rule)
     return Fitting(rule, (), target_size, target_size, (why,), grows_whole=grows)
+
+
+def _is_beside(box: Box, extended: Partition) -> bool:
+    return box.entry.kind != "logical" and box.number != extended.number
 
 
 # --- Who grows ----------------------------------------------------------------------------------------------------

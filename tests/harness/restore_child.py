@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A restore in a process of its own, slow enough to be killed in the middle.
 
-    python -m tests.harness.restore_child IMAGE TARGET SECONDS_PER_WRITE
+    python -m tests.harness.restore_child IMAGE TARGET SECONDS_PER_WRITE [--grow=RULE]
 
 Prints "writing" when the first chunk is on its way; ends with the exit status of the error, its message on standard
 error.
@@ -15,10 +15,11 @@ from pathlib import Path
 
 from imager.devices.target import TargetDisk
 from imager.errors import ImagerError
+from imager.fitting.model import Rule
 from tests.harness.restoring import restore_image
 
 
-def main(image: str, target: str, seconds_per_write: float) -> int:
+def main(image: str, target: str, seconds_per_write: float, grow: Rule | None) -> int:
     """Restore, sleeping at each write."""
     write = TargetDisk.write
 
@@ -29,7 +30,7 @@ def main(image: str, target: str, seconds_per_write: float) -> int:
 
     TargetDisk.write = slow  # type: ignore[method-assign]
     try:
-        restore_image(image, Path(target))
+        restore_image(image, Path(target), grow=grow)
     except ImagerError as error:
         print(error.message, file=sys.stderr)
         return error.exit_code
@@ -37,4 +38,5 @@ def main(image: str, target: str, seconds_per_write: float) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], sys.argv[2], float(sys.argv[3])))
+    rules = [Rule.parse(word.removeprefix("--grow=")) for word in sys.argv[4:]]
+    sys.exit(main(sys.argv[1], sys.argv[2], float(sys.argv[3]), *(rules or [None])))

@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 
 from imager.errors import ImageDamaged, ImageError, ImageIncomplete, TargetFailed
-from tests.harness.disks import MIB, Part, gpt_disk, needs_table_tools, poke
+from imager.fitting.model import Rule
+from tests.harness.disks import MIB, Part, gpt_disk, listed, needs_table_tools, poke
 from tests.harness.files import sparse_file
 from tests.harness.loop import loop_device, needs_root
 from tests.harness.programs import call
@@ -51,8 +52,9 @@ def target(tmp_path) -> Path:
     return gpt_disk(tmp_path / "target", DISK + MIB, [Part(10 * MIB, name="old")])
 
 
-def child(image: Path, target: Path, seconds: float) -> subprocess.Popen[str]:
+def child(image: Path, target: Path, seconds: float, *options: str) -> subprocess.Popen[str]:
     words = [sys.executable, "-m", "tests.harness.restore_child", os.fspath(image), os.fspath(target), str(seconds)]
+    words += options
     folder = Path(__file__).parents[2]
     return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder)
 
@@ -74,6 +76,24 @@ def test_killed_restore_leaves_no_disk_and_can_be_repeated(source, image, target
     restore_image(image, target, verify=True)
     assert "No problems found" in call("sgdisk", "--verify", target)
     assert target.read_bytes()[MIB : 21 * MIB] == source.read_bytes()[MIB : 21 * MIB]
+
+
+def test_killed_restore_with_moved_partitions_leaves_no_disk_and_can_be_repeated(tmp_path):
+    raw = gpt_disk(tmp_path / "raw", DISK, [Part(12 * MIB), Part(6 * MIB)])
+    poke(raw, MIB, RANDOM.randbytes(18 * MIB))
+    image_of(raw, tmp_path / "image")
+    target = gpt_disk(tmp_path / "target", 40 * MIB, [Part(30 * MIB, name="old")])
+    with child(tmp_path / "image", target, 0.02, "--grow=1") as run:
+        assert "writing" in run.stdout.readline()
+        time.sleep(0.2)
+        run.kill()
+    assert not looks_like_a_disk(target)
+    restore_image(tmp_path / "image", target, verify=True, grow=Rule("partition", 1))
+    assert "No problems found" in call("sgdisk", "--verify", target)
+    first, second = listed(target)
+    assert target.read_bytes()[first.start :][: 12 * MIB] == raw.read_bytes()[MIB : 13 * MIB]
+    assert target.read_bytes()[second.start : second.end] == raw.read_bytes()[13 * MIB : 19 * MIB]
+    assert second.start > 13 * MIB
 
 
 def test_interrupt_ends_within_a_second_and_tells_the_state(image, target):

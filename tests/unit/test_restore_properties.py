@@ -8,8 +8,9 @@ import string
 from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
-from imager.errors import ImagerError, TargetRefused, TargetTooSmall
+from imager.errors import ImageDamaged, ImagerError, TargetRefused, TargetTooSmall
 from imager.extents import Extents
+from imager.fitting.model import Rule
 from imager.image.description import FinalFacts
 from imager.layout import Content, Identity, Layout, Partition, Table
 from imager.restore.plan import RestoreOptions, RestoreScope, make_plan
@@ -81,6 +82,14 @@ def requests(draw):
     return describe(layout, draw(extents(size)), chunk_size=CHUNK), final, target, scope
 
 
+RULES = st.sampled_from([None, Rule("last"), Rule("proportional"), Rule("partition", 2)])
+
+
+def options_with(rule, scope):
+    """Everything is accepted; a rule is for whole disks only."""
+    return RestoreOptions(accept_damage=True, grow=rule if scope.kind == "whole" else None)
+
+
 def _lost_table():
     """Only the table is wanted, of an image that lacks it, for a disk that has one at the same place."""
     table = Table("gpt", "", first_usable=0, last_usable_end=0, table_ranges=((0, 2),))
@@ -90,13 +99,13 @@ def _lost_table():
     return description, FinalFacts(missing=Extents.single(0, 2)), target, RestoreScope.table_only()
 
 
-@settings(max_examples=60, phases=PHASES)
-@given(requests())
-@example(_lost_table())
-def test_no_plan_leaves_its_window_or_clears_what_it_writes(request):
+@settings(max_examples=90, phases=PHASES)
+@given(requests(), RULES)
+@example(_lost_table(), None)
+def test_no_plan_leaves_its_window_or_clears_what_it_writes(request, rule):
     description, final, target, scope = request
     try:
-        plan = make_plan(description, final, target, scope, RestoreOptions(accept_damage=True))
+        plan = make_plan(description, final, target, scope, options_with(rule, scope))
     except ImagerError:
         return
     start, end = plan.placement.window
@@ -125,12 +134,12 @@ def test_a_whole_restore_touches_every_place_where_old_signatures_lie(request):
     assert touched.holds(max(0, target.size_bytes - CHUNK), target.size_bytes)
 
 
-@settings(max_examples=50, phases=PHASES)
-@given(requests(), st.randoms(use_true_random=False))
-def test_carrying_out_a_plan_changes_what_it_says_and_no_other_byte(request, randoms):
+@settings(max_examples=80, phases=PHASES)
+@given(requests(), RULES, st.randoms(use_true_random=False))
+def test_carrying_out_a_plan_changes_what_it_says_and_no_other_byte(request, rule, randoms):
     description, final, target, scope = request
     try:
-        plan = make_plan(description, final, target, scope, RestoreOptions(accept_damage=True))
+        plan = make_plan(description, final, target, scope, options_with(rule, scope))
     except ImagerError:
         return
     disk = MemoryTarget(target.size_bytes, fill=0xEE)
@@ -141,7 +150,7 @@ def test_carrying_out_a_plan_changes_what_it_says_and_no_other_byte(request, ran
         sink.write_chunk(number, memoryview(randoms.randbytes(length)), bytes(32))
     try:
         sink.finish(final or FinalFacts())
-    except (TargetRefused, TargetTooSmall):
+    except (ImageDamaged, TargetRefused, TargetTooSmall):
         return
     touched = plan.write_ranges | plan.clear_ranges | plan.invalidate | Extents.of((a, b) for _, a, b in disk.log)
     start, end = plan.placement.window
