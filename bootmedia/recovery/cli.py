@@ -3,19 +3,22 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated, ParamSpec
 
 import typer
 
 from bootmedia.recovery.facts import candidates, machine_facts
 from bootmedia.recovery.job import Recovery, end_with, told_as_failure
-from bootmedia.recovery.places import Surroundings, find_answers
+from bootmedia.recovery.places import Surroundings, fetched, find_answers
 from imager import __version__
 from imager.cli.options import DebugOption, DryRunOption, JsonOption, ProgressOption, QuietOption
 from imager.cli.output import Console
 from imager.cli.problems import reports_problems
 from imager.cli.running import run_program
+from imager.errors import UsageError
 
 P = ParamSpec("P")
 
@@ -128,6 +131,43 @@ def _done_line(recovery: Recovery) -> str:
     targets = ", ".join(str(result["target"]) for result in recovery.results)
     log = f"; the log is {recovery.log.path}" if recovery.log.path else ""
     return f"done: {targets}{log}"
+
+
+@app.command(
+    "fetch",
+    epilog=_epilog(
+        ("recovery fetch http://10.0.0.1/server.img.zst | imager info -", "what is in an image on a web server"),
+        ("recovery fetch URL | imager restore - /dev/sda", "restore it; the plan is shown, and the name asked for"),
+        statuses=(2, 5, 130),
+    ),
+)
+@_reporting
+def fetch(
+    url: Annotated[str, typer.Argument(metavar="URL", help="http://, https:// or ssh://USER@HOST/PATH.")],
+    certificate: Annotated[
+        str, typer.Option("--certificate", metavar="SHA256", help="Fingerprint that the web server's certificate has.")
+    ] = "",
+    host_key: Annotated[
+        str, typer.Option("--host-key", metavar="SHA256:...", help="Fingerprint of the SSH server's key.")
+    ] = "",
+    key: Annotated[
+        Path | None, typer.Option("--key", metavar="FILE", help="Private SSH key to log in with.", dir_okay=False)
+    ] = None,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Write a file from a web or SSH server to standard output, and take it up again where the network breaks off.
+
+    Who answers is checked before a byte is passed on: by an authority or by a fingerprint that you name.
+    """
+    if sys.stdout.isatty():
+        raise UsageError("the file would be written to the terminal", hint="Pipe it into a program, or redirect it.")
+    console = Console(quiet=quiet)
+    with fetched(url, certificate=certificate, host_key=host_key, key=key, said=console.say) as source:
+        buffer = memoryview(bytearray(1 << 20))
+        while got := source.read_into(buffer):
+            sys.stdout.buffer.write(buffer[:got])
+        sys.stdout.buffer.flush()
 
 
 @app.command(

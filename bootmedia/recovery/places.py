@@ -32,7 +32,7 @@ from bootmedia.recovery.secure_shell import SshInput
 from bootmedia.recovery.web import HttpInput, get
 from imager.devices.mounts import devices_of, own_mounts
 from imager.devices.sysfs import System, read_text
-from imager.errors import ImageError, StoreError
+from imager.errors import ImageError, StoreError, UsageError
 from imager.image.reader import StreamedImage, open_image
 from imager.process import ProgramFailed, run
 from imager.stores.parts import parts_of
@@ -78,12 +78,17 @@ def list_volumes() -> list[Volume]:
 
 
 def _labels(export: str) -> Iterator[tuple[str, str]]:
-    """Path and label of each file system that blkid lists in paragraphs of NAME=value, shell characters escaped."""
-    for paragraph in export.split("\n\n"):
-        pairs = (line.partition("=") for line in paragraph.splitlines())
-        known = {name: re.sub(r"\\(.)", r"\1", value) for name, _, value in pairs}
+    """Path and label of each file system that has one."""
+    for known in blkid_paragraphs(export):
         if known.get("LABEL") and known.get("DEVNAME"):
             yield known["DEVNAME"], known["LABEL"]
+
+
+def blkid_paragraphs(export: str) -> Iterator[dict[str, str]]:
+    """What `blkid -o export` prints: paragraphs of NAME=value, shell characters escaped."""
+    for paragraph in export.split("\n\n"):
+        pairs = (line.partition("=") for line in paragraph.splitlines())
+        yield {name: re.sub(r"\\(.)", r"\1", value) for name, _, value in pairs}
 
 
 def mount_volume(volume: Volume, folder: Path, *, is_writable: bool) -> None:
@@ -369,6 +374,33 @@ def _http(url: str, restore: Restore, around: Surroundings) -> HttpInput:
 
 def _ssh(place: ImagePlace, key: Path | None, restore: Restore, around: Surroundings) -> SshInput:
     return SshInput(place, host_key=restore.host_key, key=key, waits=around.waits, said=around.said)
+
+
+def fetched(
+    url: str, *, certificate: str = "", host_key: str = "", key: Path | None = None, said: Said = quietly
+) -> HttpInput | SshInput:
+    """A file on a server.
+
+    Raises:
+        UsageError: It is no URL of a server, or does not say how the server is recognised.
+        StoreError: It is not there, or is not the server that it should be.
+    """
+    try:
+        place = place_of(url)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    if place.kind == "ssh":
+        if not host_key:
+            raise UsageError(
+                f"{url}: who the server is must be said",
+                hint="--host-key takes what `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` prints on it.",
+            )
+        return SshInput(place, host_key=host_key, key=key, said=said)
+    if place.kind != "http":
+        raise UsageError(f"{url!r} is on no server", hint="A URL begins with http://, https:// or ssh://.")
+    if certificate and not is_sha256(certificate):
+        raise UsageError(f"{certificate!r} is no SHA-256 fingerprint of a certificate: 64 hexadecimal digits")
+    return HttpInput(url, certificate=certificate, said=said)
 
 
 def _streamed(source: HttpInput | SshInput) -> StreamedImage:

@@ -127,14 +127,7 @@ def known_host(host: str, port: int, fingerprint: str) -> str:
         Unreachable: The server does not answer.
         StoreError: It has no such key.
     """
-    try:
-        found = run(["ssh-keyscan", "-T", "15", "-p", str(port), "--", host], timeout_seconds=60, allowed=(0, 1))
-    except ProgramFailed as error:
-        raise StoreError(error.message, hint="Install openssh-client.") from error
-    lines = [line for line in found.output.decode(errors="replace").splitlines() if not line.startswith("#")]
-    if not lines:
-        raise Unreachable(f"{host}, port {port}, does not answer as an SSH server", host=host, port=port)
-    known = dict(_fingerprints(lines))
+    known = host_keys(host, port)
     wanted = fingerprint.rstrip("=")
     if wanted not in known:
         raise StoreError(
@@ -144,6 +137,23 @@ def known_host(host: str, port: int, fingerprint: str) -> str:
             found=list(known),
         )
     return known[wanted] + "\n"
+
+
+def host_keys(host: str, port: int) -> dict[str, str]:
+    """The lines of known_hosts for all keys that a server shows, by their fingerprints; nobody has vouched for them.
+
+    Raises:
+        Unreachable: The server does not answer.
+        StoreError: It cannot be asked.
+    """
+    try:
+        found = run(["ssh-keyscan", "-T", "15", "-p", str(port), "--", host], timeout_seconds=60, allowed=(0, 1))
+    except ProgramFailed as error:
+        raise StoreError(error.message, hint="Install openssh-client.") from error
+    lines = [line for line in found.output.decode(errors="replace").splitlines() if not line.startswith("#")]
+    if not lines:
+        raise Unreachable(f"{host}, port {port}, does not answer as an SSH server", host=host, port=port)
+    return dict(_fingerprints(lines))
 
 
 def _fingerprints(lines: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -169,6 +169,40 @@ def _connect(url: str, certificate: str, timeout_seconds: float) -> http.client.
     return connection
 
 
+def certificate_problem(url: str) -> tuple[str, str] | None:
+    """Why no authority vouches for a server, and the SHA-256 of its certificate; None when one does, or without TLS.
+
+    Raises:
+        Unreachable: It does not answer.
+    """
+    parts = urlsplit(url)
+    if parts.scheme != "https":
+        return None
+    try:
+        _tls(url, ssl.create_default_context()).close()
+    except ssl.SSLCertVerificationError as error:
+        context = ssl.create_default_context()
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        connection = _tls(url, context)
+        with connection:
+            return error.verify_message, hashlib.sha256(connection.getpeercert(binary_form=True) or b"").hexdigest()
+    return None
+
+
+def _tls(url: str, context: ssl.SSLContext) -> ssl.SSLSocket:
+    """A connection to a server, up to the point where it has shown its certificate."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    try:
+        plain = socket.create_connection((host, parts.port or 443), _SECONDS)
+        return context.wrap_socket(plain, server_hostname=host)
+    except ssl.SSLCertVerificationError:
+        raise
+    except (OSError, UnicodeError) as error:
+        raise Unreachable(f"{url} does not answer: {_words(error)}", path=url) from error
+
+
 def _check_certificate(connection: http.client.HTTPSConnection, url: str, certificate: str) -> None:
     if not certificate or not isinstance(connection.sock, ssl.SSLSocket):
         return

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The application: screens one on the other, what they share, and how it is left."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from textual.app import App
+from textual.binding import Binding, BindingType
+from textual.scrollbar import ScrollBar, ScrollBarRender
+
+from bootmedia.recovery.choose import Candidate
+from bootmedia.recovery.errors import NoAnswers
+from bootmedia.recovery.facts import candidates, machine_facts
+from bootmedia.recovery.places import Surroundings, find_answers
+from bootmedia.recovery.report import Log
+from bootmedia.wizard.choice import Choice, Source
+from bootmedia.wizard.pipeline import Pipeline
+from bootmedia.wizard.running import Outcome, Runner
+from bootmedia.wizard.screens.look import CSS, NO_COLOUR_CSS
+from bootmedia.wizard.screens.welcome import Ask, Welcome
+from bootmedia.wizard.targets import held_paths
+from bootmedia.wizard.terminal import Ability
+from imager.pictures.bar import Style
+
+
+class _PlainScrollBar(ScrollBarRender):
+    """Whole cells only: the fine ends need characters that not every console has."""
+
+    VERTICAL_BARS: ClassVar[list[str]] = [" "]
+    HORIZONTAL_BARS: ClassVar[list[str]] = [" "]
+
+
+class Wizard(App[None]):
+    """The wizard.
+
+    Attributes:
+        journal: Everything that was done.
+        around: What is outside; tests put their own in its place.
+        stack_bottom: How many screens are below the first one of a task.
+    """
+
+    ENABLE_COMMAND_PALETTE = False
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("ctrl+c", "nothing", show=False, priority=True),
+        Binding("ctrl+q", "nothing", show=False, priority=True),
+    ]
+    TITLE = "Recovery"
+
+    def __init__(self, shows: Ability, journal: Log, around: Surroundings | None = None) -> None:
+        ScrollBar.renderer = _PlainScrollBar
+        if not shows.colour:
+            os.environ["NO_COLOR"] = "1"  # textual reads it once, here
+        self.CSS = CSS if shows.colour else CSS + NO_COLOUR_CSS  # type: ignore[misc]
+        super().__init__(ansi_color=not shows.colour, watch_css=False)
+        self.animation_level = "none"
+        self.journal = journal
+        self.around = around or Surroundings()
+        self._shows = shows
+        self._work: object | None = None
+
+    def on_mount(self) -> None:
+        """The first screen."""
+        self.push_screen(Welcome())
+
+    def picture_style(self) -> Style:
+        """How pictures are drawn."""
+        return Style(min(100, self.size.width - 4), colour=self._shows.colour, blocks=self._shows.blocks)
+
+    def log_line(self, text: str) -> None:
+        """Keep a line for later."""
+        self.journal.add(text)
+
+    def action_nothing(self) -> None:
+        """Ctrl-C and Ctrl-Q end nothing by accident."""
+
+    def _fatal_error(self) -> None:
+        """A defect: the trace goes into the log, and not to a person who cannot do anything about it."""
+        for line in traceback.format_exc().splitlines():
+            self.journal.add(line)
+        self._close_messages_no_wait()
+
+    # --- What screens ask for, in threads of their own --------------------------------------------------------------
+
+    def carry_out(self, command: Pipeline, given: bytes = b"", environment: Mapping[str, str] | None = None) -> Outcome:
+        """Run a short command to its end."""
+        self.log_line(f"$ {command}")
+        outcome = Runner(command, given=given, environment=environment or {}).run()
+        self.log_line(f"exit status {outcome.status} {outcome.message}".rstrip())
+        return outcome
+
+    def find_answers(self) -> str:
+        """Where a recovery.toml for this machine is; "" for nowhere."""
+        try:
+            return find_answers(None, machine_facts(self.around.system), self.around).name
+        except NoAnswers:
+            return ""
+
+    def candidates(self, image: str = "") -> Sequence[Candidate]:
+        """Every disk of the machine, with why it must stay as it is."""
+        folders = [str(folder) for folder in self.around.stick_folders()]
+        return candidates(dict(held_paths(image, folders)), self.around.system)
+
+    def own_folders(self) -> list[tuple[Path, str]]:
+        """Folders of this medium that may hold images, and what they are called."""
+        images = self.around.medium / "images"
+        return [(images, "Images on this medium")] if images.is_dir() else []
+
+    # --- Tasks ------------------------------------------------------------------------------------------------------
+
+    def begin(self, task: str) -> None:
+        """Start what was chosen on the first screen."""
+        tasks: dict[str, Callable[[], None]] = {
+            "restore": self._begin_restore,
+            "shell": self.leave_for_shell,
+            "reboot": lambda: self._ask("Reboot now?", Pipeline.of("systemctl", "reboot")),
+            "poweroff": lambda: self._ask("Power off now?", Pipeline.of("systemctl", "poweroff")),
+        }
+        tasks[task]()
+
+    def _begin_restore(self) -> None:
+        from bootmedia.wizard.screens.place import Place
+
+        self.push_screen(Place(self._image_picked))
+
+    def _image_picked(self, source: Source) -> None:
+        from bootmedia.wizard.screens.restore import Contents
+
+        self.push_screen(Contents(Choice(source)))
+
+    def _ask(self, question: str, command: Pipeline) -> None:
+        self.push_screen(Ask(question, command))
+
+    def end_with(self, command: Pipeline) -> None:
+        """Run a command that ends the session."""
+        outcome = self.carry_out(command)
+        if outcome.is_well:
+            self.exit()
+        else:
+            self.back_to_menu()
+
+    def leave_for_shell(self) -> None:
+        """Leave; what started the wizard opens a shell."""
+        if self._work is None:
+            self.exit()
+
+    def back_to_menu(self) -> None:
+        """Close everything above the first screen."""
+        while len(self.screen_stack) > 2:  # textual's own blank screen, and the first one of ours
+            self.pop_screen()
+
+    def work_begins(self, work: object) -> None:
+        """Something runs that must not be left alone."""
+        self._work = work
+
+    def work_ends(self, work: object) -> None:
+        """It is over."""
+        self._work = None

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What was chosen so far, and all that follows from it: the command, what it destroys, what must be typed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from bootmedia.recovery.choose import Candidate
+from bootmedia.wizard.images import ImageFacts
+from bootmedia.wizard.pipeline import Pipeline
+from bootmedia.wizard.targets import name_of, need_of
+from imager.pictures.sizes import size_text
+
+WATCHED = ("--yes", "--progress", "lines", "--json")
+"""The plan was agreed to here, and progress is shown here."""
+
+
+class Step(Enum):
+    """The way to a restored machine."""
+
+    PLACE = "where the image is"
+    IMAGE = "which image"
+    CONTENTS = "what is in it"
+    TARGET = "which disk"
+    OPTIONS = "all or a part"
+    REVIEW = "before and after"
+    CONFIRM = "agree"
+    WORK = "restore"
+    RESULT = "done"
+
+    @property
+    def number(self) -> int:
+        """Its place on the way, from 1."""
+        return list(Step).index(self) + 1
+
+    def title(self) -> str:
+        """For the top of its screen."""
+        return f"Restore, step {self.number} of {len(Step)}: {self.value}"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the bytes of an image come from.
+
+    Attributes:
+        path: A file; "" for a stream.
+        fetch: The words of the program whose output is the image; for a stream.
+        name: For people.
+    """
+
+    path: str = ""
+    fetch: tuple[str, ...] = ()
+    name: str = ""
+
+    def piped(self, *words: str, last: tuple[str, ...] = ()) -> Pipeline:
+        """A command that gets the image as one of its words, before the last ones; from a pipe, as "-"."""
+        if self.path:
+            return Pipeline.of(*words, self.path, *last)
+        return Pipeline((self.fetch,)).into(*words, "-", *last)
+
+    def __str__(self) -> str:
+        """Its name."""
+        return self.name or self.path
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen of a restore; what is not decided yet is None or off.
+
+    Attributes:
+        partition: Of the image, when only one is restored.
+        onto: The partition of the target that it is written to.
+        grow: What happens to room that is left: last, proportional or a partition's number; "" for nothing.
+    """
+
+    source: Source
+    image: ImageFacts | None = None
+    target: Candidate | None = None
+    partition: int | None = None
+    onto: int | None = None
+    grow: str = ""
+    repair_boot: bool = False
+    verify: bool = True
+    accept_damage: bool = False
+
+    def toggled(self, name: str) -> Choice:
+        """The same with one of verify, repair_boot and accept_damage turned round."""
+        if name == "verify":
+            return replace(self, verify=not self.verify)
+        if name == "repair_boot":
+            return replace(self, repair_boot=not self.repair_boot)
+        return replace(self, accept_damage=not self.accept_damage)
+
+    def options(self) -> tuple[str, ...]:
+        """The words of the command for all that can be chosen."""
+        words: list[str] = []
+        if self.partition is not None:
+            words += ["--partition", str(self.partition), "--onto", str(self.onto)]
+        elif self.grow:
+            words += ["--grow", self.grow]
+        switches = (
+            ("--repair-boot", self.repair_boot and self.partition is None),
+            ("--verify", self.verify),
+            ("--accept-damage", self.accept_damage),
+        )
+        return (*words, *(word for word, is_on in switches if is_on))
+
+    def info(self) -> Pipeline:
+        """What tells what is in the image."""
+        return self.source.piped("imager", "info", "--json")
+
+    def dry_run(self) -> Pipeline:
+        """What tells what would be done."""
+        return self.source.piped("imager", "restore", "--dry-run", *self.options(), last=(self._target(),))
+
+    def restore(self) -> Pipeline:
+        """What does it."""
+        return self.source.piped("imager", "restore", *WATCHED, *self.options(), last=(self._target(),))
+
+    def _target(self) -> str:
+        return self.target.path if self.target else ""
+
+    @property
+    def room_bytes(self) -> int:
+        """How much larger the target is than the image's disk."""
+        if not self.target or not self.image:
+            return 0
+        return max(0, self.target.size_bytes - self.image.layout.size_bytes)
+
+    def destroyed(self) -> str:
+        """What will be destroyed, in one sentence; "" as long as no target was chosen."""
+        if self.target is None:
+            return ""
+        if self.onto is not None:
+            size = size_text(self.target.partitions.get(self.onto, 0))
+            return f"partition {self.onto} ({size}) of {name_of(self.target)}"
+        return f"EVERYTHING on {name_of(self.target)}"
+
+    def agreed_by(self, typed: str) -> bool:
+        """Whether what was typed names the target: its device or its serial number."""
+        if self.target is None:
+            return False
+        path, serial = self.target.path, self.target.serial
+        names = {path, path.removeprefix("/dev/"), *([serial] if len(serial) > 1 else [])}
+        return typed.strip() in names
+
+    def expected_words(self) -> str:
+        """What must be typed to agree, for people."""
+        if self.target is None:
+            return ""
+        name = self.target.path.removeprefix("/dev/")
+        return f"{name} or {self.target.serial}" if len(self.target.serial) > 1 else name
+
+    def partition_refusal(self, onto: int) -> str:
+        """Why the chosen partition cannot be written to one of the target's; "" when it can."""
+        if not self.target or not self.image or self.partition is None:
+            return "nothing is chosen"
+        return need_of(self.image, self.partition, onto).shortfall(self.target)

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How a command ended, in words for people, and what comes next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from bootmedia.wizard.running import Outcome
+from imager.pictures.sizes import duration_text, size_text
+
+_MEANINGS: Final = {
+    1: "a program failed",
+    2: "the command cannot be carried out as it was given",
+    3: "the disk that is read",
+    4: "the image is damaged, incomplete, or made by a newer version",
+    5: "the place of the image: missing, full, or not permitted",
+    6: "the disk that is written: refused, too small, or a write failed",
+    7: "done, but some content is missing",
+    8: "differences were found",
+    9: "nobody agreed to the plan",
+    130: "cancelled",
+    143: "cancelled",
+}
+LACKING: Final = 7
+
+
+def result_lines(outcome: Outcome, said: Sequence[str]) -> Iterator[str]:
+    """What was done, with the numbers that the command gave."""
+    if outcome.is_well:
+        yield "All that was asked for is done."
+    else:
+        yield f"Exit status {outcome.status}: {_MEANINGS.get(outcome.status, 'it failed')}."
+        if outcome.message:
+            yield outcome.message
+        if outcome.hint:
+            yield outcome.hint
+    yield ""
+    facts = outcome.facts()
+    yield from _restored(facts.get("result"))
+    for image in facts.get("images") or ():
+        yield from _captured(image)
+    yield from (f"warning: {text}" for text in facts.get("warnings") or ())
+    if not outcome.is_well:
+        yield from said[-5:]
+
+
+def _restored(result: object) -> Iterator[str]:
+    if not isinstance(result, dict) or "written_bytes" not in result:
+        return
+    written, seconds = int(result["written_bytes"]), float(result.get("seconds") or 0)
+    rate = size_text(round(written / max(seconds, 1e-9)))
+    verified = ", and read back: it is the same" if result.get("is_verified") or result.get("verified") else ""
+    yield f"{size_text(written)} written to {result.get('target', 'the disk')}{verified}"
+    yield f"in {duration_text(seconds)} ({rate}/s)"
+    yield from (f"  {text}" for text in result.get("changes") or ())
+    yield from (f"warning: {text}" for text in result.get("warnings") or ())
+
+
+def _captured(image: object) -> Iterator[str]:
+    if isinstance(image, dict) and "image" in image:
+        yield f"{image.get('source', '')} -> {image['image']}"
+
+
+def what_next(outcome: Outcome, *, wrote: bool) -> str:
+    """One sentence for a tired person."""
+    if outcome.is_well:
+        return "The disk is restored. Take the medium out and reboot." if wrote else "All is well."
+    if outcome.status == LACKING:
+        return "Done, but content is missing: check the file systems before the machine is used."
+    if outcome.cancelled and wrote:
+        return "Cancelled. The disk is half written and will not start: restore again."
+    if wrote:
+        return "The disk is not restored. Read why below, then restore again."
+    return "This did not work. Read why below; no disk was written."

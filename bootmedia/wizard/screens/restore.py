@@ -1,0 +1,295 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The steps of a restore behind the image: contents, target, options, before and after, agreement."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import ClassVar
+
+from rich.text import Text
+from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
+from textual.widget import Widget
+from textual.widgets import Input, Static
+
+from bootmedia.recovery.choose import Candidate
+from bootmedia.wizard.choice import Choice, Step
+from bootmedia.wizard.images import ImageFacts
+from bootmedia.wizard.running import Outcome
+from bootmedia.wizard.screens.frame import Form, Frame
+from bootmedia.wizard.screens.look import styled
+from bootmedia.wizard.screens.text import as_text
+from bootmedia.wizard.targets import Target, need_of, refusal
+from imager.pictures.sizes import size_text
+from imager.text import one_line
+
+
+class Lines(Frame):
+    """Lines to read, and then a list to choose from."""
+
+    KEYS: ClassVar[Sequence[tuple[str, str]]] = (("Up/Down/PgUp/PgDn", "read"), ("Enter", "go on"))
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "go_on", show=False)]
+
+    def body(self) -> Iterable[Widget]:
+        """The lines."""
+        with VerticalScroll(id="body"):
+            yield Static("one moment ...", id="lines", markup=False)
+
+    def show(self, lines: Iterable[str]) -> None:
+        """Put lines there."""
+        self.query_one("#lines", Static).update(as_text(lines))
+
+    def action_go_on(self) -> None:
+        """The next step."""
+
+
+class Contents(Lines):
+    """What is in the image."""
+
+    TITLE_TEXT = Step.CONTENTS.title()
+
+    def __init__(self, choice: Choice) -> None:
+        super().__init__()
+        self._choice = choice
+
+    def entered(self) -> None:
+        """Ask the command, which reads the header and the index only."""
+        command = self._choice.info()
+        self.set_command(command)
+        self.in_background(lambda: self.wizard.carry_out(command), self._looked)
+
+    def _looked(self, outcome: Outcome) -> None:
+        if not outcome.is_well:
+            self.show([f"This cannot be restored: {outcome.message}", "", outcome.hint])
+            return
+        image = ImageFacts.read(outcome.facts())
+        self._choice = replace(self._choice, image=image, accept_damage=bool(image.damaged_bytes))
+        self.show([f"image     {self._choice.source}", *image.lines(self.wizard.picture_style())])
+
+    def action_go_on(self) -> None:
+        """Choose the target."""
+        if self._choice.image is not None:
+            self.wizard.push_screen(ChooseTarget(self._choice))
+
+
+def disk_row(row: Target) -> Text:
+    """A disk by model, serial number and size; and why it is not offered."""
+    disk = row.disk
+    model = one_line(disk.model) or {"virtio": "virtual disk", "loop": "loop device"}.get(disk.transport, "no model")
+    about = f"{model[:24]:<24}  serial {one_line(disk.serial)[:18] or 'none':<18}  {size_text(disk.size_bytes):>9}"
+    style = "strong" if row.may_be_written else "quiet"
+    text = styled((f"{about}  {disk.path}", style))
+    if row.refusal:
+        text.append_text(styled((f"\n    not offered: it {row.refusal}", "quiet")))
+    return text
+
+
+class ChooseTarget(Frame):
+    """Which disk is written."""
+
+    TITLE_TEXT = Step.TARGET.title()
+    KEYS: ClassVar[Sequence[tuple[str, str]]] = (("Up/Down", "move"), ("Enter", "choose"), ("r", "look again"))
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("r", "again", show=False)]
+
+    def __init__(self, choice: Choice) -> None:
+        super().__init__()
+        self._choice = choice
+        self._rows: dict[str, Target] = {}
+
+    def entered(self) -> None:
+        """List the disks."""
+        self.action_again()
+
+    def action_again(self) -> None:
+        """List them anew: something was plugged in."""
+        self.set_command("imager disks --fast")
+        self.in_background(lambda: self.wizard.candidates(self._choice.source.path), self._listed)
+
+    def _listed(self, disks: Sequence[Candidate]) -> None:
+        # What fits is decided here for the whole disk; a single partition may fit where the whole disk does not.
+        rows = [self._row(disk) for disk in disks]
+        rows.sort(key=lambda row: (not row.may_be_written, row.disk.path))
+        self._rows = {row.disk.path: row for row in rows}
+        if not any(row.may_be_written for row in rows):
+            self.tell("No disk of this machine can be written.", "The reasons stand above; r looks again.", "warning")
+        self.menu.fill([(row.disk.path, disk_row(row), row.may_be_written) for row in rows])
+
+    def _row(self, disk: Candidate) -> Target:
+        need = need_of(self._choice.image) if self._choice.image else None
+        reason = refusal(disk, None) or (need.shortfall(disk) if need else "")
+        has_room = disk.partitions and not refusal(disk, None) and reason and "sectors" not in reason
+        return Target(disk, "" if has_room else reason)
+
+    def chosen(self, name: str) -> None:
+        """Go on to what of the image goes there."""
+        self.wizard.push_screen(Options(replace(self._choice, target=self._rows[name].disk)))
+
+
+class Options(Frame):
+    """The whole disk or single partitions, and what else is wanted."""
+
+    TITLE_TEXT = Step.OPTIONS.title()
+    KEYS: ClassVar[Sequence[tuple[str, str]]] = (("Up/Down", "move"), ("Space/Enter", "change, or go on"))
+
+    def __init__(self, choice: Choice) -> None:
+        super().__init__()
+        self._choice = choice
+        self._whole_refusal = need_of(choice.image).shortfall(choice.target) if choice.image and choice.target else ""
+        self._is_whole = not self._whole_refusal
+
+    def entered(self) -> None:
+        """Show what is chosen."""
+        self._fill("go")
+
+    def _fill(self, highlighted: str) -> None:
+        self.menu.fill(self._rows(), highlighted)
+        self.set_stake(self._choice.destroyed())
+        self.set_command(self._choice.restore() if self._ready() else "")
+
+    def _ready(self) -> bool:
+        return self._is_whole or self._choice.onto is not None
+
+    def _rows(self) -> Iterable[tuple[str, Text, bool]]:
+        yield "go", styled(("Go on: show before and after", "strong"), " (nothing is written yet)"), self._ready()
+        whole = f"   it {self._whole_refusal}" if self._whole_refusal else ""
+        yield "whole", _choice_row("The whole disk", whole, on=self._is_whole, single=True), not self._whole_refusal
+        yield from self._partition_rows()
+        yield from self._grow_rows()
+        choice = self._choice
+        for name, title, about, on in (
+            ("verify", "Verify afterwards", "read everything back and compare", choice.verify),
+            ("repair_boot", "Repair the start", "boot loader, drivers, fstab for this machine", choice.repair_boot),
+            ("accept_damage", "Accept damage", "restore what is there of a damaged image", choice.accept_damage),
+        ):
+            if name != "repair_boot" or self._is_whole:
+                yield name, _choice_row(title, about, on=on), True
+
+    def _partition_rows(self) -> Iterable[tuple[str, Text, bool]]:
+        image, target = self._choice.image, self._choice.target
+        if image is None or target is None:
+            return
+        for entry in image.layout.partitions:
+            if entry.content is None or not entry.captured:
+                continue
+            for onto in target.partitions:
+                trial = replace(self._choice, partition=entry.number, onto=onto)
+                on = (self._choice.partition, self._choice.onto) == (entry.number, onto)
+                about = f"{entry.content.type}, {size_text(entry.size_bytes)}"
+                refused = trial.partition_refusal(onto)
+                title = f"Only partition {entry.number} ({about}) onto {onto}"
+                row = _choice_row(title, f"it {refused}" if refused else "", on=on, single=True)
+                yield f"part:{entry.number}:{onto}", row, not refused
+
+    def _grow_rows(self) -> Iterable[tuple[str, Text, bool]]:
+        room = self._choice.room_bytes
+        if not self._is_whole or room < 1 << 20:
+            return
+        more = f"{size_text(room)} are left over"
+        for name, title, about in (
+            ("", "Leave the rest empty", more),
+            ("last", "Grow the last partition", "and the file system in it"),
+            ("proportional", "Grow all in proportion", ""),
+        ):
+            yield f"grow:{name}", _choice_row(title, about, on=self._choice.grow == name, single=True), True
+
+    def chosen(self, name: str) -> None:
+        """Change one choice, or go on."""
+        kind, _, what = name.partition(":")
+        if kind == "go":
+            self.wizard.push_screen(Review(self._choice))
+            return
+        if kind == "whole":
+            self._is_whole = True
+            self._choice = replace(self._choice, partition=None, onto=None)
+        elif kind == "part":
+            number, onto = what.split(":")
+            self._is_whole = False
+            self._choice = replace(self._choice, partition=int(number), onto=int(onto), grow="")
+        elif kind == "grow":
+            self._choice = replace(self._choice, grow=what)
+        else:
+            self._choice = self._choice.toggled(kind)
+        self._fill(name)
+
+
+def _choice_row(title: str, about: str, *, on: bool, single: bool = False) -> Text:
+    mark = ("(*)" if on else "( )") if single else ("[x]" if on else "[ ]")
+    return styled((f"{mark} {title:<28}", "strong" if on else "plain"), (f" {about}", "quiet"))
+
+
+class Review(Lines):
+    """Before and after, and every step: the plan of the command."""
+
+    TITLE_TEXT = Step.REVIEW.title()
+    KEYS: ClassVar[Sequence[tuple[str, str]]] = (("Up/Down/PgUp/PgDn", "read"), ("Enter", "agree or not"))
+
+    def __init__(self, choice: Choice) -> None:
+        super().__init__()
+        self._choice = choice
+        self._planned = False
+
+    def entered(self) -> None:
+        """Ask the command what it would do."""
+        command = self._choice.dry_run()
+        self.set_stake(self._choice.destroyed())
+        self.set_command(command)
+        self.in_background(lambda: self.wizard.carry_out(command), self._looked)
+
+    def _looked(self, outcome: Outcome) -> None:
+        self._planned = outcome.is_well
+        if outcome.is_well:
+            self.show(outcome.lines())
+        else:
+            self.set_stake("")
+            self.show(["This cannot be done:", "", outcome.message, "", outcome.hint, "Esc goes back."])
+
+    def action_go_on(self) -> None:
+        """Ask for agreement."""
+        if self._planned:
+            self.wizard.push_screen(Confirm(self._choice))
+
+
+class Confirm(Form):
+    """The name of the disk must be typed."""
+
+    TITLE_TEXT = Step.CONFIRM.title()
+    KEYS: ClassVar[Sequence[tuple[str, str]]] = (("Enter", "begin, when the name is right"),)
+
+    def __init__(self, choice: Choice) -> None:
+        super().__init__()
+        self._choice = choice
+
+    def body(self) -> Iterable[Widget]:
+        """What is lost, and the line to type on."""
+        question = f"To begin, type the name of the disk: {self._choice.expected_words()}"
+        with VerticalScroll(id="form", can_focus=False):
+            yield Static(
+                styled(
+                    ("This will be destroyed, and cannot be brought back:\n\n", "danger"),
+                    (f"    {self._choice.destroyed()}\n\n", "strong"),
+                    f"It will be replaced by {self._choice.source}.\n",
+                ),
+                markup=False,
+            )
+            yield Static(styled((question, "strong")), classes="label", markup=False)
+            yield Input(id="name", compact=True)
+
+    def entered(self) -> None:
+        """Show the command that a right answer starts."""
+        self.set_stake(self._choice.destroyed())
+        self.set_command(self._choice.restore())
+
+    def submitted(self, field: Input) -> None:
+        """Begin when the name is right."""
+        if not self._choice.agreed_by(field.value):
+            self.tell(
+                f"{one_line(field.value)!r} is not the name of the disk; nothing was written.",
+                f"Type {self._choice.expected_words()}, or press Esc.",
+            )
+            return
+        from bootmedia.wizard.screens.work import Work
+
+        self.wizard.switch_screen(
+            Work(self._choice.restore(), Step.WORK.title(), stake=self._choice.destroyed(), back_to_menu=True)
+        )

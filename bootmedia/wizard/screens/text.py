@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Lines to read: help, a log, the full output of a command."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import ClassVar
+
+from rich.text import Text
+from textual.containers import VerticalScroll
+from textual.widget import Widget
+from textual.widgets import Static
+
+from bootmedia.wizard.pipeline import Pipeline
+from bootmedia.wizard.screens.frame import Frame
+from bootmedia.wizard.screens.look import marked
+from imager.text import shown
+
+
+def as_text(lines: Iterable[str]) -> Text:
+    """Lines of a command as one text."""
+    return Text("\n").join(marked(shown(line)) for line in lines)
+
+
+class TextScreen(Frame):
+    """Lines that are read."""
+
+    KEYS: ClassVar[Sequence[tuple[str, str]]] = (("Up/Down/PgUp/PgDn", "read"),)
+
+    def __init__(self, title: str, lines: Sequence[str], command: Pipeline | str = "") -> None:
+        super().__init__()
+        self.TITLE_TEXT = title
+        self._lines = lines
+        self._command = command
+
+    def body(self) -> Iterable[Widget]:
+        """The lines."""
+        with VerticalScroll(id="body"):
+            yield Static(as_text(self._lines), markup=False)
+
+    def entered(self) -> None:
+        """Show the command that the lines come from."""
+        self.set_command(self._command)

@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A command that takes long: how far it is, how long it will take, what it says, and how it ended."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import ClassVar
+
+from rich.text import Text
+from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
+from textual.widget import Widget
+from textual.widgets import Static
+
+from bootmedia.wizard.outcomes import result_lines, what_next
+from bootmedia.wizard.pipeline import Pipeline
+from bootmedia.wizard.running import Event, Moved, Outcome, Runner, Said
+from bootmedia.wizard.screens.frame import Frame, Menu
+from bootmedia.wizard.screens.look import styled
+from bootmedia.wizard.screens.text import as_text
+from imager.pictures.sizes import duration_text, size_text
+
+_SHOWN_LINES = 200
+_EVERY_SECONDS = 0.25
+
+
+class Work(Frame):
+    """A command that runs.
+
+    Args:
+        command: What is run.
+        title: Of the step.
+        stake: What is being overwritten; "" when nothing is.
+        then: Shown instead of the result screen, when given.
+    """
+
+    KEYS: ClassVar[Sequence[tuple[str, str]]] = (("c", "cancel"),)
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("c", "cancel", show=False)]
+
+    def __init__(
+        self,
+        command: Pipeline,
+        title: str,
+        *,
+        stake: str = "",
+        back_to_menu: bool = True,
+        then: Callable[[Outcome], None] | None = None,
+    ) -> None:
+        super().__init__()
+        self.TITLE_TEXT = title
+        self._command = command
+        self._stake = stake
+        self._then = then
+        self._runner = Runner(command, told=self._heard)
+        self._moved: Moved | None = None
+        self._lines: deque[str] = deque(maxlen=_SHOWN_LINES)
+        self._began = time.monotonic()
+        self._is_over = False
+
+    def body(self) -> Iterable[Widget]:
+        """The bar and the lines below it."""
+        with VerticalScroll(id="body"):
+            yield Static("", id="phase", markup=False)
+            yield Static("", id="lines", markup=False)
+
+    def entered(self) -> None:
+        """Start it, and look four times a second how far it is."""
+        self.set_stake(self._stake, now=True)
+        self.set_command(self._command)
+        self.wizard.work_begins(self)
+        self.wizard.log_line(f"$ {self._command}")
+        self.set_interval(_EVERY_SECONDS, self._refresh)
+        self.in_background(self._runner.run, self._ended)
+
+    def _heard(self, event: Event) -> None:
+        """From the thread that reads; what is shown is looked at by the timer."""
+        if isinstance(event, Moved):
+            self._moved = event
+            if event.ended:
+                self._say(f"{event.phase}: {size_text(event.done_bytes)}")
+        elif isinstance(event, Said) and event.text:
+            self._say(event.text)
+
+    def _say(self, text: str) -> None:
+        self._lines.append(text)
+        self.wizard.log_line(text)
+
+    def _refresh(self) -> None:
+        self.query_one("#phase", Static).update(self._progress_text())
+        self.query_one("#lines", Static).update(as_text(list(self._lines)[-12:]))
+
+    def _progress_text(self) -> Text:
+        running = duration_text(time.monotonic() - self._began)
+        moved = self._moved
+        if moved is None:
+            return styled(f"Starting ...   {running}\n")
+        return progress_text(moved, running, self.wizard.picture_style().marks, max(20, self.size.width - 4))
+
+    def _ended(self, outcome: Outcome) -> None:
+        self._is_over = True
+        self.wizard.work_ends(self)
+        self.wizard.log_line(f"exit status {outcome.status} {outcome.message}".rstrip())
+        if self._then is not None:
+            self._then(outcome)
+        else:
+            self.wizard.switch_screen(Result(self._command, outcome, list(self._lines), wrote=bool(self._stake)))
+
+    def failed(self, message: str, hint: str) -> None:
+        """It could not even be started."""
+        self._ended(Outcome(1, message=message, hint=hint))
+
+    def action_cancel(self) -> None:
+        """Ask, and end it."""
+        if not self._is_over:
+            self.wizard.push_screen(CancelQuestion(self._stake, self._cancel))
+
+    def _cancel(self) -> None:
+        self._say("cancelled; waiting for the command to end ...")
+        self._runner.cancel()
+
+    def action_back(self) -> None:
+        """Work is not left by accident."""
+        self.action_cancel()
+
+    def action_shell(self) -> None:
+        """Nor for a shell."""
+        self.tell("This runs until it ends.", "c cancels it. Alt+F2 is another console of this machine.", "warning")
+
+
+def progress_text(moved: Moved, running: str, marks: Sequence[str], width: int) -> Text:
+    """A bar, with rate and time left."""
+    used, free, _, _ = marks
+    total = moved.total_bytes
+    parts: list[str | tuple[str, str]] = [(f"{moved.phase}\n\n", "strong")]
+    if total:
+        share = min(1.0, moved.done_bytes / total)
+        filled = int(share * (width - 7))
+        parts += [(used * filled, "accent"), (free * (width - 7 - filled), "quiet"), f" {int(share * 100):>3} %\n\n"]
+    done = size_text(moved.done_bytes) + (f" of {size_text(total)}" if total else "")
+    rate = f"{size_text(moved.rate_bytes_per_second)}/s"
+    left = duration_text(moved.eta_seconds) if moved.eta_seconds is not None else "not known yet"
+    parts += [
+        f"{'done':<12}{done}\n",
+        f"{'rate':<12}{rate}\n",
+        f"{'time left':<12}{left}\n",
+        f"{'running':<12}{running}\n",
+    ]
+    return styled(*parts)
+
+
+class CancelQuestion(Frame):
+    """Whether work that runs is to be ended."""
+
+    TITLE_TEXT = "cancel?"
+
+    def __init__(self, stake: str, cancel: Callable[[], None]) -> None:
+        super().__init__()
+        self._stake = stake
+        self._cancel = cancel
+
+    def entered(self) -> None:
+        """Going on comes first."""
+        self.set_stake(self._stake, now=True)
+        about = "; the disk stays half written and must be restored again" if self._stake else ""
+        rows = [("no", styled(("Go on", "strong"), " with the work"), True)]
+        self.menu.fill([*rows, ("yes", styled(("Cancel", "strong"), about), True)])
+
+    def chosen(self, name: str) -> None:
+        """End it, or not."""
+        self.action_back()
+        if name == "yes":
+            self._cancel()
+
+
+class Result(Frame):
+    """What was done, what went wrong, and what comes next."""
+
+    KEYS: ClassVar[Sequence[tuple[str, str]]] = (("Up/Down", "move"), ("Enter", "choose"))
+
+    def __init__(self, command: Pipeline, outcome: Outcome, said: Sequence[str], *, wrote: bool) -> None:
+        super().__init__()
+        self._command, self._outcome, self._said, self._wrote = command, outcome, said, wrote
+        self.TITLE_TEXT = "done" if outcome.is_well else "not everything is done"
+
+    def body(self) -> Iterable[Widget]:
+        """What there is to read, and what can be done."""
+        with VerticalScroll(id="text", can_focus=False):
+            yield Static(as_text(result_lines(self._outcome, self._said)), markup=False)
+        yield Menu(id="body")
+
+    def entered(self) -> None:
+        """Offer what makes sense now."""
+        self.query_one("#danger", Static).update(styled(what_next(self._outcome, wrote=self._wrote)))
+        self.set_command(self._command)
+        rows = (
+            ("menu", "Back to the beginning", ""),
+            *([("reboot", "Reboot", "take the medium out first, or let it start the disk")] if self._wrote else []),
+            ("lines", "Read everything", "all lines of the command"),
+            ("logs", "Save logs to the stick", ""),
+            ("shell", "Shell", ""),
+        )
+        self.menu.fill(
+            [(name, styled((f"{title:<28}", "strong"), (about, "quiet")), True) for name, title, about in rows]
+        )
+
+    def chosen(self, name: str) -> None:
+        """Go there."""
+        if name == "menu":
+            self.wizard.back_to_menu()
+        elif name == "lines":
+            from bootmedia.wizard.screens.text import TextScreen
+
+            lines = [*self._said, "", *self._outcome.lines()]
+            self.wizard.push_screen(TextScreen("everything that the command said", lines, self._command))
+        else:
+            self.wizard.begin(name)
+
+    def action_back(self) -> None:
+        """The work is over: back to the beginning."""
+        self.wizard.back_to_menu()

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The disks of the machine as targets: which may be written, and why the others may not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from bootmedia.recovery.choose import Candidate, Need
+from bootmedia.wizard.images import ImageFacts
+from imager.pictures.sizes import size_text
+
+
+@dataclass(frozen=True)
+class Target:
+    """A disk, and why it must not be written; "" when it may."""
+
+    disk: Candidate
+    refusal: str = ""
+
+    @property
+    def may_be_written(self) -> bool:
+        """Whether it can be chosen."""
+        return not self.refusal
+
+
+def need_of(image: ImageFacts, partition: int | None = None, onto: int | None = None) -> Need:
+    """What an image, or one partition of it, needs of a disk."""
+    layout = image.layout
+    entry = layout.partition(partition) if partition is not None else None
+    if entry is not None:
+        return Need(layout.logical_sector_bytes, entry.size_bytes, entry.size_bytes, onto)
+    return Need(layout.logical_sector_bytes, layout.size_bytes, image.least_bytes)
+
+
+def targets(disks: Iterable[Candidate], need: Need | None) -> list[Target]:
+    """Every disk, those that can be chosen first.
+
+    Args:
+        disks: The disks.
+        need: What must fit onto them; None when that is not decided here.
+    """
+    rows = [Target(disk, refusal(disk, need)) for disk in disks]
+    return sorted(rows, key=lambda row: (not row.may_be_written, row.disk.path))
+
+
+def refusal(disk: Candidate, need: Need | None) -> str:
+    """Why a disk must not be written, as a verb and what follows; "" when it may."""
+    if disk.kept:
+        return disk.kept
+    if disk.obstacle:
+        return f"cannot be written now: {disk.obstacle}"
+    return need.shortfall(disk) if need else ""
+
+
+def name_of(disk: Candidate) -> str:
+    """Model, serial number, size and path: how a person tells one disk from another."""
+    model = disk.model or {"virtio": "virtual disk", "loop": "loop device"}.get(disk.transport, "disk without a name")
+    serial = f"serial {disk.serial}" if disk.serial else "no serial number"
+    return f"{model}, {serial}, {size_text(disk.size_bytes)} ({disk.path})"
+
+
+def held_paths(image: str, stick_folders: Iterable[str]) -> Mapping[str, str]:
+    """What no restore may overwrite, by path, and how it is called."""
+    held = {folder: "the recovery stick" for folder in stick_folders}
+    return ({image: "the image"} if image else {}) | {path: what for path, what in held.items() if path != image}

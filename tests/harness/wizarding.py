@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Drives the wizard as a person does: keys, and what stands on the screen."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from textual.pilot import Pilot
+
+from bootmedia.recovery.places import Surroundings
+from bootmedia.recovery.report import Log
+from bootmedia.wizard.app import Wizard
+from bootmedia.wizard.screens.frame import Frame
+from bootmedia.wizard.terminal import Ability
+
+PATIENCE_SECONDS = 20
+CAPABLE = Ability()
+
+
+@dataclass
+class Person:
+    """Somebody at a terminal of 80 by 24.
+
+    Attributes:
+        wizard: The application.
+        pilot: Presses keys.
+    """
+
+    wizard: Wizard
+    pilot: Pilot[None]
+
+    @property
+    def screen(self) -> str:
+        """What stands on the screen, line by line."""
+        strips = self.wizard.screen._compositor.render_strips()
+        return "\n".join("".join(segment.text for segment in strip).rstrip() for strip in strips)
+
+    async def sees(self, *words: str) -> str:
+        """Wait for all of some words on the screen."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not all(word in self.screen for word in words):
+            assert time.monotonic() < deadline, f"{words} not on the screen:\n{self.screen}"
+            await self.pilot.pause(0.05)
+        return self.screen
+
+    async def presses(self, *keys: str) -> None:
+        """Press keys, one after the other."""
+        await self.pilot.press(*keys)
+        await self.pilot.pause()
+
+    async def types(self, text: str) -> None:
+        """Type into the field that has the cursor, and press Enter."""
+        for character in text:
+            await self.pilot.press({"/": "slash", ".": "full_stop", " ": "space"}.get(character, character))
+        await self.presses("enter")
+
+    async def chooses(self, name: str) -> None:
+        """Move to a line with the arrow keys, and press Enter."""
+        screen = self.wizard.screen
+        assert isinstance(screen, Frame)
+        wanted = screen.menu.get_option_index(name)
+        assert not screen.menu.get_option_at_index(wanted).disabled, f"{name} cannot be chosen:\n{self.screen}"
+        for _ in range(screen.menu.option_count):
+            if screen.menu.highlighted == wanted:
+                break
+            await self.pilot.press("down")
+        await self.presses("enter")
+
+
+@asynccontextmanager
+async def a_person(
+    around: Surroundings | None = None, shows: Ability = CAPABLE, size: tuple[int, int] = (80, 24)
+) -> AsyncIterator[Person]:
+    """The wizard, and somebody in front of it."""
+    wizard = Wizard(shows, Log(), around)
+    async with wizard.run_test(size=size) as pilot:
+        yield Person(wizard, pilot)
+
+
+def driven(story: Callable[[], Awaitable[Any]]) -> None:
+    """Run a story to its end."""
+
+    async def told() -> None:
+        await story()
+
+    asyncio.run(told())
+
+
+async def goes_to_image(person: Person, image: Path) -> None:
+    """From the first screen to what is in an image, by its path."""
+    await person.sees("Restore", "Power off")
+    await person.chooses("restore")
+    await person.sees("A path")
+    await person.chooses("path")
+    await person.sees("Path of an image")
+    await person.types(str(image))

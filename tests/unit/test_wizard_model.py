@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the wizard makes of choices: command lines, what will be destroyed, what must be typed. No terminal."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bootmedia.recovery.choose import Candidate
+from bootmedia.wizard.choice import Choice, Source, Step
+from bootmedia.wizard.images import ImageFacts, entries, is_image
+from bootmedia.wizard.outcomes import result_lines, what_next
+from bootmedia.wizard.pipeline import Pipeline
+from bootmedia.wizard.running import Moved, Outcome, Runner, Said, heard_in
+from bootmedia.wizard.targets import need_of, targets
+from bootmedia.wizard.terminal import ability
+from bootmedia.wizard.volumes import FileSystem, Share, mount_local
+from imager.layout import Content, Identity, Layout, Partition, Table
+
+GIB = 1 << 30
+SECRET = "p,w="  # noqa: S105  no secret
+EXAMPLE = Path(__file__).parent.parent / "corpus/image/example/image.img.zst"
+PARTS = (
+    Partition(1, GIB, 2 * GIB, content=Content("filesystem", "vfat")),
+    Partition(2, 2 * GIB, 60 * GIB, content=Content("filesystem", "ext4")),
+)
+LAYOUT = Layout(Identity(model="Old", serial="S1"), 64 * GIB, 512, 512, Table("gpt"), PARTS)
+IMAGE = ImageFacts("id", "2026-01-01T00:00:00Z", "imager 0", "", LAYOUT, 10 * GIB)
+DISK = Candidate("/dev/sdb", model="New Disk", serial="XYZ123", size_bytes=128 * GIB, partitions={1: GIB, 2: 58 * GIB})
+CHOICE = Choice(Source(path="/mnt/a b.img.zst"), IMAGE, DISK)
+
+
+def test_the_command_is_what_was_chosen_and_can_be_pasted_into_a_shell() -> None:
+    chosen = replace(CHOICE, grow="last", repair_boot=True, accept_damage=True)
+    assert str(chosen.restore()) == (
+        "imager restore --yes --progress lines --json --grow last --repair-boot --verify --accept-damage "
+        "'/mnt/a b.img.zst' /dev/sdb"
+    )
+
+
+def test_a_stream_is_piped_into_the_command() -> None:
+    source = Source(fetch=("recovery", "fetch", "http://x/a.img.zst"), name="http://x/a.img.zst")
+    assert str(replace(CHOICE, source=source, verify=False).dry_run()) == (
+        "recovery fetch http://x/a.img.zst | imager restore --dry-run - /dev/sdb"
+    )
+    assert str(Choice(source).info()) == "recovery fetch http://x/a.img.zst | imager info --json -"
+
+
+def test_one_partition_is_neither_grown_nor_repaired() -> None:
+    chosen = replace(CHOICE, partition=2, onto=2, grow="last", repair_boot=True)
+    assert str(chosen.restore()).endswith("--json --partition 2 --onto 2 --verify '/mnt/a b.img.zst' /dev/sdb")
+
+
+def test_nothing_is_destroyed_before_a_target_is_chosen() -> None:
+    assert replace(CHOICE, target=None).destroyed() == ""
+
+
+def test_what_is_destroyed_names_the_disk_by_model_serial_and_size() -> None:
+    assert CHOICE.destroyed() == "EVERYTHING on New Disk, serial XYZ123, 128 GiB (/dev/sdb)"
+    part = replace(CHOICE, partition=2, onto=2)
+    assert part.destroyed() == "partition 2 (58.0 GiB) of New Disk, serial XYZ123, 128 GiB (/dev/sdb)"
+
+
+@pytest.mark.parametrize(
+    ("typed", "agrees"),
+    [
+        ("sdb", True),
+        ("/dev/sdb", True),
+        (" XYZ123 ", True),
+        ("sda", False),
+        ("", False),
+        ("y", False),
+        ("yes", False),
+        ("xyz", False),
+    ],
+)
+def test_only_the_disks_name_agrees(typed: str, agrees: bool) -> None:
+    assert CHOICE.agreed_by(typed) is agrees
+
+
+def test_a_disk_without_serial_number_is_not_agreed_to_by_an_empty_line() -> None:
+    assert not replace(CHOICE, target=replace(DISK, serial="")).agreed_by("")
+
+
+def test_disks_that_must_not_be_written_come_last_with_the_reason() -> None:
+    small = Candidate("/dev/sda", size_bytes=8 * GIB)
+    stick = Candidate("/dev/sdc", size_bytes=512 * GIB, kept="holds the recovery stick")
+    busy = Candidate("/dev/sdd", size_bytes=512 * GIB, obstacle="/dev/sdd1 is mounted at /mnt")
+    rows = targets([small, stick, busy, DISK], need_of(IMAGE))
+    assert [(row.disk.path, row.may_be_written) for row in rows] == [
+        ("/dev/sdb", True),
+        ("/dev/sda", False),
+        ("/dev/sdc", False),
+        ("/dev/sdd", False),
+    ]
+    reasons = [row.refusal for row in rows[1:]]
+    assert reasons[0].startswith("has 8.0 GiB, and the image needs 60")
+    assert reasons[1:] == ["holds the recovery stick", "cannot be written now: /dev/sdd1 is mounted at /mnt"]
+
+
+def test_a_partition_that_is_too_small_says_so() -> None:
+    chosen = replace(CHOICE, partition=2)
+    assert chosen.partition_refusal(2) == ""
+    assert "58.0 GiB are needed" in chosen.partition_refusal(1)
+    assert chosen.partition_refusal(9) == "has no partition 9"
+
+
+def test_steps_are_numbered() -> None:
+    assert Step.PLACE.title() == "Restore, step 1 of 9: where the image is"
+    assert [step.number for step in Step] == list(range(1, 10))
+
+
+# --- Images in folders --------------------------------------------------------------------------------------------
+
+
+def test_images_are_known_by_their_beginning_and_not_by_their_name(tmp_path) -> None:
+    (tmp_path / "holiday.jpg").write_bytes(EXAMPLE.read_bytes())
+    (tmp_path / "server.img.zst").write_bytes(b"no image at all")
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "folder").mkdir()
+    found = [(entry.path.name, entry.is_folder, entry.is_image) for entry in entries(tmp_path)]
+    assert found == [
+        ("folder", True, False),
+        ("holiday.jpg", False, True),
+        ("gone", False, False),
+        ("server.img.zst", False, False),
+    ]
+
+
+def test_the_parts_of_a_split_image_are_one(tmp_path) -> None:
+    whole = EXAMPLE.read_bytes()
+    (tmp_path / "a.img.zst.000").write_bytes(whole[:1000])
+    (tmp_path / "a.img.zst.001").write_bytes(whole[1000:])
+    (tmp_path / "notes.001").write_bytes(b"of something else")
+    found = {entry.path.name: (entry.is_image, entry.size_bytes) for entry in entries(tmp_path)}
+    assert found == {"a.img.zst": (True, len(whole)), "notes.001": (False, 17)}
+
+
+def test_a_file_that_is_short_is_no_image(tmp_path) -> None:
+    (tmp_path / "short").write_bytes(b"]*M\x18")
+    assert not is_image(tmp_path / "short")
+
+
+# --- Commands that run --------------------------------------------------------------------------------------------
+
+
+def test_progress_errors_and_words_are_told_apart() -> None:
+    line = b'{"phase":"p","done_bytes":1,"total_bytes":null,"rate_bytes_per_second":2,"eta_seconds":null,"ended":true}'
+    assert heard_in(line) == Moved("p", 1, None, 2, None, True)
+    assert heard_in(b'{"phase":"restore","note":"slow \\u001b[2J"}') == Said("slow \\x1b[2J")
+    assert heard_in(b'{"error":"StoreError","message":"m"}') == {"error": "StoreError", "message": "m"}
+    assert heard_in(b"mount: no such device\n") == Said("mount: no such device")
+    assert heard_in(b'["a"]\n') == Said('["a"]')
+    assert heard_in(b"\n") is None
+
+
+def test_a_pipeline_passes_its_bytes_on_and_ends_well_when_the_reader_has_enough() -> None:
+    endless = Pipeline.of("yes").into("head", "-c", "4")
+    assert Runner(endless).run() == Outcome(0, b"y\ny\n")
+
+
+def test_the_first_error_counts_and_not_what_follows_from_it() -> None:
+    script = """echo '{"error":"X","message":"the cause","hint":"do this","exit_status":5}' >&2; exit 5"""
+    outcome = Runner(Pipeline.of("sh", "-c", script).into("sh", "-c", "cat; echo later >&2; exit 4")).run()
+    assert (outcome.status, outcome.message, outcome.hint) == (5, "the cause", "do this")
+
+
+def test_a_command_that_fails_in_its_own_words_is_told_with_them() -> None:
+    outcome = Runner(Pipeline.of("sh", "-c", "echo no such share >&2; exit 32")).run()
+    assert (outcome.status, outcome.message) == (32, "no such share")
+
+
+def test_a_program_that_is_missing_is_an_outcome_and_no_crash() -> None:
+    outcome = Runner(Pipeline.of("no-such-program")).run()
+    assert not outcome.is_well
+    assert "no-such-program is not installed" in outcome.message
+
+
+def test_a_command_is_ended_from_outside() -> None:
+    runner = Runner(Pipeline.of("sleep", "1000"))
+    runner.told = lambda _event: None
+    import threading
+
+    timer = threading.Timer(0.3, runner.cancel)
+    timer.start()
+    outcome = runner.run()
+    timer.join()
+    assert outcome.cancelled
+    assert outcome.status == 128 + 15
+
+
+def test_words_for_standard_input_reach_the_first_program_only() -> None:
+    assert Runner(Pipeline.of("cat").into("tr", "a-z", "A-Z"), given=b"secret\n").run().output == b"SECRET\n"
+
+
+# --- Places -------------------------------------------------------------------------------------------------------
+
+
+def test_passwords_stand_in_no_command_line() -> None:
+    for kind in ("smb", "ssh"):
+        share = Share(kind, "nas", "/images", user="u", password=SECRET)
+        assert SECRET not in str(share.mount("/run/x/credentials"))
+    assert Share("smb", "nas", "b", user="u", password=SECRET, domain="D").credentials() == (
+        "username=u\npassword=p,w=\ndomain=D\n"
+    )
+    assert Share("ssh", "nas", "/b", password=SECRET).secret() == b"p,w=\n"
+
+
+@pytest.mark.parametrize(
+    ("share", "fault"),
+    [
+        (Share("smb", "nas", "backup"), ""),
+        (Share("nfs", "nas", "srv"), "The folder begins with a /."),
+        (Share("smb", "", "backup"), "The server is a name or an address, such as 192.168.1.10."),
+        (Share("smb", "-oProxy", "backup"), "The server is a name or an address, such as 192.168.1.10."),
+        (Share("smb", "nas", ""), "The name of the share is missing."),
+    ],
+)
+def test_words_that_make_no_share_are_refused(share: Share, fault: str) -> None:
+    assert share.fault() == fault
+
+
+def test_disks_are_mounted_so_that_nothing_is_written_to_them() -> None:
+    words = str(mount_local(FileSystem("/dev/sdb1", "ext4")))
+    assert words == "mount --mkdir -o ro,nosuid,nodev,noexec,noload -- /dev/sdb1 /run/recovery-wizard/dev_sdb1"
+
+
+# --- Terminals ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("environment", "encoding", "expected"),
+    [
+        ({"TERM": "xterm-256color"}, "utf-8", (True, True, True)),
+        ({"TERM": "linux"}, "utf-8", (True, True, True)),
+        ({"TERM": "linux"}, "ascii", (True, True, False)),
+        ({"TERM": "xterm", "NO_COLOR": "1"}, "utf-8", (True, False, True)),
+        ({"TERM": "vt100"}, "utf-8", (True, False, False)),
+        ({"TERM": "vt220"}, "utf-8", (True, False, False)),
+        ({"TERM": "dumb"}, "utf-8", (False, False, False)),
+        ({}, "utf-8", (False, False, False)),
+    ],
+)
+def test_what_a_terminal_can_show(environment: dict[str, str], encoding: str, expected: tuple[bool, ...]) -> None:
+    shows = ability(environment, encoding)
+    assert (shows.full_screen, shows.colour, shows.blocks) == expected
+
+
+# --- Results ------------------------------------------------------------------------------------------------------
+
+
+def test_a_cancelled_restore_is_never_called_done() -> None:
+    said = what_next(Outcome(143, cancelled=True), wrote=True)
+    assert said == "Cancelled. The disk is half written and will not start: restore again."
+
+
+def test_a_failure_shows_message_and_hint() -> None:
+    lines = list(result_lines(Outcome(6, message="it is in use", hint="unmount it"), ["last words"]))
+    assert lines[:3] == [
+        "Exit status 6: the disk that is written: refused, too small, or a write failed.",
+        "it is in use",
+        "unmount it",
+    ]
+    assert lines[-1] == "last words"
