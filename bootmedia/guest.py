@@ -19,6 +19,7 @@ from bootmedia.machine import Machine
 from imager.process import PIPE, Running, start
 
 _LAST_CHARACTERS = 800
+_WIZARD_STARTS = "the wizard follows"
 _ESCAPES = re.compile(r"\x1b(\[[0-9;?!]*[A-Za-z]|[()][A-Za-z0-9]|[=>c78]|\][^\a]*\a)|\r")
 
 
@@ -111,7 +112,14 @@ class Guest:
             raise BootFailed("the machine is off") from error
 
     def take_shell(self, *, timeout_seconds: float = 60) -> None:
-        """Make the shell on the serial line fit for `run`: no echo, no editing of long lines, an empty prompt."""
+        """Make the shell on the serial line fit for `run`: no echo, no editing of long lines, an empty prompt.
+
+        On a medium that starts the wizard, that is left first.
+        """
+        if _WIZARD_STARTS in self.said:
+            self.wait_for("what is to be done", timeout_seconds=timeout_seconds * 5)
+            self.type("q")
+            self.wait_for("recovery-wizard: left", timeout_seconds=timeout_seconds)
         self.type("stty -echo -onlcr; exec bash --noprofile --norc --noediting\n")
         self.type("PS1=; PS2=; unset PROMPT_COMMAND; dmesg -n 1; printf 'shell-%s\\n' taken\n")
         self.wait_for("^.*shell-taken$", timeout_seconds=timeout_seconds)

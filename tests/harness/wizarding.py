@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from textual import events
 from textual.pilot import Pilot
 
 from bootmedia.recovery.places import Surroundings
@@ -19,7 +20,7 @@ from bootmedia.wizard.app import Wizard
 from bootmedia.wizard.screens.frame import Frame
 from bootmedia.wizard.terminal import Ability
 
-PATIENCE_SECONDS = 20
+PATIENCE_SECONDS = 300
 CAPABLE = Ability()
 
 
@@ -55,9 +56,12 @@ class Person:
         await self.pilot.pause()
 
     async def types(self, text: str) -> None:
-        """Type into the field that has the cursor, and press Enter."""
-        for character in text:
-            await self.pilot.press({"/": "slash", ".": "full_stop", " ": "space"}.get(character, character))
+        """Type into the field that has the cursor, and press Enter; long texts are pasted."""
+        if len(text) > 12:
+            self.wizard.post_message(events.Paste(text))
+            await self.pilot.pause()
+        else:
+            await self.pilot.press(*({"/": "slash", " ": "space"}.get(character, character) for character in text))
         await self.presses("enter")
 
     async def chooses(self, name: str) -> None:

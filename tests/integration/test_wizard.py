@@ -205,9 +205,9 @@ def test_a_failing_command_shows_its_message_and_its_hint(machine, around, tmp_p
         async with a_person(around) as person:
             await goes_to_image(person, damaged)
             shown = await person.sees("This cannot be restored:")
-            told = " ".join(shown.split())
+            told = "".join(shown.split())  # long paths are broken where the screen ends
             for words in expected.stderr.removeprefix("imager:").splitlines():
-                assert " ".join(words.split()) in told
+                assert "".join(words.split()) in told
 
     driven(story)
 

@@ -66,6 +66,10 @@ def test_every_part_has_its_place() -> None:
     assert {part_of(module) for module in modules()} - set(ON_THE_MEDIUM) == {*MAY_IMPORT, "cli"}
 
 
+def test_the_medium_gets_what_runs_on_it() -> None:
+    assert set(layer.ON_THE_MEDIUM) == set(ON_THE_MEDIUM)
+
+
 def test_the_table_itself_goes_downward_only() -> None:
     order = list(MAY_IMPORT)
     for part, allowed in MAY_IMPORT.items():
@@ -82,7 +86,7 @@ def test_imports_go_downward_only(module: Path) -> None:
 
 @pytest.mark.parametrize("module", modules(), ids=lambda module: str(module.relative_to(HOUSE)))
 def test_only_the_foundations_of_imager_are_used(module: Path) -> None:
-    if part_of(module) in ON_THE_MEDIUM | ON_DISKS or module == HOUSE / "cli" / "write.py":
+    if part_of(module) in {*ON_THE_MEDIUM, *ON_DISKS} or module == HOUSE / "cli" / "write.py":
         return
     shared = OF_IMAGER | (OF_IMAGERS_COMMAND_LINE if part_of(module) == "cli" else set())
     for name in names(module, "imager") - {""}:
