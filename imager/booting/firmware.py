@@ -10,6 +10,7 @@ References:
 from __future__ import annotations
 
 import os
+import platform
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,6 +47,13 @@ class Firmware:
     entries: dict[int, LoadOption] = field(default_factory=dict)
     order: tuple[int, ...] = ()
     not_understood: tuple[int, ...] = ()
+
+    @property
+    def architecture(self) -> str:
+        """How UEFI calls the processor in file names (UEFI Specification 2.10, 3.5.1.1)."""
+        if self.bits == 32:
+            return "ia32"
+        return {"aarch64": "aa64", "riscv64": "riscv64"}.get(platform.machine(), "x64")
 
     @property
     def words(self) -> str:

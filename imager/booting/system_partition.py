@@ -17,13 +17,15 @@ from typing import Final
 from imager.blocks import BlockReader, Slice
 from imager.booting.device_path import HardDrive
 from imager.booting.loaders import MOST_CSV_BYTES, Copy, Loader, find_loaders, plan_fallback
-from imager.errors import SourceError
+from imager.errors import ImagerError
 from imager.filesystems.base import NotTrusted
 from imager.filesystems.fat.files import FatFiles
 from imager.layout import Layout, Partition
 
 ESP_GUID: Final = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b"
 ESP_MBR: Final = "ef"
+BIOS_BOOT_GUID: Final = "21686148-6449-6e6f-744e-656564454649"
+"""GRUB's own partition, where BIOS starts a disk with a GPT."""
 _MOST_FOLDERS: Final = 128
 _DEPTH: Final = 3
 """EFI/Microsoft/Boot is the deepest folder that a loader lies in."""
@@ -80,7 +82,7 @@ def system_partitions(reader: BlockReader, layout: Layout, arch: str, disk: str 
     return tuple(
         _look_at(reader, entry, hard_drive(layout, entry), arch, disk)
         for entry in layout.partitions
-        if is_system_partition(layout, entry)
+        if is_system_partition(layout, entry) and entry.captured
     )
 
 
@@ -89,7 +91,7 @@ def _look_at(reader: BlockReader, entry: Partition, partition: HardDrive, arch: 
         volume = FatFiles(Slice(reader, entry.start, entry.size_bytes))
         files = {path.casefold(): path for path in _files(volume)}
         tables = {path: volume.read(path, most_bytes=MOST_CSV_BYTES) or b"" for path in files if path.endswith(".csv")}
-    except (NotTrusted, SourceError) as error:
+    except (NotTrusted, ImagerError) as error:
         return SystemPartition(partition, disk, problem=str(error))
     loaders = find_loaders(files, tables, arch)
     return SystemPartition(partition, disk, loaders, files, plan_fallback(files, loaders, arch))
@@ -109,3 +111,11 @@ def _files(volume: FatFiles) -> Iterator[str]:
                 yield path
             elif path.count("\\") <= _DEPTH:
                 waiting.append(path)
+
+
+def is_bios_system(layout: Layout) -> bool:
+    """Whether a disk is made for BIOS: GRUB's own partition, or an active one in an MBR."""
+    return any(
+        entry.type == BIOS_BOOT_GUID or (layout.table.kind == "mbr" and entry.attributes == "80")
+        for entry in layout.partitions
+    )

@@ -98,9 +98,13 @@ def _uuid(candidate: Candidate) -> str:
     return f"UUID={candidate.uuid}"
 
 
-def mount_points(text: str) -> dict[str, tuple[str, str, tuple[str, ...]]]:
-    """What an fstab mounts where: device as it stands there, type and options, by mount point."""
-    found: dict[str, tuple[str, str, tuple[str, ...]]] = {}
+Entry = tuple[str, str, tuple[str, ...]]
+"""Of an fstab: device as it stands there, type, options."""
+
+
+def mount_points(text: str) -> dict[str, Entry]:
+    """What an fstab mounts, by mount point."""
+    found: dict[str, Entry] = {}
     for line in text.splitlines():
         words = line.split()
         if len(words) >= 3 and not words[0].startswith("#"):

@@ -11,7 +11,8 @@ import contextlib
 import errno
 import os
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -25,9 +26,31 @@ KEPT: Final = ".before-repair"
 
 @dataclass(frozen=True)
 class Tree:
-    """A folder that is a system's root."""
+    """A system's root, and what it mounts below.
+
+    Attributes:
+        root: The folder that is its root.
+        mounts: Folders that stand at places of it, such as /boot, which may be mounted elsewhere now.
+    """
 
     root: Path
+    mounts: Mapping[str, Path] = field(default_factory=dict)
+
+    def _folder(self, parts: Sequence[str]) -> Path:
+        """Where a path without links lies now."""
+        for count in range(len(parts), 0, -1):
+            mounted = self.mounts.get("/" + "/".join(parts[:count]))
+            if mounted is not None:
+                return mounted.joinpath(*parts[count:])
+        return self.root.joinpath(*parts)
+
+    def real_path(self, path: str) -> str:
+        """The path in the system that no link is left in; it may name what is not there.
+
+        Raises:
+            OSError: A link leads to itself.
+        """
+        return "/" + "/".join(self._reached(path))
 
     def place(self, path: str) -> Path:
         """Where a path of the system lies now; it may name what is not there.
@@ -35,6 +58,9 @@ class Tree:
         Raises:
             OSError: A link leads to itself.
         """
+        return self._folder(self._reached(path))
+
+    def _reached(self, path: str) -> list[str]:
         waiting = [part for part in path.split("/") if part]
         reached: list[str] = []
         links = 0
@@ -45,7 +71,7 @@ class Tree:
             if part == "..":
                 reached = reached[:-1]
                 continue
-            here = self.root.joinpath(*reached, part)
+            here = self._folder([*reached, part])
             if not here.is_symlink():
                 reached.append(part)
                 continue
@@ -55,7 +81,7 @@ class Tree:
             target = str(here.readlink())
             reached = [] if target.startswith("/") else reached
             waiting[:0] = [piece for piece in target.split("/") if piece]
-        return self.root.joinpath(*reached)
+        return reached
 
     def is_file(self, path: str) -> bool:
         """Whether the system has such a file."""
@@ -104,7 +130,7 @@ class Tree:
         """
         place = self.place(path)
         kept = place.with_name(f"{place.name}{KEPT}")
-        if not kept.exists():
+        if place.exists() and not kept.exists():
             _write_like(place, kept, place.read_bytes())
         _write_like(place, place, text.encode("utf-8", "surrogateescape"))
 
@@ -120,19 +146,26 @@ class Tree:
 
 def _write_like(model: Path, target: Path, content: bytes) -> None:
     """Write a file with everything but the content of another one."""
-    status = model.stat()
     handle, name = tempfile.mkstemp(prefix=".imager-", dir=target.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
-            os.fchown(file.fileno(), status.st_uid, status.st_gid)
-            os.fchmod(file.fileno(), status.st_mode & 0o7777)
-            for attribute in os.listxattr(model):
-                with contextlib.suppress(OSError):  # what this kernel does not know it does not let us write
-                    os.setxattr(file.fileno(), attribute, os.getxattr(model, attribute))
+            _make_like(file.fileno(), model)
             file.flush()
             os.fsync(file.fileno())
         Path(name).rename(target)
     finally:
         with contextlib.suppress(FileNotFoundError):
             Path(name).unlink()
+
+
+def _make_like(descriptor: int, model: Path) -> None:
+    if not model.exists():
+        os.fchmod(descriptor, 0o644)
+        return
+    status = model.stat()
+    os.fchown(descriptor, status.st_uid, status.st_gid)
+    os.fchmod(descriptor, status.st_mode & 0o7777)
+    for attribute in os.listxattr(model):
+        with contextlib.suppress(OSError):  # what this kernel does not know it does not let us write
+            os.setxattr(descriptor, attribute, os.getxattr(model, attribute))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from imager.cli.booting import BootChoices, NoBootEntriesOption, RepairBootOption
 from imager.cli.options import (
     AcceptDamageOption,
     DebugOption,
@@ -41,6 +42,7 @@ EPILOG = epilog(
         "imager restore --to set/a.img.zst=/dev/sdb --to set/b.img.zst=/dev/sdc",
         "a set of disks that belong together",
     ),
+    ("imager restore --repair-boot server.img.zst /dev/sdb", "the system must start on other hardware than it had"),
     ("imager restore --table-only server.img.zst /dev/sdb", "only the partition table"),
     statuses=(2, 3, 4, 5, 6, 7, 9, 10, 130),
 )
@@ -101,10 +103,12 @@ def command(
         typer.Option(
             "--unlock",
             metavar="N[:KEYFILE]",
-            help="Open this encrypted partition (or: disk) when all is written, to grow what is in it.",
+            help="Open this encrypted partition (or: disk) when all is written, to grow or repair what is in it.",
         ),
     ] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Read everything back past the cache and compare.")] = False,
+    repair_boot: RepairBootOption = False,
+    no_boot_entries: NoBootEntriesOption = False,
     accept_damage: AcceptDamageOption = False,
     yes: YesOption = False,
     dry_run: DryRunOption = False,
@@ -124,8 +128,13 @@ def command(
 
     console = Console(json=as_json, quiet=quiet, progress_as=progress)
     wanted = Wanted(partition, onto, table_only, boot_only, grow, grow_volume)
+    if repair_boot and (partition is not None or table_only or boot_only):
+        raise UsageError(
+            "--repair-boot is for whole disks", hint="Repair a disk that is restored already: imager repair-boot DISK."
+        )
     pairs = _pairs(image, target, to, wanted)
-    choices = RestoreChoices(wanted, verify, accept_damage, mixed, threads, parse_requests(unlock))
+    boot = BootChoices(entries=not no_boot_entries, repair=repair_boot)
+    choices = RestoreChoices(wanted, verify, accept_damage, mixed, threads, parse_requests(unlock), boot)
     return run_restores(pairs, choices, console, yes=yes, dry_run=dry_run)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from imager.cli.booting import BootChoices, boot_stages
 from imager.cli.confirm import can_ask, confirm
 from imager.cli.output import Console
 from imager.cli.restore import Wanted
@@ -43,6 +44,7 @@ class RestoreChoices:
         mixed: Images need not be of one set.
         threads: Workers; None for one a core.
         unlock: Containers that are opened for what comes when all is written.
+        boot: What is done so that the restored system starts on this machine.
     """
 
     wanted: Wanted
@@ -51,6 +53,7 @@ class RestoreChoices:
     mixed: bool = False
     threads: int | None = None
     unlock: tuple[Request, ...] = ()
+    boot: BootChoices = BootChoices()  # noqa: RUF009  frozen
 
 
 @dataclass(frozen=True)
@@ -152,7 +155,8 @@ def _afterwards(
     layouts = [plan.layout for plan in plans]
     if choices.unlock:
         layouts = _looked_into(pairs, opened, choices, secrets)
-    return Afterwards(grow_stages(plans, layouts, secrets=secrets, volume=choices.wanted.grow_volume))
+    growing = grow_stages(plans, layouts, secrets=secrets, volume=choices.wanted.grow_volume)
+    return Afterwards((*growing, *boot_stages(plans, opened, choices.boot, secrets)))
 
 
 def _looked_into(

@@ -18,7 +18,7 @@ HOUSE = Path(imager.__file__).parent
 PARSING = {"crc", "errors", "text", "process", "extents", "blocks", "layout"}
 SURVEYING = {*PARSING, "filesystems", "volumes", "partitions", "devices"}
 
-AFTERWARDS = {"opening", "growing"}
+AFTERWARDS = {"opening", "growing", "booting"}
 
 # Each part and what it may import beside itself; imports go down in this list, never up.
 MAY_IMPORT = {

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""imager repair-boot: a system on a restored disk starts on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from imager.cli.booting import NoBootEntriesOption
+from imager.cli.confirm import can_ask, confirm
+from imager.cli.options import (
+    DebugOption,
+    DryRunOption,
+    JsonOption,
+    QuietOption,
+    YesOption,
+    disk_names,
+    epilog,
+)
+from imager.cli.output import Console
+from imager.cli.problems import reports_problems
+from imager.errors import StageFailed, TargetRefused
+
+if TYPE_CHECKING:  # imported late at run time, so that --help is fast
+    from imager.cli.unlock import Request
+    from imager.layout import Layout
+    from imager.restore.afterwards import Stage, WrittenDisk
+
+NAME = "repair-boot"
+EPILOG = epilog(
+    ("imager repair-boot --dry-run /dev/sda", "what would be changed in the system on the disk"),
+    ("imager repair-boot /dev/sda", "change it"),
+    ("imager repair-boot /dev/sda /dev/sdb", "a system that lies on two disks"),
+    statuses=(2, 3, 6, 9, 10, 130),
+)
+
+
+@reports_problems
+def command(
+    disks: Annotated[
+        list[str], typer.Argument(metavar="DISK", help="Restored disks, or raw image files.", callback=disk_names)
+    ],
+    unlock: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--unlock",
+            metavar="N[:KEYFILE]",
+            help="Open this encrypted partition (or: disk) to repair the system that is in it.",
+        ),
+    ] = None,
+    no_boot_entries: NoBootEntriesOption = False,
+    yes: YesOption = False,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> int:
+    """Change the system on restored disks so that it starts on this machine.
+
+    Device names of the old machine become UUIDs, the initramfs gets the drivers of this machine, the boot loader is
+    installed again, and the UEFI firmware gets boot entries. THE SYSTEM'S OWN PROGRAMS ARE RUN AS ROOT: do this with
+    images that you trust. The plan is printed first; then the disk's name must be typed, unless --yes is given.
+    """
+    from imager.cli.unlock import parse_requests
+    from imager.restore.afterwards import Afterwards, WrittenDisk
+
+    console = Console(json=as_json, quiet=quiet)
+    written = [WrittenDisk(path, _layout(path)) for path in disks]
+    stages = _stages(written, parse_requests(unlock), boot_entries=not no_boot_entries)
+    planned = {"plan": [{"kind": stage.kind, **stage.as_dict()} for stage in stages]}
+    lines = [f"disks    {', '.join(disks)}", *(f"  {line}" for stage in stages for line in stage.lines())]
+    if dry_run:
+        console.result(planned, lines)
+        return 0
+    must_be_seen = not yes and can_ask()
+    for line in lines:
+        console.say(line, must=must_be_seen)
+    confirm(disks, yes=yes)
+    done = Afterwards(stages).carry_out(written, say=console.say, progress=console.progress())
+    console.result({**planned, "result": done.as_dict()}, done.lines())
+    failures = [text for result in done.results for text in result.failures]
+    if failures:
+        raise StageFailed(
+            f"{', '.join(disks)}: not everything is repaired: {'; '.join(failures)}",
+            hint="What is listed as done is done; do by hand what failed, then start the machine.",
+            failures=failures,
+        )
+    return 0
+
+
+def _layout(path: str) -> Layout:
+    """What is on a disk that may be written.
+
+    Raises:
+        TargetRefused: It is in use, read-only, holds the running system, or nobody can tell what is on it.
+    """
+    from imager.restore.guards import check_target
+    from imager.restore.looking import look_at_target
+
+    state = look_at_target(path, image_files=[], sector_size=512, new_file_bytes=0)
+    if not state.exists or state.layout is None:
+        raise TargetRefused(
+            f"there is nothing on {path} that could be repaired",
+            hint="imager disks lists the disks of this machine.",
+            path=path,
+        )
+    check_target(state)
+    return state.layout
+
+
+def _stages(written: Sequence[WrittenDisk], unlocking: Sequence[Request], *, boot_entries: bool) -> tuple[Stage, ...]:
+    """What is done, planned from what is on the disks; repairs come first, as entries lead to what they install."""
+    from imager.booting.firmware import read_firmware
+    from imager.booting.repair import look
+    from imager.cli.unlock import unlock
+    from imager.devices.opening import open_source
+    from imager.restore.boot_entries_stage import Source, plan_boot_entries
+    from imager.restore.repair_boot_stage import RepairBoot
+
+    firmware, names = read_firmware(), [disk.path for disk in written]
+    secrets: dict[str, bytes] = {}
+    with ExitStack() as stack:
+        readers = [stack.enter_context(open_source(name, exclusive_check=False)) for name in names]
+        for key in unlock(unlocking, names, readers, keep=secrets):
+            stack.enter_context(key)
+        pairs = zip(written, readers, strict=True)
+        entries = plan_boot_entries([Source(disk.layout, disk.path, reader) for disk, reader in pairs])
+    looked = look([(disk.path, disk.layout) for disk in written], firmware, secrets)
+    repair = RepairBoot(firmware, tuple(names), secrets, looked)
+    return (repair, entries) if entries and boot_entries else (repair,)
