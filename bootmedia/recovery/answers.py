@@ -18,6 +18,7 @@ from urllib.parse import quote, urlsplit
 import msgspec
 
 from bootmedia.recovery.errors import AnswersWrong
+from imager.devices.machine import plain_mac
 from imager.errors import UsageError
 from imager.fitting.model import RULES as RULES_FOR_GROWING
 from imager.fitting.model import Rule as GrowRule
@@ -283,11 +284,6 @@ def is_sha256(certificate: str) -> bool:
 def words(value: Words) -> tuple[str, ...]:
     """One or several values as several."""
     return (value,) if isinstance(value, str) else value
-
-
-def plain_mac(text: str) -> str:
-    """A MAC address as the kernel writes it."""
-    return text.strip().lower().replace("-", ":")
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,15 +15,17 @@ from bootmedia.recovery.facts import MachineFacts, machine_facts
 from bootmedia.recovery.places import Surroundings, find_answers
 from bootmedia.recovery.plan import RecoveryPlan, Task, check_same_image, make_recovery_plan
 from bootmedia.recovery.report import Log, open_log, outcome, send, stamp
+from imager import __version__
+from imager.cli.problems import exit_meaning
 from imager.errors import ContentIncomplete, ImagerError, Interrupted
 from imager.image.reader import StreamedImage
 from imager.process import ProgramFailed, run
 from imager.progress import NullProgress, Progress
+from imager.reports import model as reports
+from imager.reports.log import Noted
 from imager.restore import together
-from imager.restore.afterwards import AfterwardsResult, written_disk
+from imager.restore.afterwards import Afterwards, AfterwardsResult, written_disk
 from imager.restore.told import outcome_lines
-
-_NOTED_SHARES = 10
 
 
 @dataclass
@@ -107,9 +109,30 @@ class Recovery:
         facts = outcome(self.facts, self.log, began, error, plan=planned, results=self.results)
         facts["afterwards"] = self.done_afterwards.as_dict()
         facts["report_delivered"] = send(wanted, facts, self.around.said)
-        self.log.keep_result(facts)
+        self.log.keep_report(self._told(began, error), facts)
         self.log.close()
         return facts
+
+    def _told(self, began: str, error: ImagerError | None) -> reports.Report:
+        """The same for people."""
+        plan = self.plan
+        tasks = [(task.source.name, task.about, task.plan) for task in plan.tasks] if plan else []
+        code = error.exit_code if error else 0
+        return reports.Report(
+            program=f"recovery {__version__}",
+            command=f"recovery run, as {plan.found.name} says" if plan else "recovery run",
+            machine=self.facts.as_dict(),
+            began=began,
+            ended=stamp(),
+            disks=reports.disk_reports(tasks, self.outcomes),
+            after=plan.after if plan else Afterwards(),
+            done_after=self.done_afterwards,
+            error=error,
+            set_warnings=plan.set_warnings if plan else (),
+            log=tuple(self.log.lines),
+            exit_status=code,
+            exit_meaning=exit_meaning(code),
+        )
 
     def _carry_out(self, plan: RecoveryPlan) -> None:
         for line in plan.lines():
@@ -142,7 +165,7 @@ class Recovery:
     def _noted(self) -> Progress:
         """Where a bar cannot be shown, the screen gets the same lines as the log."""
         has_bar = not isinstance(self.progress, NullProgress)
-        return _Noted(self.progress, self.log.add if has_bar else self.around.said)
+        return Noted(self.progress, self.log.add if has_bar else self.around.said)
 
     def _restore(self, tasks: Sequence[Task]) -> None:
         """All disks, one after the other; one that fails does not keep the others from being written."""
@@ -152,7 +175,7 @@ class Recovery:
             for line in outcome_lines(each) if each.error is None else ():
                 self.around.said(line)
             if each.result:
-                self.results.append({"image": each.task.image, **each.result.as_dict(), "seconds": each.seconds})
+                self.results.append({"image": each.image, **each.result.as_dict(), "seconds": each.seconds})
         failure = together.failure_of(self.outcomes)
         if failure:
             raise failure
@@ -164,33 +187,6 @@ def _opened(task: Task) -> Iterator[StreamedImage]:
     with task.source.open() as image:
         check_same_image(task, image.description.image_id)
         yield image
-
-
-class _Noted:
-    """Progress that is also noted in the log, at every tenth of the way."""
-
-    def __init__(self, inner: Progress, note: Callable[[str], None]) -> None:
-        self._inner = inner
-        self._note = note
-        self._total, self._done, self._what, self._next = 0, 0, "", 1
-
-    def start(self, total_bytes: int | None, what: str) -> None:
-        self._total, self._done, self._what, self._next = total_bytes or 0, 0, what, 1
-        self._inner.start(total_bytes, what)
-
-    def advance(self, count_bytes: int) -> None:
-        self._done += count_bytes
-        if self._total and self._done * _NOTED_SHARES >= self._next * self._total:
-            self._next = self._done * _NOTED_SHARES // self._total + 1
-            self._note(f"{self._what}: {self._done * 100 // self._total} %")
-        self._inner.advance(count_bytes)
-
-    def note(self, text: str) -> None:
-        self._note(text)
-        self._inner.note(text)
-
-    def done(self) -> None:
-        self._inner.done()
 
 
 def end_with(after: str, around: Surroundings) -> None:

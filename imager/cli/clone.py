@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,6 +23,7 @@ from imager.cli.options import (
     PartitionsOption,
     ProgressOption,
     QuietOption,
+    ReportOption,
     SectorSizeOption,
     SkipFilesOption,
     ThreadsOption,
@@ -38,9 +39,12 @@ from imager.errors import ContentIncomplete, ImagerError, TargetRefused, UsageEr
 
 if TYPE_CHECKING:  # imported late at run time, so that --help is fast
     from imager.capture.options import CaptureOptions
+    from imager.cli.reporting import Reporting
     from imager.cli.sources import Opened
     from imager.cloning import Cloned
     from imager.restore.plan import Plan
+    from imager.restore.receiving import RestoreResult
+    from imager.restore.together import Outcome
 
 NAME = "clone"
 EPILOG = epilog(
@@ -71,6 +75,7 @@ def command(
     yes: YesOption = False,
     dry_run: DryRunOption = False,
     threads: ThreadsOption = None,
+    report: ReportOption = None,
     sector_size: SectorSizeOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -82,8 +87,11 @@ def command(
     The plan of every target is printed first; then their names must be typed, unless --yes is given.
     """
     from imager.capture.options import CaptureOptions
+    from imager.cli.reporting import Reporting
     from imager.cli.sources import opened_and_surveyed, survey_options, tell_of_missing_files
     from imager.cli.unlock import parse_requests
+    from imager.reports.model import disk_reports
+    from imager.restore.steps import stamp
 
     _check_names(source, targets)
     console = Console(json=as_json, quiet=quiet, progress_as=progress)
@@ -91,12 +99,17 @@ def command(
         all_blocks=all_blocks, gaps=gaps, partitions=partitions, exclude=exclude, skip_files=skip_files
     )
     options = CaptureOptions(threads=threads, rescue=rescue)
-    with opened_and_surveyed(
-        [source], wanted, sector_size=sector_size, exclusive=not dry_run, unlocking=parse_requests(unlock)
-    ) as opened:
+    with (
+        Reporting(report, NAME, console) as reporting,
+        opened_and_surveyed(
+            [source], wanted, sector_size=sector_size, exclusive=not dry_run, unlocking=parse_requests(unlock)
+        ) as opened,
+    ):
         tell_of_missing_files(opened, wanted.skip_files, console)
         plans = [_plan(opened[0], target, options, verify=verify) for target in targets]
         lines = [line for plan in plans for line in (*plan.lines(), "")]
+        reporting.about(plans[0])
+        reporting.fill(disks=disk_reports([(source, None, plan) for plan in plans], ()), is_plan=dry_run)
         if dry_run:
             console.result({"plans": [plan.as_dict() for plan in plans]}, lines)
             return 0
@@ -104,9 +117,11 @@ def command(
         for line in lines:
             console.say(line, must=must_be_seen)
         confirm(targets, yes=yes)
-        began = time.monotonic()
+        began, since = stamp(), time.monotonic()
         done = _carry_out(opened[0], plans, options, console)
-    return _report(plans, done, time.monotonic() - began, console)
+        seconds = time.monotonic() - since
+        outcomes = [_outcome(source, *each, began, seconds) for each in zip(plans, done.outcomes, strict=True)]
+        return _report(outcomes, done, seconds, console, reporting)
 
 
 def _check_names(source: str, targets: Sequence[str]) -> None:
@@ -148,19 +163,26 @@ def _carry_out(opened: Opened, plans: Sequence[Plan], options: CaptureOptions, c
         return clone_onto(plans, disks, opened.reader, opened.survey, options, console.progress())
 
 
-def _report(plans: Sequence[Plan], done: Cloned, seconds: float, console: Console) -> int:
-    from imager.restore.told import result_lines
+def _outcome(source: str, plan: Plan, ended: RestoreResult | ImagerError, began: str, seconds: float) -> Outcome:
+    from imager.restore.together import Outcome
 
-    facts: list[dict[str, Any]] = []
-    lines: list[str] = []
-    status = ContentIncomplete.exit_code if len(done.unreadable) else 0
-    for plan, outcome in zip(plans, done.outcomes, strict=True):
-        if isinstance(outcome, ImagerError):
-            status = outcome.exit_code
-            facts.append({"target": plan.target.name, "error": outcome.message})
-            lines.append(f"{plan.target.name}: FAILED: {outcome.message}")
-        else:
-            facts.append(outcome.as_dict())
-            lines.extend(result_lines(outcome, seconds))
-    console.result({"seconds": seconds, "unreadable": list(done.unreadable), "targets": facts}, lines)
+    if isinstance(ended, ImagerError):
+        return Outcome(source, plan, None, ended, began, seconds)
+    return Outcome(source, plan, ended, None, began, seconds)
+
+
+def _report(outcomes: Sequence[Outcome], done: Cloned, seconds: float, console: Console, reporting: Reporting) -> int:
+    from imager.reports.model import disk_reports
+    from imager.restore.told import outcome_lines
+
+    failed = [each.error for each in outcomes if each.error]
+    status = failed[0].exit_code if failed else ContentIncomplete.exit_code if len(done.unreadable) else 0
+    disks = disk_reports([(each.image, None, each.plan) for each in outcomes], outcomes)
+    reporting.fill(disks=disks, is_plan=False, exit_status=status, error=failed[0] if failed else None)
+    facts = [
+        each.result.as_dict() if each.result else {"target": each.target, "error": each.error and each.error.message}
+        for each in outcomes
+    ]
+    told = {"seconds": seconds, "unreadable": list(done.unreadable), "targets": facts, **reporting.facts()}
+    console.result(told, [line for each in outcomes for line in outcome_lines(each)])
     return status

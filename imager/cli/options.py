@@ -70,6 +70,15 @@ ThreadsOption = Annotated[
 ]
 YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask: the plan is agreed to.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print the plan and write nothing.")]
+ReportOption = Annotated[
+    str | None,
+    typer.Option(
+        "--report",
+        metavar="FOLDER",
+        help="Keep a log and a report there: NAME.log, .html, .txt and .json, also of a failure or a dry run.",
+        callback=file_name,
+    ),
+]
 AcceptDamageOption = Annotated[
     bool,
     typer.Option("--accept-damage", help="Restore an image with missing or unreadable ranges as far as it goes."),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import IO, Any
 
@@ -35,6 +35,7 @@ class Console:
     Attributes:
         json: Results are one JSON object instead of text.
         quiet: No messages and no progress; results, warnings and errors stay.
+        log: Takes everything that is said, also what is not shown.
         progress_as: How long work shows where it is: lines, bar or none; None for what fits.
         results: Standard output, or standard error when standard output carries an image.
     """
@@ -42,6 +43,7 @@ class Console:
     json: bool = False
     quiet: bool = False
     progress_as: str | None = None
+    log: Callable[[str], None] | None = None
     results: IO[str] = field(default_factory=lambda: sys.stdout)
     warnings: list[str] = field(default_factory=list)
 
@@ -51,6 +53,9 @@ class Console:
         Raises:
             StoreError: It cannot be written where it was sent to.
         """
+        lines = list(lines)
+        for line in lines:
+            self._note(line)
         if self.json:
             warned = {"warnings": self.warnings} if self.warnings else {}
             lines = [msgspec.json.format(to_json({**facts, **warned}), indent=2).decode()]
@@ -66,6 +71,7 @@ class Console:
 
     def say(self, text: str = "", *, must: bool = False) -> None:
         """A message that matters less than the result, unless it must be read: what a person is asked to agree to."""
+        self._note(text)
         if must:
             print(shown(text), file=sys.stderr, flush=True)
         elif not self.quiet and not self.json:
@@ -74,11 +80,23 @@ class Console:
     def warn(self, text: str) -> None:
         """A message that must not be missed; it is also part of a JSON result."""
         self.warnings.append(text)
+        self._note(f"warning: {text}")
         if not self.json:
             tell(f"warning: {shown(text)}")
 
     def progress(self) -> Progress:
         """What long work reports to: as was asked for, else a bar on a terminal and nothing elsewhere."""
+        if self.log is None:
+            return self._progress()
+        from imager.reports.log import Noted
+
+        return Noted(self._progress(), self.log)
+
+    def _note(self, text: str) -> None:
+        if self.log is not None:
+            self.log(text)
+
+    def _progress(self) -> Progress:
         fitting = "none" if self.quiet or not sys.stderr.isatty() else "bar"
         kind = self.progress_as or fitting
         if kind == "lines":

@@ -37,6 +37,11 @@ EXIT_STATUSES = (
 """What each exit status means; the manual is made from this table."""
 
 
+def exit_meaning(code: int) -> str:
+    """What an exit status means, in words."""
+    return {**dict(EXIT_STATUSES), 143: "ended by SIGTERM"}.get(code, "")
+
+
 def _on_sigterm(_signal: int, _frame: FrameType | None) -> None:
     raise Terminated("ended by SIGTERM")
 

@@ -17,6 +17,7 @@ from imager.cli.options import (
     JsonOption,
     ProgressOption,
     QuietOption,
+    ReportOption,
     ThreadsOption,
     YesOption,
     disk_name,
@@ -113,6 +114,7 @@ def command(
     yes: YesOption = False,
     dry_run: DryRunOption = False,
     threads: ThreadsOption = None,
+    report: ReportOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     progress: ProgressOption = None,
@@ -123,6 +125,7 @@ def command(
     The plan is printed first: what the target is, what is on it now and will be lost, and what is written where.
     Then the target's name must be typed, unless --yes is given. Every chunk is checked before it is written.
     """
+    from imager.cli.reporting import Reporting
     from imager.cli.restoring import RestoreChoices, run_restores
     from imager.cli.unlock import parse_requests
 
@@ -135,7 +138,8 @@ def command(
     pairs = _pairs(image, target, to, wanted)
     boot = BootChoices(entries=not no_boot_entries, repair=repair_boot)
     choices = RestoreChoices(wanted, verify, accept_damage, mixed, threads, parse_requests(unlock), boot)
-    return run_restores(pairs, choices, console, yes=yes, dry_run=dry_run)
+    with Reporting(report, NAME, console) as reporting:
+        return run_restores(pairs, choices, console, reporting, yes=yes, dry_run=dry_run)
 
 
 def _pairs(image: str | None, target: str | None, to: Sequence[str] | None, wanted: Wanted) -> list[tuple[str, str]]:

@@ -12,15 +12,18 @@ from typing import Any
 from imager.cli.booting import BootChoices, boot_stages
 from imager.cli.confirm import can_ask, confirm
 from imager.cli.output import Console
+from imager.cli.reporting import Reporting
 from imager.cli.restore import Wanted
 from imager.cli.show import terminal_style
 from imager.cli.unlock import Request, unlock
 from imager.errors import ContentIncomplete, UsageError
 from imager.fitting.model import Rule
 from imager.image.blocks import ImageReader
+from imager.image.description import Description
 from imager.image.reader import Image, StreamedImage, open_image
 from imager.layout import Layout
 from imager.pictures.bar import Style
+from imager.reports.model import disk_reports
 from imager.restore.afterwards import Afterwards, AfterwardsResult, written_disk
 from imager.restore.grow_stage import grow_stages
 from imager.restore.inside import looked_into
@@ -62,11 +65,13 @@ class Planned:
 
     Attributes:
         tasks: The restores, in order.
+        images: The header of each image.
         after: What is done once, when all disks are written.
         warnings: What is missing of a set.
     """
 
     tasks: tuple[Task, ...]
+    images: tuple[Description, ...]
     after: Afterwards
     warnings: tuple[str, ...] = ()
 
@@ -90,7 +95,9 @@ class Planned:
         return {"plans": plans, "afterwards": self.after.as_dict(), "set_warnings": self.warnings}
 
 
-def run_restores(pairs: Pairs, choices: RestoreChoices, console: Console, *, yes: bool, dry_run: bool) -> int:
+def run_restores(
+    pairs: Pairs, choices: RestoreChoices, console: Console, reporting: Reporting, *, yes: bool, dry_run: bool
+) -> int:
     """Plan, ask, restore and tell; the exit status.
 
     Raises:
@@ -98,6 +105,7 @@ def run_restores(pairs: Pairs, choices: RestoreChoices, console: Console, *, yes
     """
     with ExitStack() as stack:
         planned = _plan_all(pairs, choices, stack)
+        _report(reporting, planned, is_plan=dry_run)
         if dry_run:
             console.result(planned.as_dict(), planned.lines(terminal_style()))
             return 0
@@ -106,8 +114,10 @@ def run_restores(pairs: Pairs, choices: RestoreChoices, console: Console, *, yes
             console.say(line, must=must_be_seen)
         confirm([place for _, place in pairs], yes=yes)
         outcomes = restore_all(planned.tasks, threads=choices.threads, progress=console.progress(), say=console.say)
+    _report(reporting, planned, outcomes)
     done = _carry_out_afterwards(planned, outcomes, console)
-    return _tell(planned, outcomes, done, console)
+    _report(reporting, planned, outcomes, done)
+    return _tell(planned, outcomes, done, console, reporting)
 
 
 def _plan_all(pairs: Pairs, choices: RestoreChoices, stack: ExitStack) -> Planned:
@@ -123,7 +133,9 @@ def _plan_all(pairs: Pairs, choices: RestoreChoices, stack: ExitStack) -> Planne
     )
     is_whole = choices.wanted.partition is None and not choices.wanted.boot_only
     missing = missing_sentences(members) if is_whole else ()
-    return Planned(tasks, _afterwards([task.plan for task in tasks], pairs, opened, choices), missing)
+    images = tuple(image.description for image in opened)
+    after = _afterwards([task.plan for task in tasks], pairs, opened, choices)
+    return Planned(tasks, images, after, missing)
 
 
 def _kept_open(image: StreamedImage) -> AbstractContextManager[StreamedImage]:
@@ -186,15 +198,38 @@ def _carry_out_afterwards(planned: Planned, outcomes: Sequence[Outcome], console
 # --- What was done ------------------------------------------------------------------------------------------------
 
 
-def _tell(planned: Planned, outcomes: Sequence[Outcome], done: AfterwardsResult, console: Console) -> int:
+def _report(
+    reporting: Reporting,
+    planned: Planned,
+    outcomes: Sequence[Outcome] = (),
+    done: AfterwardsResult = AfterwardsResult(),  # noqa: B008  frozen
+    *,
+    is_plan: bool = False,
+) -> None:
+    """Put into the report what is known by now."""
+    tasks = [(task.image, about, task.plan) for task, about in zip(planned.tasks, planned.images, strict=True)]
+    reporting.about(planned.tasks[0].plan)
+    reporting.fill(
+        disks=disk_reports(tasks, outcomes),
+        after=planned.after,
+        done_after=done,
+        is_plan=is_plan,
+        set_warnings=planned.warnings,
+    )
+
+
+def _tell(
+    planned: Planned, outcomes: Sequence[Outcome], done: AfterwardsResult, console: Console, reporting: Reporting
+) -> int:
     failure = failure_of(outcomes)
     if failure is not None and len(outcomes) == 1:
         raise failure
-    facts = {**planned.as_dict(), **_facts(outcomes, done)}
+    facts = {**planned.as_dict(), **_facts(outcomes, done), **reporting.facts()}
     console.result(facts, [*(line for each in outcomes for line in outcome_lines(each)), *done.lines()])
     if failure is not None:
         raise failure
     if any(each.result and each.result.damage for each in outcomes):
+        reporting.fill(exit_status=ContentIncomplete.exit_code)
         return ContentIncomplete.exit_code
     if done.outcome:
         raise done.outcome

@@ -39,9 +39,9 @@ def disk_bar(layout: Layout, style: Style) -> str:
 
     Gaps under a hundredth of the disk are not drawn: alignment leaves one on nearly every disk.
     """
-    pieces = [piece for piece in pieces_of(layout) if piece.kind != "gap" or 100 * piece.size_bytes > layout.size_bytes]
+    pieces = drawn_pieces(layout)
     used, free, gap, border = style.marks
-    cells = _share_out([piece.size_bytes for piece in pieces], style.columns - len(pieces) - 1)
+    cells = share_out([piece.size_bytes for piece in pieces], style.columns - len(pieces) - 1)
     parts = []
     for piece, width in zip(pieces, cells, strict=True):
         tag = "" if piece.number is None else str(piece.number)[:width]
@@ -50,6 +50,11 @@ def disk_bar(layout: Layout, style: Style) -> str:
         body = tag + used * filled + (gap if piece.kind == "gap" else free) * (room - filled)
         parts.append(_paint(body, piece, style))
     return border + border.join(parts) + border
+
+
+def drawn_pieces(layout: Layout) -> list[Piece]:
+    """The pieces that a bar shows: all but gaps that are too small to be seen."""
+    return [piece for piece in pieces_of(layout) if piece.kind != "gap" or 100 * piece.size_bytes > layout.size_bytes]
 
 
 def share_bar(share: float, width: int, style: Style) -> str:
@@ -65,12 +70,12 @@ def _paint(text: str, piece: Piece, style: Style) -> str:
     return f"\x1b[{_COLOURS[(piece.number - 1) % len(_COLOURS)]}m{text}\x1b[0m"
 
 
-def _share_out(sizes: Sequence[int], cells: int) -> list[int]:
+def share_out(sizes: Sequence[int], cells: int, least: int = _MIN_CELLS) -> list[int]:
     """Share cells out in proportion; even the smallest piece gets enough to show its number where there is room."""
     total = sum(sizes)
     if not sizes or total == 0:
         return [max(cells, 1)] * len(sizes)
-    least = max(1, min(_MIN_CELLS, cells // len(sizes)))
+    least = max(1, min(least, cells // len(sizes)))
     widths = [max(least, size * cells // total) for size in sizes]
     widest = max(range(len(sizes)), key=lambda index: sizes[index])
     while sum(widths) > cells and max(widths) > least:

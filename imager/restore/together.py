@@ -43,14 +43,16 @@ class Outcome:
     """How a restore ended.
 
     Attributes:
-        task: What was to be done.
+        image: Where its content came from, for people.
+        plan: What was to be done.
         result: What was done; None when it failed or was not begun.
         error: Why it failed; None when it did not, or was not begun.
         began: When, in UTC; "" when it was not begun.
         seconds: How long it took.
     """
 
-    task: Task
+    image: str
+    plan: Plan
     result: RestoreResult | None = None
     error: ImagerError | None = None
     began: str = ""
@@ -59,7 +61,7 @@ class Outcome:
     @property
     def target(self) -> str:
         """The target's name."""
-        return self.task.plan.target.name
+        return self.plan.target.name
 
     @property
     def steps(self) -> tuple[DoneStep, ...]:
@@ -102,7 +104,7 @@ def restore_all(
         outcomes.append(_restore(task, threads, progress))
         if say and len(tasks) > 1 and (error := outcomes[-1].error):
             say(f"FAILED: {error.message}")
-    return (*outcomes, *(Outcome(task) for task in tasks[len(outcomes) :]))
+    return (*outcomes, *(Outcome(task.image, task.plan) for task in tasks[len(outcomes) :]))
 
 
 def _restore(task: Task, threads: int | None, progress: Progress | None) -> Outcome:
@@ -115,10 +117,10 @@ def _restore(task: Task, threads: int | None, progress: Progress | None) -> Outc
         ):
             result = execute(task.plan, image, disk, threads=threads, progress=progress)
     except KeyboardInterrupt:
-        return Outcome(task, None, Interrupted("interrupted"), began, time.monotonic() - since)
+        return Outcome(task.image, task.plan, None, Interrupted("interrupted"), began, time.monotonic() - since)
     except ImagerError as error:
-        return Outcome(task, None, error, began, time.monotonic() - since)
-    return Outcome(task, result, None, began, time.monotonic() - since)
+        return Outcome(task.image, task.plan, None, error, began, time.monotonic() - since)
+    return Outcome(task.image, task.plan, result, None, began, time.monotonic() - since)
 
 
 def failure_of(outcomes: Sequence[Outcome]) -> ImagerError | None:

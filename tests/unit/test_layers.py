@@ -53,6 +53,7 @@ MAY_IMPORT = {
     | AFTERWARDS
     | {"survey", "crew", "damage", "fitting", "stores", "image", "pictures", "progress"},
     "cloning": {*SURVEYING, "survey", "image", "capture", "restore", "progress"},
+    "reports": {"errors", "extents", "text", "layout", "pictures", "damage", "image", "progress", "restore"},
 }
 STARTS_PROGRAMS = {"subprocess", "pty", "popen2"}
 STARTING_CALLS = {"system", "popen", "fork", "forkpty", "posix_spawn", "posix_spawnp"}

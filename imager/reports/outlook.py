@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is on a target when a plan is carried out, as a layout that can be drawn beside the one that it has now."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from imager.extents import Extents
+from imager.layout import Content, Gap, Layout, Partition
+from imager.restore.plan import Plan
+from imager.restore.scope import wanted_partition
+
+_UNKNOWN = Content("unknown", "unknown")
+
+
+def layout_after(plan: Plan) -> Layout | None:
+    """What is on the target afterwards; None when nobody knows."""
+    now = plan.target.layout
+    if plan.scope.kind == "boot":
+        return now
+    if plan.scope.kind == "partition":
+        return _with_partition(plan, now) if now is not None else None
+    if plan.fitting is not None:
+        return plan.fitting.layout_on_target(plan.layout)
+    there = plan.layout
+    if plan.scope.kind == "table":
+        there = replace(there, partitions=tuple(_of_unknown_content(entry) for entry in there.partitions))
+    return _on_target(there, plan.target.size_bytes)
+
+
+def _of_unknown_content(entry: Partition) -> Partition:
+    return entry if entry.kind == "extended" else replace(entry, content=_UNKNOWN)
+
+
+def _on_target(layout: Layout, size_bytes: int) -> Layout:
+    """The layout on a disk of another size: what belongs to no partition there is a gap."""
+    if layout.content is not None and not layout.partitions:
+        return layout if size_bytes == layout.size_bytes else replace(layout, size_bytes=size_bytes)
+    occupied = Extents.of((entry.start, entry.end) for entry in layout.partitions if entry.kind != "extended")
+    gaps = tuple(Gap(start, end, 0) for start, end in occupied.complement(size_bytes, 0))
+    return replace(layout, size_bytes=size_bytes, gaps=gaps)
+
+
+def _with_partition(plan: Plan, now: Layout) -> Layout:
+    """The target, with the restored content in its place."""
+    content = wanted_partition(plan.layout, plan.scope.number).content
+    if not now.partitions:
+        return replace(now, content=content)
+    return replace(
+        now,
+        partitions=tuple(
+            replace(entry, content=content, captured=True)
+            if (entry.start, entry.end) == (plan.scope.onto_start, plan.scope.onto_end)
+            else entry
+            for entry in now.partitions
+        ),
+    )
