@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,7 +16,9 @@ from imager.cli.options import (
     DebugOption,
     DryRunOption,
     JsonOption,
+    ProgressOption,
     QuietOption,
+    ReportOption,
     YesOption,
     disk_names,
     epilog,
@@ -25,6 +28,7 @@ from imager.cli.problems import reports_problems
 from imager.errors import StageFailed, TargetRefused
 
 if TYPE_CHECKING:  # imported late at run time, so that --help is fast
+    from imager.cli.reporting import Reporting
     from imager.cli.unlock import Request
     from imager.layout import Layout
     from imager.restore.afterwards import Stage, WrittenDisk
@@ -54,33 +58,68 @@ def command(
     no_boot_entries: NoBootEntriesOption = False,
     yes: YesOption = False,
     dry_run: DryRunOption = False,
+    report: ReportOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
+    progress: ProgressOption = None,
     debug: DebugOption = False,
-) -> int:
+) -> None:
     """Change the system on restored disks so that it starts on this machine.
 
     Device names of the old machine become UUIDs, the initramfs gets the drivers of this machine, the boot loader is
     installed again, and the UEFI firmware gets boot entries. THE SYSTEM'S OWN PROGRAMS ARE RUN AS ROOT: do this with
     images that you trust. The plan is printed first; then the disk's name must be typed, unless --yes is given.
     """
+    from imager.cli.reporting import Reporting
     from imager.cli.unlock import parse_requests
+
+    console = Console(json=as_json, quiet=quiet, progress_as=progress)
+    with Reporting(report, NAME, console) as reporting:
+        _repair(
+            disks,
+            parse_requests(unlock),
+            console,
+            reporting,
+            boot_entries=not no_boot_entries,
+            asks=not yes,
+            dry_run=dry_run,
+        )
+
+
+def _repair(
+    disks: Sequence[str],
+    unlocking: Sequence[Request],
+    console: Console,
+    reporting: Reporting,
+    *,
+    boot_entries: bool,
+    asks: bool,
+    dry_run: bool,
+) -> None:
+    """Plan, ask, repair and tell.
+
+    Raises:
+        ImagerError: A disk is refused, nobody agrees, or something failed.
+    """
     from imager.restore.afterwards import Afterwards, WrittenDisk
 
-    console = Console(json=as_json, quiet=quiet)
+    reporting.name(Path(disks[0]).name)
     written = [WrittenDisk(path, _layout(path)) for path in disks]
-    stages = _stages(written, parse_requests(unlock), boot_entries=not no_boot_entries)
+    stages = _stages(written, unlocking, boot_entries=boot_entries)
+    after = Afterwards(stages)
+    reporting.fill(after=after, is_plan=dry_run)
     planned = {"plan": [{"kind": stage.kind, **stage.as_dict()} for stage in stages]}
     lines = [f"disks    {', '.join(disks)}", *(f"  {line}" for stage in stages for line in stage.lines())]
     if dry_run:
         console.result(planned, lines)
-        return 0
-    must_be_seen = not yes and can_ask()
+        return
+    must_be_seen = asks and can_ask()
     for line in lines:
         console.say(line, must=must_be_seen)
-    confirm(disks, yes=yes)
-    done = Afterwards(stages).carry_out(written, say=console.say, progress=console.progress())
-    console.result({**planned, "result": done.as_dict()}, done.lines())
+    confirm(disks, yes=not asks)
+    done = after.carry_out(written, say=console.say, progress=console.progress())
+    reporting.fill(done_after=done)
+    console.result({**planned, "result": done.as_dict(), **reporting.facts()}, done.lines())
     failures = [text for result in done.results for text in result.failures]
     if failures:
         raise StageFailed(
@@ -88,7 +127,6 @@ def command(
             hint="What is listed as done is done; do by hand what failed, then start the machine.",
             failures=failures,
         )
-    return 0
 
 
 def _layout(path: str) -> Layout:

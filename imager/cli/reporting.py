@@ -46,9 +46,10 @@ class Reporting:
     def about(self, plan: Plan) -> None:
         """Name the report after a target; from now on the log grows in its file."""
         identity = plan.target.identity
-        self._open(identity.serial or identity.wwn or Path(plan.target.name).name)
+        self.name(identity.serial or identity.wwn or Path(plan.target.name).name)
 
-    def _open(self, name: str) -> None:
+    def name(self, name: str) -> None:
+        """Name the report; only the first name counts."""
         if self._folder is None or self._name:
             return
         self._name = report_name(self._what, name)
@@ -75,7 +76,7 @@ class Reporting:
     ) -> None:
         if self._folder is None or isinstance(error, GeneratorExit):
             return
-        self._open("nothing-planned")
+        self.name("nothing-planned")
         if error is not None:
             self._fail(_as_told(error))
         self._save(self._folder)

@@ -177,8 +177,9 @@ def _afterwards(report: Report) -> str:
     done = [line for result in report.done_after.results for line in stage_lines(result)]
     if not planned and not done:
         return ""
-    parts = [*_titled("Planned", _items(planned)), *_titled("Done", _items(done or ["nothing"]))]
-    return tag("section", tag("h2", "After the last byte"), *parts)
+    parts = _titled("Planned", _items(planned))
+    parts += [] if report.is_plan else _titled("Done", _items(done or ["nothing"]))
+    return tag("section", tag("h2", "After the last byte" if report.disks else "The system"), *parts)
 
 
 def _listed(title: str, lines: list[str], name: str) -> str:

@@ -26,11 +26,14 @@ _HEADLINES: Final = {
 
 def headline(report: Report) -> str:
     """How it ended, in a few words."""
-    done = "cloned" if report.disks and all(disk.about is None for disk in report.disks) else "restored"
+    done = "cloned" if all(disk.about is None for disk in report.disks) else "restored"
+    done = done if report.disks or not report.after.stages else "repaired"
     return _headline(report).format(done=done, Done=done.capitalize())
 
 
 def _headline(report: Report) -> str:
+    if report.verdict == "failed" and not report.disks and report.done_after.results:
+        return "Not all of it was {done}"
     if report.verdict == "failed" and report.disks and all(disk.result for disk in report.disks):
         return "{Done}, but a step after it failed"
     if report.verdict == "failed" and report.was_stopped:
@@ -159,7 +162,8 @@ def damage_of(disk: DiskReport) -> list[str]:
 def next_steps(report: Report) -> list[str]:
     """What a tired person does now, in this order."""
     if report.is_plan and report.error is None:
-        return ["Look at the targets: what is on them now will be lost.", "Give the same command without --dry-run."]
+        lost = ["Look at the targets: what is on them now will be lost."] if report.disks else []
+        return [*lost, "Give the same command without --dry-run."]
     steps = [*_after_failure(report)] if report.error is not None else []
     restored = [disk for disk in report.disks if disk.result]
     damaged = [disk for disk in restored if disk.result and disk.result.damage]
@@ -167,7 +171,7 @@ def next_steps(report: Report) -> list[str]:
         steps.append(
             f"Check the file systems on {disk.plan.target.name} (fsck) before anything uses them: files lack content."
         )
-    if restored and len(restored) == len(report.disks):
+    if len(restored) == len(report.disks) and report.error is None:
         steps += _after_success(report)
     return steps
 
@@ -184,16 +188,17 @@ def _after_failure(report: Report) -> Iterator[str]:
 
 
 def _after_success(report: Report) -> Iterator[str]:
-    for disk in report.disks:
-        if disk.about is not None and disk.result and not disk.result.is_verified and disk.plan.scope.kind == "whole":
+    for disk in report.disks if not report.after.stages else ():  # which change what was written
+        is_comparable = disk.plan.scope.kind == "whole" and disk.plan.fitting is None
+        if disk.about is not None and disk.result and not disk.result.is_verified and is_comparable:
             words = shlex.join(["imager", "verify", "--against", disk.plan.target.name, disk.source])
             yield f"It was not read back. Before anything writes to it, this compares it with the image: {words}"
     if any(disk.plan.target.twin_disks for disk in report.disks):
         yield "Unplug the old disk: it has the same identifiers, and the system could start from the wrong one."
     started = [disk for disk in report.disks if disk.plan.scope.kind == "whole" and disk.plan.target.is_block_device]
-    if started and report.verdict == "done":
+    if (started or not report.disks) and report.verdict == "done":
         yield "Take the rescue medium out, and start the machine from the restored disk."
 
 
 def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
+    return text + ("" if text.endswith((".", "!", "?")) else ".")

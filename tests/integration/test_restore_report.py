@@ -256,6 +256,16 @@ def test_a_clone_is_reported_too(disk: Path, target: Path, tmp_path: Path) -> No
     assert files(tmp_path / "r")[".log"].name.startswith("clone-")
 
 
+def test_a_repair_of_the_boot_is_reported_too(disk: Path, tmp_path: Path) -> None:
+    done = imager("repair-boot", "--dry-run", "--report", tmp_path / "r", "--progress", "lines", disk)
+    assert set(files(tmp_path / "r")) == FORMS
+    if done.returncode:  # there is no system on it
+        assert headline(tmp_path / "r") == "Not begun: nothing was written"
+    else:
+        assert headline(tmp_path / "r") == "Plan: nothing was written"
+    assert_nothing_but_a_page(page_of(tmp_path / "r"))
+
+
 def test_accepted_damage_is_no_plain_success(tmp_path: Path) -> None:
     image = tmp_path / "image.zst"
     make_image(image, USED, SIZE)
