@@ -132,7 +132,7 @@ def find_or_make_base(
 
     def make(folder: Path) -> None:
         root = folder / "root.tar"
-        _install(recipe, root, suite=suite, sources=sources, progress=progress)
+        make_root(recipe, root, suite=suite, sources=sources, progress=progress)
         progress.start(root.stat().st_size, "parts of the boot")
         facts = _take_parts(root, folder, progress)
         progress.done()
@@ -146,8 +146,12 @@ def find_or_make_base(
     return Base(cache.find_or_make("base", key, make, anew=anew, needed_bytes=_NEEDED_BYTES))
 
 
-def _install(recipe: Recipe, root: Path, *, suite: str, sources: str, progress: Progress) -> None:
-    """Let mmdebstrap fetch and unpack the packages."""
+def make_root(recipe: Recipe, root: Path, *, suite: str, sources: str, progress: Progress) -> None:
+    """Let mmdebstrap fetch and unpack the packages of a recipe into a tar archive.
+
+    Raises:
+        PackagesUnavailable: Packages could not be fetched or installed.
+    """
     scratch = root.parent
     (scratch / "sources.list").write_text(sources)
     progress.start(None, "Debian packages")

@@ -78,10 +78,10 @@ def read_recipe(profile: str, *, more_packages: Sequence[str] = (), folder: Path
         folder,
         profile,
         packages=tuple(sorted({*_packages(folder / "profiles" / f"{profile}.txt"), *map(package, more_packages)})),
-        left_out=tuple(_lines(folder / "leave-out.txt")),
+        left_out=tuple(entries(folder / "leave-out.txt")),
         unit_changes=tuple(_unit_changes(folder / "units.txt")),
-        initrd_modules=tuple(_lines(folder / "initrd" / "modules.txt")),
-        kernel_options=tuple(_lines(folder / "boot" / "options.txt")),
+        initrd_modules=tuple(entries(folder / "initrd" / "modules.txt")),
+        kernel_options=tuple(entries(folder / "boot" / "options.txt")),
     )
 
 
@@ -102,12 +102,12 @@ def package(name: str) -> str:
 
 
 def _packages(path: Path) -> Iterator[str]:
-    for line in _lines(path):
+    for line in entries(path):
         yield package(line)
 
 
 def _unit_changes(path: Path) -> Iterator[UnitChange]:
-    for line in _lines(path):
+    for line in entries(path):
         words = line.split()
         wanted = {"enable": 3, "mask": 2}.get(words[0])
         if wanted != len(words) or not all(map(_UNIT.fullmatch, words[1:])):
@@ -118,8 +118,8 @@ def _unit_changes(path: Path) -> Iterator[UnitChange]:
         yield UnitChange(*words)
 
 
-def _lines(path: Path) -> Iterator[str]:
-    """Lines without comments; a comment begins a line or follows two spaces."""
+def entries(path: Path) -> Iterator[str]:
+    """Lines of a list without its comments; a comment begins a line or follows two spaces."""
     for line in path.read_text(encoding="utf-8").splitlines():
         text = re.sub(r"(^|\s\s+)#.*", "", line).strip()
         if text:
