@@ -3,14 +3,10 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 import random
 import shutil
 import signal
-import socket
-import subprocess
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,11 +21,11 @@ from imager.errors import StoreError
 from imager.extents import Extents
 from tests.harness.images import MIB, make_image
 from tests.harness.programs import missing_tools
+from tests.harness.secure_shell import SSHD, SshServer, free_port, ssh_server
 
-_SSHD = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/sbin") or ""
 # Debian's openssh-server starts a server on the machine that it is installed on, so that `make test` leaves it alone.
 pytestmark = [
-    pytest.mark.skipif(not _SSHD, reason="sshd is not installed (on Debian: openssh-server, which also starts one)"),
+    pytest.mark.skipif(not SSHD, reason="sshd is not installed (on Debian: openssh-server, which also starts one)"),
     pytest.mark.skipif(bool(missing_tools("ssh", "ssh-keyscan", "ssh-keygen")), reason="openssh-client is missing"),
     pytest.mark.skipif(os.getuid() != 0, reason="sshd lets nobody else log in for its own tests"),
 ]
@@ -37,58 +33,18 @@ CONTENT = random.Random(1).randbytes(3 << 20)
 
 
 @dataclass
-class Server:
-    folder: Path
-    port: int
-    fingerprint: str
-    process_id: int
-
-    def url(self, path: Path) -> str:
-        return f"ssh://{getpass.getuser()}@127.0.0.1:{self.port}{path}"
+class Server(SshServer):
+    """A server and what reads from it."""
 
     def input(self, path: Path, **others: object) -> SshInput:
         values: dict[str, object] = {"host_key": self.fingerprint, "key": self.folder / "user", "waits": (0.0, 0.0)}
         return SshInput(place_of(self.url(path)), **(values | others))  # type: ignore[arg-type]
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("sshd")
-    for name in ("host", "user", "stranger"):
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
-    (folder / "user").chmod(0o644)  # as on a FAT stick
-    port = free_port()
-    lines = [
-        f"Port {port}",
-        "ListenAddress 127.0.0.1",
-        f"HostKey {folder}/host",
-        f"AuthorizedKeysFile {folder}/user.pub",
-        *("UsePAM no", "StrictModes no", "PasswordAuthentication no", "PermitRootLogin yes", "PidFile none"),
-    ]
-    (folder / "config").write_text("\n".join(lines))
-    Path("/run/sshd").mkdir(exist_ok=True)
-    told = subprocess.run(["ssh-keygen", "-lf", folder / "host.pub"], check=True, capture_output=True, text=True)
-    with subprocess.Popen([_SSHD, "-D", "-e", "-f", folder / "config"], stderr=subprocess.DEVNULL) as running:
-        try:
-            wait_for(port)
-            yield Server(folder, port, told.stdout.split()[1], running.pid)
-        finally:
-            running.terminate()
-
-
-def wait_for(port: int) -> None:
-    for _ in range(100):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.05)
-    pytest.fail("sshd does not answer")
+    with ssh_server(tmp_path_factory.mktemp("sshd")) as running:
+        yield Server(**vars(running))
 
 
 def children(process_id: int) -> list[int]:

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""An SSH server on loopback, with keys that live as long as it does."""
+
+from __future__ import annotations
+
+import getpass
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+SSHD = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/sbin") or ""
+
+
+@dataclass
+class SshServer:
+    """A server that runs.
+
+    Attributes:
+        folder: Has the private keys: `user` opens it, `stranger` does not.
+        fingerprint: Of its own key.
+    """
+
+    folder: Path
+    port: int
+    fingerprint: str
+    process_id: int
+
+    def url(self, path: Path, host: str = "127.0.0.1") -> str:
+        return f"ssh://{getpass.getuser()}@{host}:{self.port}{path}"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def ssh_server(folder: Path) -> Iterator[SshServer]:
+    """Start sshd in the foreground; it ends with the block."""
+    for name in ("host", "user", "stranger"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
+    (folder / "user").chmod(0o644)  # as on a FAT stick
+    port = free_port()
+    lines = [
+        f"Port {port}",
+        "ListenAddress 127.0.0.1",
+        f"HostKey {folder}/host",
+        f"AuthorizedKeysFile {folder}/user.pub",
+        *("UsePAM no", "StrictModes no", "PasswordAuthentication no", "PermitRootLogin yes", "PidFile none"),
+    ]
+    (folder / "config").write_text("\n".join(lines))
+    Path("/run/sshd").mkdir(exist_ok=True)
+    told = subprocess.run(["ssh-keygen", "-lf", folder / "host.pub"], check=True, capture_output=True, text=True)
+    with subprocess.Popen([SSHD, "-D", "-e", "-f", folder / "config"], stderr=subprocess.DEVNULL) as running:
+        try:
+            _wait_for(port)
+            yield SshServer(folder, port, told.stdout.split()[1], running.pid)
+        finally:
+            running.terminate()
+
+
+def _wait_for(port: int) -> None:
+    for _ in range(600):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.05)
+    raise RuntimeError("sshd does not answer")
