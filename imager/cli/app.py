@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from imager import __version__
-from imager.cli import capture, clone, disks, info, repair_boot, restore, salvage, survey, verify
+from imager.cli import capture, clone, disks, info, plan, repair_boot, restore, salvage, survey, verify
 from imager.cli.running import run_program
 
 app = typer.Typer(
@@ -20,7 +20,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _module in (disks, survey, capture, info, verify, restore, repair_boot, clone, salvage):
+for _module in (disks, survey, capture, info, verify, plan, restore, repair_boot, clone, salvage):
     app.command(_module.NAME, epilog=_module.EPILOG)(_module.command)
 
 

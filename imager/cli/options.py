@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -11,6 +10,7 @@ import typer
 
 from imager.cli.problems import EXIT_STATUSES
 from imager.errors import UsageError
+from imager.pictures.sizes import size_of
 
 
 def file_name(value: str | None) -> str | None:
@@ -110,10 +110,6 @@ SkipFilesOption = Annotated[
 ]
 GapsOption = Annotated[bool, typer.Option("--gaps", help="Copy all of the space between partitions.")]
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?b)?", re.IGNORECASE)
-_FACTORS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
-
-
 _LONGEST_NUMBER = 40
 """More digits than any size has; Python refuses to read thousands of them."""
 _LONGEST_NAME = 255
@@ -131,10 +127,12 @@ def parse_size(text: str, what: str) -> int:
     Raises:
         UsageError: It is no size.
     """
-    match = _SIZE.fullmatch(text.strip())
-    if match is None or len(text) > _LONGEST_NUMBER:
-        raise UsageError(f"{what}: {shortened(text)!r} is not a size", hint="Write it like 512KiB, 1MiB or 4GiB.")
-    return int(float(match[1]) * _FACTORS[match[2].lower()])
+    try:
+        return size_of(text)
+    except ValueError:
+        raise UsageError(
+            f"{what}: {shortened(text)!r} is not a size", hint="Write it like 512KiB, 1MiB or 4GiB."
+        ) from None
 
 
 def parse_numbers(texts: Sequence[str] | None, option: str) -> frozenset[int]:

@@ -91,6 +91,15 @@ def command(
             help="Give the room of a larger disk to the last partition that can grow, to all in proportion, or to N.",
         ),
     ] = None,
+    plan: Annotated[
+        str | None,
+        typer.Option(
+            "--plan",
+            metavar="FILE",
+            help="Give partitions the sizes of this plan, as `imager plan` writes it.",
+            callback=file_name,
+        ),
+    ] = None,
     grow_volume: Annotated[
         str | None,
         typer.Option(
@@ -130,7 +139,7 @@ def command(
     from imager.cli.unlock import parse_requests
 
     console = Console(json=as_json, quiet=quiet, progress_as=progress)
-    wanted = Wanted(partition, onto, table_only, boot_only, grow, grow_volume)
+    wanted = Wanted(partition, onto, table_only, boot_only, grow, grow_volume, plan)
     if repair_boot and (partition is not None or table_only or boot_only):
         raise UsageError(
             "--repair-boot is for whole disks", hint="Repair a disk that is restored already: imager repair-boot DISK."
@@ -182,6 +191,7 @@ class Wanted:
     boot_only: bool
     grow: str | None = None
     grow_volume: str | None = None
+    plan: str | None = None
 
     def place(self, target: str | None) -> str:
         """The device or file that is opened for writing.
@@ -191,8 +201,11 @@ class Wanted:
         """
         if sum((self.partition is not None, self.table_only, self.boot_only)) > 1:
             raise UsageError("--partition, --table-only and --boot-only contradict each other")
-        if self.grow is not None and (self.partition is not None or self.table_only or self.boot_only):
-            raise UsageError("--grow is for whole disks", hint="Leave out --partition, --table-only or --boot-only.")
+        if self.grow is not None and self.plan is not None:
+            raise UsageError("--grow and --plan contradict each other", hint="The plan has the sizes.")
+        option = "--grow" if self.grow is not None else "--plan" if self.plan is not None else ""
+        if option and (self.partition is not None or self.table_only or self.boot_only):
+            raise UsageError(f"{option} is for whole disks", hint="Leave out --partition, --table-only or --boot-only.")
         if self.grow_volume is not None and self.grow is None:
             raise UsageError("--grow-volume belongs to --grow", hint="As in --grow last --grow-volume vg0/root.")
         if (self.partition is None) != (self.onto is None):

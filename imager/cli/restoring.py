@@ -7,7 +7,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from imager.cli.booting import BootChoices, boot_stages
 from imager.cli.confirm import can_ask, confirm
@@ -18,6 +20,7 @@ from imager.cli.show import terminal_style
 from imager.cli.unlock import Request, unlock
 from imager.errors import ContentIncomplete, UsageError
 from imager.fitting.model import Rule
+from imager.fitting.plan_file import read_plan
 from imager.image.blocks import ImageReader
 from imager.image.description import Description
 from imager.image.reader import Image, StreamedImage, open_image
@@ -104,7 +107,7 @@ def run_restores(
         ImagerError: A plan is refused, nobody agrees, or a disk could not be written.
     """
     with ExitStack() as stack:
-        planned = _plan_all(pairs, choices, stack)
+        planned = plan_restores(pairs, choices, stack)
         _report(reporting, planned, is_plan=dry_run)
         if dry_run:
             console.result(planned.as_dict(), planned.lines(terminal_style()))
@@ -120,7 +123,7 @@ def run_restores(
     return _tell(planned, outcomes, done, console, reporting)
 
 
-def _plan_all(pairs: Pairs, choices: RestoreChoices, stack: ExitStack) -> Planned:
+def plan_restores(pairs: Pairs, choices: RestoreChoices, stack: ExitStack) -> Planned:
     """All plans; the images stay open as long as the stack."""
     refuse_shared_targets([place for _, place in pairs])
     opened = [stack.enter_context(open_image(image)) for image, _ in pairs]
@@ -154,9 +157,21 @@ def _plan(opened: StreamedImage, files: Sequence[str], place: str, choices: Rest
         twins_of=about.layout if brings_identifiers else None,
     )
     final = None if opened.streamed else opened.final
-    grow = Rule.parse(wanted.grow) if wanted.grow is not None else None
+    grow = _rule(wanted, about.image_id)
     options = RestoreOptions(accept_damage=choices.accept_damage, verify=choices.verify, grow=grow)
     return make_plan(about, final, state, wanted.scope(state), options)
+
+
+def _rule(wanted: Wanted, image_id: UUID) -> Rule | None:
+    if wanted.plan is None:
+        return Rule.parse(wanted.grow) if wanted.grow is not None else None
+    try:
+        content = Path(wanted.plan).read_bytes()
+    except OSError as error:
+        raise UsageError(f"{wanted.plan} cannot be read: {error.strerror}", path=wanted.plan) from error
+    found = read_plan(content, wanted.plan)
+    found.check_image(image_id)
+    return found.rule
 
 
 def _afterwards(

@@ -15,7 +15,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
+from imager.errors import TargetTooSmall
 from imager.fitting.boxes import Box
+from imager.pictures.sizes import size_text
 
 Place = tuple[int, int]
 
@@ -25,9 +27,12 @@ def arrange(boxes: Sequence[Box], weights: Mapping[int, int], usable_end: int, g
 
     Args:
         boxes: In the order in which they lie on the disk.
-        weights: Which of them grow, by number, and how the room is shared among them.
+        weights: Which of them get the room that is left, by number, and how it is shared among them.
         usable_end: Nothing may lie behind this byte.
         grain: What moved starts are aligned to.
+
+    Raises:
+        TargetTooSmall: Sizes that a person gave need more room than there is.
     """
     places: dict[int, Place] = {}
     for segment, end in segments(boxes, usable_end):
@@ -44,39 +49,67 @@ def segments(boxes: Sequence[Box], usable_end: int) -> Iterator[tuple[Sequence[B
 
 
 def _arrange_segment(segment: Sequence[Box], weights: Mapping[int, int], end: int, grain: int) -> dict[int, Place]:
-    as_it_was = {box.number: box.place for box in segment}
+    places = _in_order(segment, end, grain)
     growing = [index for index, box in enumerate(segment) if weights.get(box.number)]
     if not growing:
-        return as_it_was
+        return places
     row, behind = segment[growing[0] : growing[-1] + 1], segment[growing[-1] + 1 :]
-    packed = _packed(behind, end, grain)
+    packed = _packed(behind, places, end, grain)
     if behind:
         end = packed[behind[0].number][0] - behind[0].lead
-    tight = _in_row(row, {}, grain)
+    start = places[row[0].number][0]
+    tight = _in_row(row, start, {}, grain)
     units = (end - tight[row[-1].number][1]) // grain
     if units <= 0:
-        return as_it_was
-    return as_it_was | packed | _in_row(row, _shares(row, weights, units * grain, grain), grain)
+        return places
+    return places | packed | _in_row(row, start, _shares(row, weights, units * grain, grain), grain)
 
 
-def _packed(boxes: Sequence[Box], end: int, grain: int) -> dict[int, Place]:
-    """The boxes in a row that ends at a byte, or where they were, when moving them would gain less than a grain."""
+def _in_order(segment: Sequence[Box], end: int, grain: int) -> dict[int, Place]:
+    """The boxes where they were, or as near to that as the sizes that a person gave let them."""
+    if not any(box.is_resized for box in segment):
+        return {box.number: box.place for box in segment}
     places: dict[int, Place] = {}
-    for box in reversed(boxes):
-        start = (end - box.size) // grain * grain
-        places[box.number] = start, start + box.size
-        end = start - box.lead
-    if boxes and places[boxes[0].number][0] - boxes[0].entry.start < grain:
-        return {box.number: box.place for box in boxes}
+    at = 0
+    for box in segment:
+        start = box.entry.start if box.entry.start - box.lead >= at else -(-(at + box.lead) // grain) * grain
+        at = start + box.size
+        places[box.number] = start, at
+    if at > end:
+        places = _in_row(segment, segment[0].entry.start, {}, grain)
+        _check_end(segment, places[segment[-1].number][1], end)
     return places
 
 
-def _in_row(boxes: Sequence[Box], more: Mapping[int, int], grain: int) -> dict[int, Place]:
-    """The boxes one after the other, each larger by so much; the first one stays."""
+def _check_end(segment: Sequence[Box], needed: int, end: int) -> None:
+    if needed > end:
+        numbers = ", ".join(str(box.number) for box in segment)
+        raise TargetTooSmall(
+            f"the partitions {numbers} with the sizes that are wanted end at byte {needed}, and must end at {end}: "
+            f"{size_text(needed - end)} too much",
+            hint="Make one of them smaller.",
+            missing_bytes=needed - end,
+        )
+
+
+def _packed(boxes: Sequence[Box], places: Mapping[int, Place], end: int, grain: int) -> dict[int, Place]:
+    """The boxes in a row that ends at a byte, or where they are, when moving them would gain less than a grain."""
+    packed: dict[int, Place] = {}
+    for box in reversed(boxes):
+        start = (end - box.size) // grain * grain
+        packed[box.number] = start, start + box.size
+        end = start - box.lead
+    if boxes and packed[boxes[0].number][0] - places[boxes[0].number][0] < grain:
+        return {box.number: places[box.number] for box in boxes}
+    return packed
+
+
+def _in_row(boxes: Sequence[Box], first: int, more: Mapping[int, int], grain: int) -> dict[int, Place]:
+    """The boxes one after the other from a byte on, each larger by so much."""
     places: dict[int, Place] = {}
-    at = 0
+    at = first
     for box in boxes:
-        start = box.entry.start if not places else -(-(at + box.lead) // grain) * grain
+        start = first if not places else -(-(at + box.lead) // grain) * grain
         at = start + box.size + more.get(box.number, 0)
         places[box.number] = start, at
     return places

@@ -34,11 +34,13 @@ class Box:
         entry: The partition.
         trait: What may be done with it.
         lead: Bytes in front of it that go with it.
+        wanted: The size that a person gave it; None for the one that it has.
     """
 
     entry: Partition
     trait: Trait
     lead: int = 0
+    wanted: int | None = None
 
     @property
     def number(self) -> int:
@@ -47,8 +49,13 @@ class Box:
 
     @property
     def size(self) -> int:
-        """Its length in the image."""
-        return self.entry.size_bytes
+        """Its length before room is shared: what a person gave it, or what it has in the image."""
+        return self.entry.size_bytes if self.wanted is None else self.wanted
+
+    @property
+    def is_resized(self) -> bool:
+        """Whether a person gave it another size."""
+        return self.size != self.entry.size_bytes
 
     @property
     def place(self) -> tuple[int, int]:

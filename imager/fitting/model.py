@@ -6,14 +6,15 @@ All offsets and sizes are bytes; all ranges are half-open.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
 from imager.errors import UsageError
 from imager.extents import Extents
 from imager.layout import Gap, Layout, Partition, PartitionKind
 
-RuleKind = Literal["last", "proportional", "partition"]
+RuleKind = Literal["last", "proportional", "partition", "sizes"]
 RULES: Final = "last, proportional, or the number of a partition"
 
 
@@ -23,12 +24,14 @@ class Rule:
 
     Attributes:
         kind: last: the last partition that can grow gets all of it; proportional: all that can grow share it in
-            proportion to their sizes; partition: one gets all of it.
-        number: Which partition, for the kind partition.
+            proportion to their sizes; partition: one gets all of it; sizes: as a person wrote them down.
+        number: Which partition, for the kind partition; for sizes the one that gets what is left, 0 for none.
+        sizes: Sizes by number, for the kind sizes; what is not listed keeps its size.
     """
 
     kind: RuleKind
     number: int = 0
+    sizes: Mapping[int, int] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, text: str) -> Rule:
@@ -45,7 +48,7 @@ class Rule:
         raise UsageError(f"{text!r} is no rule for growing", hint=f"Known are: {RULES}.", rule=text)
 
     def __str__(self) -> str:
-        return str(self.number) if self.kind == "partition" else self.kind
+        return {"partition": str(self.number), "sizes": "sizes of a plan"}.get(self.kind, self.kind)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ are found by sector number stay, and an extended partition holds its logical one
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Final
 
@@ -17,7 +18,7 @@ from imager.fitting.boxes import MBR_SECTORS, MIB, Box, boxes_of, grain_of, logi
 from imager.fitting.model import Fitted, Fitting, Rule
 from imager.fitting.traits import WINDOWS_RECOVERY, content_trait
 from imager.layout import Layout, Partition
-from imager.pictures.sizes import size_text
+from imager.pictures.sizes import exact_size_text, size_text
 
 _WITHOUT: Final = "Restore without --grow: everything comes back as it was."
 _LEFT_BYTES: Final = 64 * MIB  # less is lost to alignment
@@ -33,16 +34,18 @@ def fit(layout: Layout, target_size: int, rule: Rule) -> Fitting:
 
     Raises:
         UsageError: The rule cannot be carried out with this disk.
+        TargetTooSmall: The sizes of a plan need more room than there is.
     """
     _check_table(layout)
     if layout.table.kind == "none":
         return _fit_whole(layout, target_size, rule)
     boxes = boxes_of(layout)
     _check_partitions(layout, boxes)
+    boxes = _with_sizes(boxes, layout, rule)
     growing = _growing(boxes, layout, rule)
     end, grain = usable_end(layout, target_size), grain_of(boxes)
     places = arrange(boxes, {box.number: box.size for box in growing}, end, grain)
-    if not any(places[box.number] != box.place for box in growing) and end - boxes[-1].entry.end >= grain:
+    if growing and places == {box.number: box.place for box in boxes} and end - boxes[-1].entry.end >= grain:
         raise _obstructed(boxes, growing)
     fitted = tuple(_fitted(entry, layout, boxes, places, end) for entry in layout.partitions)
     why = tuple(_why(boxes, growing, places, rule))
@@ -86,8 +89,8 @@ def _contradictions(layout: Layout, boxes: Sequence[Box]) -> Iterator[str]:
 
 def _fit_whole(layout: Layout, target_size: int, rule: Rule) -> Fitting:
     """A file system that has the disk to itself."""
-    if rule.kind == "partition":
-        raise UsageError(f"the image has no partition {rule.number}: its disk has no table", hint="--grow last")
+    if rule.kind in ("partition", "sizes"):
+        raise UsageError("the disk in the image has no table, and so no numbered partitions", hint="--grow last")
     reason = "nobody knows what lies on it"
     if layout.content:
         trait = content_trait(layout.content)
@@ -108,13 +111,39 @@ def _is_beside(box: Box, extended: Partition) -> bool:
 
 def _growing(boxes: Sequence[Box], layout: Layout, rule: Rule) -> list[Box]:
     """The boxes that a rule is about, in the order in which they lie on the disk."""
-    if rule.kind == "partition":
+    if rule.kind == "partition" or rule.number:
         return [_named(boxes, layout, rule.number)]
+    if rule.kind == "sizes":
+        return []
     able = [box for box in boxes if box.trait.grows]
     if not able:
         reasons = "; ".join(f"{box.number}: {box.trait.barred or box.trait.fixed}" for box in boxes)
         raise UsageError(f"no partition of the image can grow ({reasons or 'it has none'})", hint=_WITHOUT)
     return able[-1:] if rule.kind == "last" else able
+
+
+def _with_sizes(boxes: Sequence[Box], layout: Layout, rule: Rule) -> list[Box]:
+    """The boxes, with the sizes that a person gave them, in whole sectors."""
+    known = {box.number: box for box in boxes}
+    sector = layout.logical_sector_bytes
+    sizes: dict[int, int] = {}
+    for number, wanted in rule.sizes.items():
+        if wanted != (box := known.get(number) or _named(boxes, layout, number)).size:
+            sizes[number] = _checked_size(box, wanted // sector * sector)
+    return [replace(box, wanted=sizes.get(box.number)) for box in boxes]
+
+
+def _checked_size(box: Box, wanted: int) -> int:
+    if wanted > box.size and box.trait.barred:
+        raise UsageError(f"partition {box.number} cannot grow: {box.trait.barred}", number=box.number)
+    if wanted < box.trait.minimum_bytes:
+        raise UsageError(
+            f"partition {box.number} cannot be smaller than {exact_size_text(box.trait.minimum_bytes)}, "
+            f"and {exact_size_text(wanted)} are wanted",
+            hint="What lies in a partition cannot be made smaller yet; make it smaller before it is imaged.",
+            number=box.number,
+        )
+    return wanted
 
 
 def _named(boxes: Sequence[Box], layout: Layout, number: int) -> Box:
@@ -170,7 +199,10 @@ def _nothing(rule: Rule) -> str:
 
 
 def _why(boxes: Sequence[Box], growing: Sequence[Box], places: Mapping[int, Place], rule: Rule) -> Iterator[str]:
-    larger = [box for box in growing if places[box.number][1] - places[box.number][0] > box.size]
+    larger = [box for box in boxes if places[box.number][1] - places[box.number][0] > box.entry.size_bytes]
+    if rule.kind == "sizes" and not larger:
+        yield "all partitions have the sizes that they have in the image"
+        return
     if not larger:
         yield _nothing(rule)
         return
@@ -179,10 +211,11 @@ def _why(boxes: Sequence[Box], growing: Sequence[Box], places: Mapping[int, Plac
         "last": f"partition {numbers} grows: it is the last one that can",
         "proportional": f"partitions that grow, in proportion to their sizes: {numbers}",
         "partition": f"partition {numbers} grows, as was asked for",
+        "sizes": f"partitions that grow, as the plan has it: {numbers}",
     }[rule.kind]
     for box in boxes:
         reason = box.trait.barred or box.trait.fixed
-        if rule.kind == "partition" or not reason or box in growing:
+        if rule.kind in ("partition", "sizes") or not reason or box in growing:
             continue
         moves = places[box.number] != box.place
         yield f"partition {box.number} keeps its size{' and moves' if moves else ''}: {reason}"

@@ -351,3 +351,34 @@ def test_an_mbr_of_old_times_grows_where_it_stands(tmp_path):
     assert places(target)[1][0] == 63 * 512
     assert places(target)[2][0] % MIB == 0
     assert_ext4_whole(volume(target, 1))
+
+
+# --- Plans as files -----------------------------------------------------------------------------------------------
+
+
+def test_a_plan_is_written_changed_and_carried_out(tmp_path):
+    disk = debian_bios(tmp_path)
+    image, target, plan = tmp_path / "image", sparse_file(tmp_path / "target", 200 * MIB), tmp_path / "plan.toml"
+    assert imager("capture", "--quiet", disk, image).returncode == 0
+    assert imager("plan", "--write", plan, image, target).returncode == 0
+    text = plan.read_text().replace('"12 MiB"', '"50 MiB"').replace('"4 MiB"', '"rest"')
+    plan.write_text(text)
+    shown = imager("plan", "--plan", plan, image, target)
+    assert "partition 1 (ext4): 12.0 MiB -> 50.0 MiB" in shown.stdout
+    assert target.stat().st_blocks == 0
+    done = imager("restore", "--yes", "--verify", "--plan", plan, image, target)
+    assert done.returncode == 0, done.stderr
+    assert_mbr_sound(target)
+    now = sizes(target)
+    assert (now[1], now[5]) == (50 * MIB, 30 * MIB)
+    assert now[6] > 100 * MIB
+    for number in (1, 5):
+        assert_ext4_whole(volume(target, number))
+
+
+def test_a_plan_is_not_written_over_another_one(tmp_path):
+    disk, plan = debian(tmp_path), tmp_path / "plan.toml"
+    plan.write_text("mine")
+    assert imager("capture", "--quiet", disk, tmp_path / "image").returncode == 0
+    done = imager("plan", "--write", plan, tmp_path / "image", sparse_file(tmp_path / "target", 80 * MIB))
+    assert (done.returncode, plan.read_text()) == (5, "mine")

@@ -132,7 +132,7 @@ def test_nothing_changes_on_a_disk_of_equal_size(name, rule):
         (gpt(GIB, part(1, MIB, 900 * MIB, content="raid:linux_raid_member")), LAST, "no partition of the image can"),
         (gpt(GIB, part(1, MIB, 500 * MIB), part(2, 500 * MIB, 600 * MIB, content="unknown:unknown")), only(1), "stays"),
         (replace(bare(GIB), content=None), LAST, "nobody knows"),
-        (bare(GIB), only(1), "no table"),
+        (bare(GIB), only(1), "no numbered partitions"),
     ],
 )
 def test_what_cannot_grow_is_refused_with_the_reason(layout, rule, reason):
