@@ -68,6 +68,8 @@ class Restore(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         target: A rule that one disk fits.
         partition: Only this one of the image, onto the partition of that number.
         grow: Who gets the room of a larger disk; nobody when it is empty.
+        repair_boot: Change the restored system so that it starts on this machine.
+        boot_entries: The UEFI firmware of this machine gets entries for it.
         verify: Read everything back.
         accept_damage: Also restore an image that lacks content.
         host_key: Fingerprint of the SSH server's key.
@@ -80,6 +82,8 @@ class Restore(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     partition: Number | None = None
     onto: Number | None = None
     grow: str = ""
+    repair_boot: bool = False
+    boot_entries: bool = True
     verify: bool = False
     accept_damage: bool = False
     host_key: str = ""
@@ -222,6 +226,8 @@ def _restore_faults(restore: Restore) -> Iterator[str]:
     if (restore.partition is None) != (restore.onto is None):
         yield "partition and onto belong together"
     yield from _grow_faults(restore)
+    if restore.repair_boot and restore.partition is not None:
+        yield "repair_boot is for whole disks: partition and repair_boot contradict each other"
     if key and key.kind not in ("path", "label"):
         yield "key must be a file, not a URL"
     yield from _ssh_faults(restore, place)

@@ -23,6 +23,7 @@ from imager.image.description import Description, FinalFacts
 from imager.partitions.adapt import missing_bytes
 from imager.pictures.sizes import size_text
 from imager.restore.afterwards import Afterwards
+from imager.restore.boot_stages import Wish, boot_stages
 from imager.restore.grow_stage import grow_stages
 from imager.restore.looking import look_at_target
 from imager.restore.plan import Plan, RestoreOptions, RestoreScope, make_plan
@@ -59,6 +60,8 @@ class Task:
         words = ["imager", "restore", *(["--verify"] if self.restore.verify else [])]
         words += ["--accept-damage"] if self.restore.accept_damage else []
         words += ["--grow", self.restore.grow] if self.restore.grow else []
+        words += ["--repair-boot"] if self.restore.repair_boot else []
+        words += [] if self.restore.boot_entries else ["--no-boot-entries"]
         if self.restore.partition is not None:
             words += ["--partition", str(self.restore.partition), "--onto", str(self.restore.onto)]
         return shlex.join([*words, image, self.choice.disk.path])
@@ -174,7 +177,8 @@ def make_recovery_plan(found: Found, facts: MachineFacts, around: Surroundings) 
         Task(restore, source, about, choice, _plan(restore, source, about, final, choice))
         for restore, source, (about, final), choice in zip(restores, sources, read, choices, strict=True)
     ]
-    after = Afterwards(grow_stages([task.plan for task in tasks]))
+    wishes = [Wish(task.plan, task.restore.boot_entries, task.restore.repair_boot) for task in tasks]
+    after = Afterwards((*grow_stages([task.plan for task in tasks]), *boot_stages(wishes, {})))
     return RecoveryPlan(found, facts, disks, tuple(tasks), after)
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a command is told about starting the restored system, and the stages of a restore that follow from it."""
+"""What a command is told about starting the restored system."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,8 +11,7 @@ import typer
 
 if TYPE_CHECKING:  # imported late at run time, so that --help is fast
     from imager.image.reader import StreamedImage
-    from imager.opening import Secrets
-    from imager.restore.afterwards import Stage
+    from imager.restore.boot_stages import Wish
     from imager.restore.plan import Plan
 
 NoBootEntriesOption = Annotated[
@@ -41,26 +40,12 @@ class BootChoices:
     repair: bool = False
 
 
-def boot_stages(
-    plans: Sequence[Plan], opened: Sequence[StreamedImage], choices: BootChoices, secrets: Secrets
-) -> Iterator[Stage]:
-    """What lets restored systems start on this machine; only after whole disks were restored.
-
-    Repairs come first: they may put boot loaders in their places, which entries lead to.
-    """
-    from imager.booting.firmware import read_firmware
+def wishes(plans: Sequence[Plan], opened: Sequence[StreamedImage], choices: BootChoices) -> list[Wish]:
+    """The same for each restore."""
     from imager.image.blocks import ImageReader
     from imager.image.reader import Image
-    from imager.restore.boot_entries_stage import Source, plan_boot_entries
-    from imager.restore.repair_boot_stage import RepairBoot
+    from imager.restore.boot_stages import Wish
 
-    if any(plan.scope.kind != "whole" for plan in plans):
-        return
-    if choices.repair:
-        yield RepairBoot(read_firmware(), tuple(plan.target.name for plan in plans), secrets)
-    if choices.entries:
-        readers = [ImageReader(image) if isinstance(image, Image) else None for image in opened]
-        pairs = zip(plans, readers, strict=True)
-        stage = plan_boot_entries([Source(plan.layout, plan.target.name, reader) for plan, reader in pairs])
-        if stage:
-            yield stage
+    readers = [ImageReader(image) if isinstance(image, Image) else None for image in opened]
+    pairs = zip(plans, readers, strict=True)
+    return [Wish(plan, choices.entries, choices.repair, reader) for plan, reader in pairs]

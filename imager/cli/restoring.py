@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from imager.cli.booting import BootChoices, boot_stages
+from imager.cli.booting import BootChoices, wishes
 from imager.cli.confirm import can_ask, confirm
 from imager.cli.output import Console
 from imager.cli.reporting import Reporting
@@ -28,6 +28,7 @@ from imager.layout import Layout
 from imager.pictures.bar import Style
 from imager.reports.model import disk_reports
 from imager.restore.afterwards import Afterwards, AfterwardsResult, written_disk
+from imager.restore.boot_stages import boot_stages
 from imager.restore.grow_stage import grow_stages
 from imager.restore.inside import looked_into
 from imager.restore.looking import look_at_target, refuse_shared_targets
@@ -183,7 +184,7 @@ def _afterwards(
     if choices.unlock:
         layouts = _looked_into(pairs, opened, choices, secrets)
     growing = grow_stages(plans, layouts, secrets=secrets, volume=choices.wanted.grow_volume)
-    return Afterwards((*growing, *boot_stages(plans, opened, choices.boot, secrets)))
+    return Afterwards((*growing, *boot_stages(wishes(plans, opened, choices.boot), secrets)))
 
 
 def _looked_into(

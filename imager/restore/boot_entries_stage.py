@@ -43,12 +43,14 @@ class BootEntries:
         firmware: What started this machine.
         partitions: The EFI system partitions, as the image shows them.
         plan: The entries, as far as the image shows what is needed.
+        targets: The disks that were restored.
         is_bios_system: The image looks like a system that BIOS starts.
     """
 
     firmware: Firmware
     partitions: tuple[SystemPartition, ...]
     plan: EntryPlan
+    targets: tuple[str, ...] = ()
     is_bios_system: bool = False
     kind: ClassVar[str] = "boot-entries"
     title: ClassVar[str] = "boot entries"
@@ -175,7 +177,7 @@ def plan_boot_entries(sources: Sequence[Source], *, root: Path = Path("/")) -> B
     layouts = {disk.target: disk.layout for disk in disks}
     present = present_signatures(layouts) if firmware.is_uefi and partitions else set()
     plan = plan_entries(firmware, partitions, present)
-    stage = BootEntries(firmware, partitions, plan, any(map(is_bios_system, layouts.values())))
+    stage = BootEntries(firmware, partitions, plan, tuple(layouts), any(map(is_bios_system, layouts.values())))
     return stage if stage.lines() else None
 
 

@@ -58,7 +58,7 @@ class RepairBoot:
 
     def carry_out(self, disks: Sequence[WrittenDisk], say: Say, progress: Progress) -> StageResult:
         """Look, plan, tell, and do it."""
-        pairs = [(disk.path, disk.layout) for disk in disks]
+        pairs = [(disk.path, disk.layout) for disk in disks if disk.path in self.targets]
         looked = self.looked
         if looked is None:
             looked = look(pairs, self.firmware, self.secrets)
