@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A repair on real disks and file systems, by programs that note how they are called; needs root.
+
+The systems' own programs cannot be had for all distributions here. What stands for them says what it was called with
+and what it saw: its root, the disks, the files that were different for its run.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from imager.cli.app import app
+from tests.harness.disks import MIB, Part, gpt_disk, mbr_disk
+from tests.harness.loop import loop_device, mounted, needs_root, partition_nodes, partitions
+from tests.harness.programs import call, missing_tools
+from tests.harness.systems import KERNEL, made_system, with_shell
+
+pytestmark = [
+    needs_root,
+    pytest.mark.skipif(bool(missing_tools("busybox", "unshare")), reason="needs busybox-static and unshare"),
+]
+FSTAB = "/dev/vda2 / ext4 defaults 0 1\n/dev/vda3 none swap sw 0 0\n"
+BIOS_BOOT = "21686148-6449-6E6F-744E-656564454649"
+
+
+def imager(*words: object, status: int = 0) -> str:
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert result.exit_code == status, result.output
+    return result.output
+
+
+def uuid_of(device: Path) -> str:
+    return call("blkid", "-p", "-s", "UUID", "-o", "value", device).strip()
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A disk with a BIOS boot partition, room for a root, and swap, as a block device with partitions."""
+    parts = [Part(MIB, type=BIOS_BOOT), Part(64 * MIB, type="L"), Part(8 * MIB, type="S"), Part(32 * MIB, type="L")]
+    file = gpt_disk(tmp_path / "disk", 112 * MIB, parts)
+    with loop_device(file) as device, partitions(device) as nodes:
+        call("mkswap", nodes[2])
+        yield device, nodes
+
+
+def calls(top: Path) -> list[str]:
+    path = top / "calls"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def test_a_debian_on_ext4_is_repaired(disk, tmp_path):
+    device, nodes = disk
+    call("mke2fs", "-q", "-t", "ext4", nodes[1])
+    files = {
+        "etc/fstab": FSTAB,
+        "etc/initramfs-tools/initramfs.conf": "MODULES=dep\n",
+        "boot/grub/device.map": "(hd0) /dev/vda\n",
+    }
+    with mounted(nodes[1], tmp_path / "mnt") as top:
+        with_shell(made_system(top, "debian", files))
+    before = uuid_of(nodes[1])
+
+    planned = imager("repair-boot", "--dry-run", device)
+    assert f"in /etc/fstab /dev/vda2 becomes UUID={before}" in planned
+    assert f"install GRUB again for BIOS (i386-pc) on {device}" in planned
+    with mounted(nodes[1], tmp_path / "mnt") as top:
+        assert (top / "etc/fstab").read_text() == FSTAB
+        assert not calls(top)
+
+    report = json.loads(imager("repair-boot", "--yes", "--json", device))
+    assert not [text for result in report["result"] for text in result["failures"]]
+    with mounted(nodes[1], tmp_path / "mnt") as top:
+        assert calls(top) == [
+            "update-initramfs -u -k all [MODULES=most]",
+            f"grub-install --target=i386-pc {device}",
+            "update-grub ",
+        ]
+        assert f"\nUUID={uuid_of(nodes[2])} none swap sw 0 0\n" in (top / "etc/fstab").read_text()
+        assert (top / "etc/fstab.before-repair").read_text() == FSTAB
+        assert not (top / "etc/initramfs-tools/conf.d/zzz-repair-boot").exists()
+        assert not (top / "boot/grub/device.map").exists()
+    assert "becomes UUID" not in imager("repair-boot", "--dry-run", device)
+
+
+def test_programs_see_the_restored_disk_and_no_other(disk, tmp_path):
+    device, nodes = disk
+    call("mke2fs", "-q", "-t", "ext4", nodes[1])
+    looking = (
+        "#!/bin/sh\nset -e\nls -R /dev > /seen-dev\ncat /proc/self/mounts > /seen-mounts\n"
+        "ls /proc | grep -c '^[0-9]' > /seen-processes\ngrep : /proc/net/dev > /seen-net\n"
+        "touch /run/left-behind\n"
+    )
+    with mounted(nodes[1], tmp_path / "mnt") as top:
+        with_shell(made_system(top, "debian", {"etc/fstab": "", "usr/sbin/update-grub": looking}))
+        (top / "usr/sbin/update-grub").chmod(0o755)
+    with loop_device(disk_of_somebody_else(tmp_path)) as other:
+        imager("repair-boot", "--yes", device)
+    with mounted(nodes[1], tmp_path / "mnt") as top:
+        seen = (top / "seen-dev").read_text().split()
+        assert {device.name, *(node.name for node in nodes), "null", "urandom"} <= set(seen)
+        assert other.name not in seen
+        assert uuid_of(nodes[1]) in seen
+        assert int((top / "seen-processes").read_text()) < 8
+        assert [line.split(":")[0].strip() for line in (top / "seen-net").read_text().splitlines()] == ["lo"]
+        mounts = dict(line.split()[1:4:2] for line in (top / "seen-mounts").read_text().splitlines())
+        assert "ro" in mounts["/sys"].split(",")
+        assert not (top / "run/left-behind").exists()
+    assert "/imager-" not in Path("/proc/mounts").read_text()
+
+
+def disk_of_somebody_else(folder: Path) -> Path:
+    file = folder / "other"
+    with file.open("wb") as opened:
+        opened.truncate(MIB)
+    return file
+
+
+def test_a_step_that_fails_is_told_and_the_others_are_done(disk, tmp_path):
+    device, nodes = disk
+    call("mke2fs", "-q", "-t", "ext4", nodes[1])
+    failing = "#!/bin/sh\necho it cannot be done >&2\nexit 3\n"
+    with mounted(nodes[1], tmp_path / "mnt") as top:
+        with_shell(made_system(top, "debian", {"etc/fstab": FSTAB, "usr/sbin/grub-install": failing}))
+        (top / "usr/sbin/grub-install").chmod(0o755)
+    said = imager("repair-boot", "--yes", device, status=10)
+    assert "grub-install ended with status 3: it cannot be done" in said
+    assert f"grub-install --target=i386-pc {device}" in said
+    with mounted(nodes[1], tmp_path / "mnt") as top:
+        assert calls(top) == ["update-initramfs -u -k all", "update-grub "]
+        assert "UUID=" in (top / "etc/fstab").read_text()
+
+
+def test_links_of_the_system_lead_nowhere_outside(disk, tmp_path):
+    """A tree that was made to have a file of this machine rewritten."""
+    device, nodes = disk
+    call("mke2fs", "-q", "-t", "ext4", nodes[1])
+    bait = tmp_path / "bait"
+    bait.write_text(FSTAB)
+    with mounted(nodes[1], tmp_path / "mnt") as top:
+        with_shell(made_system(top, "debian"))
+        (top / "etc/fstab").unlink()
+        (top / "etc/fstab").symlink_to(bait)
+        (top / "boot/grub/grub.cfg").unlink()
+        (top / "sys").rmdir()
+        (top / "sys").symlink_to(tmp_path)
+    imager("repair-boot", "--yes", device, status=10)
+    assert bait.read_text() == FSTAB
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bait", "disk", "mnt"]
+
+
+def test_a_separate_boot_partition_is_a_part_of_the_system(disk, tmp_path):
+    device, nodes = disk
+    call("mke2fs", "-q", "-t", "ext4", nodes[1])
+    call("mke2fs", "-q", "-t", "ext4", nodes[3])
+    with mounted(nodes[1], tmp_path / "mnt") as top:
+        fstab = f"/dev/sda2 / ext4 x 0 1\nUUID={uuid_of(nodes[3])} /boot ext4 x 0 2\nUUID=1-2-3 /var ext4 x 0 2\n"
+        with_shell(made_system(top, "fedora", {"etc/fstab": fstab}))
+        with mounted(nodes[3], tmp_path / "boot") as boot:
+            for each in (top / "boot").iterdir():
+                each.rename(top / each.name) if each.is_file() else None
+            call("mv", top / "boot/grub2", top / f"initramfs-{KERNEL}.img", boot)
+            (boot / "grub2/device.map").write_text("(hd0) /dev/sda\n")
+            (boot / "loader/entries").mkdir(parents=True)
+            (boot / "loader/entries/x.conf").write_text("options root=/dev/sda2 ro\n")
+    said = imager("repair-boot", "--yes", device, status=10)
+    assert "UUID=1-2-3, which it mounts at /var, is on none of the restored disks" in said
+    with mounted(nodes[1], tmp_path / "mnt") as top, mounted(nodes[3], tmp_path / "boot") as boot:
+        assert calls(top) == [
+            "dracut --force --regenerate-all --no-hostonly",
+            f"grub2-install --target=i386-pc {device}",
+            "grub2-mkconfig -o /boot/grub2/grub.cfg",
+        ]
+        assert (boot / "loader/entries/x.conf").read_text() == f"options root=UUID={uuid_of(nodes[1])} ro\n"
+        assert (boot / "grub2/device.map.before-repair").exists()
+
+
+@pytest.mark.skipif(bool(missing_tools("mkfs.btrfs")), reason="needs btrfs-progs")
+@pytest.mark.parametrize("subvolume", ["@", "root", ""])
+def test_a_system_in_a_subvolume_of_btrfs_is_repaired(tmp_path, subvolume):
+    parts = [Part(MIB, type=BIOS_BOOT), Part(256 * MIB, type="L"), Part(8 * MIB, type="S")]
+    file = gpt_disk(tmp_path / "disk", 280 * MIB, parts)
+    with loop_device(file) as device, partitions(device) as nodes:
+        call("mkfs.btrfs", "-q", nodes[1])
+        call("mkswap", nodes[2])
+        text = "MODULES=()\nHOOKS=(base udev autodetect block)\n"
+        options = f"subvol=/{subvolume}" if subvolume else "defaults"
+        files = {"etc/fstab": f"/dev/vda2 / btrfs {options} 0 0\n", "etc/mkinitcpio.conf": text}
+        with mounted(nodes[1], tmp_path / "mnt") as top:
+            if subvolume:
+                call("btrfs", "subvolume", "create", top / subvolume)
+            call("btrfs", "subvolume", "create", top / "@varlog")
+            with_shell(made_system(top / subvolume, "arch", files))
+        imager("repair-boot", "--yes", device)
+        with mounted(nodes[1], tmp_path / "mnt") as top:
+            own = top / subvolume
+            assert calls(own) == [
+                "mkinitcpio -P [HOOKS=(base udev block)]",
+                f"grub-install --target=i386-pc {device} [HOOKS=(base udev autodetect block)]",
+                "grub-mkconfig -o /boot/grub/grub.cfg [HOOKS=(base udev autodetect block)]",
+            ]
+            assert (own / "etc/mkinitcpio.conf").read_text() == text
+            assert f"UUID={uuid_of(nodes[1])} / btrfs" in (own / "etc/fstab").read_text()
+
+
+def test_a_disk_without_a_system_is_left_as_it_is(disk, tmp_path):
+    device, nodes = disk
+    call("mke2fs", "-q", "-t", "ext4", nodes[1])
+    said = imager("repair-boot", "--yes", device, status=10)
+    assert "no Linux system was found" in said
+
+
+def test_a_disk_that_is_mounted_is_refused(disk, tmp_path):
+    device, nodes = disk
+    call("mke2fs", "-q", "-t", "ext4", nodes[1])
+    with mounted(nodes[1], tmp_path / "mnt"):
+        assert "is in use" in imager("repair-boot", "--yes", device, status=6)
+
+
+def test_restore_repairs_when_asked_and_tells_so_before(tmp_path):
+    parts = [Part(64 * MIB, type="83", bootable=True), Part(8 * MIB, type="82")]
+    file = mbr_disk(tmp_path / "disk", 80 * MIB, parts)
+    fstab = "/dev/vda1 / ext4 defaults 0 1\n"
+    with loop_device(file) as device, partitions(device) as nodes:
+        call("mke2fs", "-q", "-t", "ext4", nodes[0])
+        with mounted(nodes[0], tmp_path / "mnt") as top:
+            with_shell(made_system(top, "debian", {"etc/fstab": fstab}))
+        uuid = uuid_of(nodes[0])
+    image = tmp_path / "image.zst"
+    imager("capture", "--quiet", file, image)
+    target = disk_of_somebody_else(tmp_path)
+    with target.open("r+b") as opened:
+        opened.truncate(80 * MIB)
+    with loop_device(target) as device:
+        planned = imager("restore", "--dry-run", "--repair-boot", image, device)
+        assert "turn device names of the old machine in fstab, crypttab and boot options into UUIDs" in planned
+        assert "fstab" not in imager("restore", "--dry-run", image, device)
+        imager("restore", "--yes", "--repair-boot", image, device)
+        with mounted(partition_nodes(device)[0], tmp_path / "mnt") as top:
+            assert f"UUID={uuid} / ext4 defaults 0 1" in (top / "etc/fstab").read_text()
+            assert f"grub-install --target=i386-pc {device}" in calls(top)

@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is planned for systems of several distributions, on trees of files made after theirs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from imager.booting.drivers import Device, chain_of, missing_names, module_names, needs
+from imager.booting.installed import is_system, look_at
+from imager.booting.loader_steps import BootPlace
+from imager.booting.old_names import Candidate
+from imager.booting.repair_plan import Found, plan_repair
+from imager.booting.steps import RepairPlan
+from imager.booting.tree import Tree
+from imager.devices.sysfs import System
+from tests.harness.systems import KERNEL, MODULES_ALIAS, made_system
+
+# What OVMF's AHCI and NVMe controllers, and a virtio disk say of themselves (Linux 6.12 on QEMU 7.2).
+AHCI = Device("pci:v00008086d00002922sv00001AF4sd00001100bc01sc06i01", "ahci")
+NVME = Device("pci:v00001B36d00000010sv00001AF4sd00001100bc01sc08i02", "nvme")
+SCSI_DISK = Device("scsi:t-0x00", "sd")
+VIRTIO = Device("virtio:d00000002v00001AF4", "virtio_blk")
+BIOS = BootPlace("/dev/sda", is_uefi=False)
+UEFI = BootPlace("/dev/sda", is_uefi=True, esp_place="/boot/efi", boot_uuid="1111")
+EFI_MODULES = {"/usr/lib/grub/x86_64-efi/modinfo.sh": ""}
+
+
+def planned(
+    root: Path, kind: str, place: BootPlace, files: dict[str, str] | None = None, devices: tuple[Device, ...] = (NVME,)
+) -> RepairPlan:
+    tree = Tree(made_system(root, kind, files))
+    return plan_repair(Found(tree, (Candidate("/dev/sda", 2, "ext4", "1111", is_root=True),), place, devices, "ext4"))
+
+
+def commands(plan: RepairPlan) -> list[str]:
+    return [" ".join(step.command) for step in plan.steps if step.kind == "run"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "tool", "folder"),
+    [
+        ("debian", "Debian GNU/Linux 12 (bookworm)", "initramfs-tools", "/boot/grub"),
+        ("ubuntu", "Ubuntu 24.04 LTS", "initramfs-tools", "/boot/grub"),
+        ("fedora", "Fedora Linux 40", "dracut", "/boot/grub2"),
+        ("rhel", "Rocky Linux 9.4", "dracut", "/boot/grub2"),
+        ("arch", "Arch Linux", "mkinitcpio", "/boot/grub"),
+    ],
+)
+def test_systems_are_known_by_their_files(tmp_path: Path, kind: str, name: str, tool: str, folder: str) -> None:
+    tree = Tree(made_system(tmp_path, kind))
+    assert is_system(tree)
+    found = look_at(tree)
+    assert (found.name, found.initramfs_tool, found.loader, found.grub_folder) == (name, tool, "grub", folder)
+    assert found.kernels == (KERNEL,)
+    assert found.grub_platforms == ("i386-pc",)
+
+
+def test_a_folder_of_files_is_no_system(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/fstab").write_text("")
+    assert not is_system(Tree(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("debian", ["update-initramfs -u -k all", "grub-install --target=i386-pc /dev/sda", "update-grub"]),
+        ("ubuntu", ["update-initramfs -u -k all", "grub-install --target=i386-pc /dev/sda", "update-grub"]),
+        (
+            "fedora",
+            [
+                "dracut --force --regenerate-all --no-hostonly",
+                "grub2-install --target=i386-pc /dev/sda",
+                "grub2-mkconfig -o /boot/grub2/grub.cfg",
+            ],
+        ),
+        (
+            "arch",
+            [
+                "mkinitcpio -P",
+                "grub-install --target=i386-pc /dev/sda",
+                "grub-mkconfig -o /boot/grub/grub.cfg",
+            ],
+        ),
+    ],
+)
+def test_with_bios_each_system_is_repaired_with_its_own_programs(
+    tmp_path: Path, kind: str, expected: list[str]
+) -> None:
+    plan = planned(tmp_path, kind, BIOS)
+    assert commands(plan) == expected
+    assert not plan.missing
+
+
+def test_debian_with_uefi_keeps_its_signed_files_and_its_folder(tmp_path: Path) -> None:
+    files = {
+        **EFI_MODULES,
+        "/usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed": "",
+        "/boot/efi/EFI/debian/grubx64.efi": "",
+        "/boot/efi/EFI/other/grubx64.efi": "",
+    }
+    words = "--target=x86_64-efi --efi-directory=/boot/efi --bootloader-id=debian --no-nvram --uefi-secure-boot"
+    assert f"grub-install {words}" in commands(planned(tmp_path, "debian", UEFI, files))
+
+
+def test_arch_with_uefi_is_installed_into_the_folder_that_it_has(tmp_path: Path) -> None:
+    files = {**EFI_MODULES, "/efi/EFI/GRUB/grubx64.efi": ""}
+    place = replace(UEFI, esp_place="/efi")
+    assert ("grub-install --target=x86_64-efi --efi-directory=/efi --bootloader-id=GRUB --no-nvram") in commands(
+        planned(tmp_path, "arch", place, files)
+    )
+
+
+@pytest.mark.parametrize("kind", ["fedora", "rhel"])
+def test_on_fedora_and_its_like_signed_files_stay_and_the_stub_is_set_right(tmp_path: Path, kind: str) -> None:
+    own = {"fedora": "fedora", "rhel": "rocky"}[kind]
+    files = {
+        f"/boot/efi/EFI/{own}/grubx64.efi": "",
+        f"/boot/efi/EFI/{own}/grub.cfg": "search --fs-uuid --set=dev 9999\nconfigfile $prefix/grub.cfg\n",
+    }
+    plan = planned(tmp_path, kind, UEFI, files)
+    assert not [command for command in commands(plan) if command.startswith("grub2-install")]
+    assert "grub2-mkconfig -o /boot/grub2/grub.cfg" in commands(plan)
+    (stub,) = [step for step in plan.steps if step.path == f"/boot/efi/EFI/{own}/grub.cfg"]
+    assert "search --no-floppy --fs-uuid --set=dev 1111\nset prefix=($dev)/boot/grub2\n" in stub.new_text
+    assert not plan.missing
+
+
+def test_a_stub_that_leads_to_the_right_place_stays(tmp_path: Path) -> None:
+    files = {"/boot/efi/EFI/fedora/grub.cfg": "search --fs-uuid --set=dev 1111\nconfigfile $prefix/grub.cfg\n"}
+    assert not [step for step in planned(tmp_path, "fedora", UEFI, files).steps if step.kind == "rewrite"]
+
+
+def test_systemd_boot_is_installed_on_its_partition(tmp_path: Path) -> None:
+    root = made_system(tmp_path, "arch", {"/efi/EFI/systemd/systemd-bootx64.efi": "", "/usr/bin/bootctl": ""})
+    (root / "boot/grub/grub.cfg").unlink()
+    plan = plan_repair(Found(Tree(root), (), replace(UEFI, esp_place="/efi")))
+    assert "bootctl install --esp-path=/efi --no-variables" in commands(plan)
+    assert not [command for command in commands(plan) if "grub" in command]
+    (sentence,) = plan_repair(Found(Tree(root), (), BIOS)).missing
+    assert "BIOS started this machine, and systemd-boot needs UEFI" in sentence
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        (
+            UEFI,
+            "its GRUB cannot be installed for UEFI (x86_64-efi): it has GRUB for i386-pc. Install it inside",
+        ),
+        (replace(UEFI, esp_place=""), "the system mounts no EFI system partition"),
+        (replace(BIOS, has_bios_room=False), "has a GPT without a BIOS boot partition"),
+        (replace(BIOS, is_only_system=False), "there are several systems on /dev/sda"),
+    ],
+)
+def test_what_is_missing_is_told_with_what_to_do(tmp_path: Path, place: BootPlace, said: str) -> None:
+    plan = planned(tmp_path, "debian", place)
+    assert said in plan.missing[0]
+    assert not [command for command in commands(plan) if command.startswith("grub-install")]
+
+
+def test_a_system_for_one_machine_gets_all_drivers_for_this_run(tmp_path: Path) -> None:
+    files = {
+        "/etc/initramfs-tools/initramfs.conf": "MODULES=most\n",
+        "/etc/initramfs-tools/conf.d/policy": "MODULES=dep\n",
+    }
+    (step,) = [
+        step for step in planned(tmp_path, "debian", BIOS, files).steps if step.command[:1] == ("update-initramfs",)
+    ]
+    assert [(file.path, file.text) for file in step.during] == [
+        ("/etc/initramfs-tools/conf.d/zzz-repair-boot", "MODULES=most\n")
+    ]
+
+
+def test_a_system_with_most_drivers_needs_no_other_setting(tmp_path: Path) -> None:
+    files = {
+        "/etc/initramfs-tools/initramfs.conf": "MODULES=dep\n",
+        "/etc/initramfs-tools/conf.d/policy": "MODULES=most\n",
+    }
+    assert not [step for step in planned(tmp_path, "debian", BIOS, files).steps if step.during]
+
+
+def test_arch_makes_its_initramfs_without_the_hook_that_looks_at_the_machine(tmp_path: Path) -> None:
+    text = "MODULES=()\nHOOKS=(base udev autodetect modconf block filesystems)\n"
+    plan = planned(tmp_path, "arch", BIOS, {"/etc/mkinitcpio.conf": text})
+    (step,) = [step for step in plan.steps if step.command == ("mkinitcpio", "-P")]
+    assert [(file.path, file.text) for file in step.during] == [
+        ("/etc/mkinitcpio.conf", "MODULES=()\nHOOKS=(base udev modconf block filesystems)\n")
+    ]
+
+
+def test_a_kernel_without_an_initramfs_gets_one(tmp_path: Path) -> None:
+    root = made_system(tmp_path, "debian")
+    (root / f"boot/initrd.img-{KERNEL}").unlink()
+    plan = plan_repair(Found(Tree(root), (), BIOS))
+    assert f"update-initramfs -c -k {KERNEL}" in commands(plan)
+
+
+# Drivers.
+
+
+def test_drivers_are_looked_for_in_the_restored_kernel(tmp_path: Path) -> None:
+    tree = Tree(made_system(tmp_path, "debian"))
+    found = needs(tree, KERNEL, [NVME, AHCI, SCSI_DISK, VIRTIO])
+    assert [need.modules for need in found] == [("nvme",), ("ahci",), ("sd_mod",), ("virtio_blk",)]
+
+
+def test_a_driver_that_is_a_part_of_the_kernel_needs_no_module(tmp_path: Path) -> None:
+    files = {f"/usr/lib/modules/{KERNEL}/modules.builtin.modinfo": "scsi_mod.x=y\0sd_mod.alias=scsi:t-0x00*\0"}
+    tree = Tree(made_system(tmp_path, "debian", files))
+    (need,) = needs(tree, KERNEL, [SCSI_DISK])
+    assert need.is_known
+    assert need.modules == ()
+
+
+def test_a_kernel_that_cannot_drive_this_machine_is_told(tmp_path: Path) -> None:
+    text = "".join(line for line in MODULES_ALIAS.splitlines(keepends=True) if "ahci" not in line)
+    files = {f"/usr/lib/modules/{KERNEL}/modules.alias": text}
+    plan = planned(tmp_path, "debian", BIOS, files, devices=(SCSI_DISK, AHCI))
+    assert f"its kernel {KERNEL} has no driver for {AHCI.alias} (here driven by ahci)" in plan.missing[0]
+
+
+def test_the_devices_between_processor_and_disk_are_read_from_sysfs(tmp_path: Path) -> None:
+    """As OVMF's AHCI disk was shown by Linux 6.12."""
+    chain = tmp_path / "sys/devices/pci0000:00/0000:00:1f.2/ata2/host1/target1:0:0/1:0:0:0"
+    (chain / "block/sda").mkdir(parents=True)
+    (chain / "modalias").write_text("scsi:t-0x00\n")
+    (chain.parents[3] / "modalias").write_text(f"{AHCI.alias}\n")
+    for name in ("sd", "ahci"):
+        (tmp_path / "sys/bus/drivers" / name).mkdir(parents=True)
+    (chain / "driver").symlink_to(tmp_path / "sys/bus/drivers/sd")
+    (chain.parents[3] / "driver").symlink_to(tmp_path / "sys/bus/drivers/ahci")
+    (tmp_path / "sys/class/block").mkdir(parents=True)
+    (tmp_path / "sys/class/block/sda").symlink_to(chain / "block/sda")
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev/sda").write_text("")
+    assert chain_of("/dev/sda", System(tmp_path)) == (SCSI_DISK, AHCI)
+
+
+def test_what_an_initramfs_lacks_is_found_in_its_listing() -> None:
+    listing = "\n".join(
+        [
+            "usr/lib/modules/6.1/kernel/drivers/nvme/host/nvme-core.ko",
+            "-rw-r--r--   1 root  root  123 Jan  1 1980 usr/lib/modules/6.1/kernel/drivers/ata/ahci.ko.xz",
+            "usr/lib/modules/6.1/kernel/drivers/block/virtio_blk.ko.zst",
+            "usr/share/doc/nvme.kombi",
+        ]
+    )
+    assert module_names(listing) == {"nvme_core", "ahci", "virtio_blk"}
+    assert missing_names(listing, [("nvme",), ("ahci", "ata_generic"), ("virtio-blk",)]) == ("nvme",)
