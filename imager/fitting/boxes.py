@@ -87,36 +87,55 @@ def _pinned(box: Box, reason: str) -> Box:
 
 
 def _with_leads(boxes: Sequence[Box], layout: Layout) -> list[Box]:
-    """The boxes, each logical one with its boot record; all are left in place where these are in an unusual order."""
-    leads: dict[int, int] = {}
-    irregular: dict[int, int] = {}
+    """The boxes, each logical one with the boot records in front of it."""
     for extended in (entry for entry in layout.partitions if entry.kind == "extended"):
-        logicals = logicals_of(layout, extended)
-        found = _leads(extended, logicals, layout)
-        leads |= found
-        irregular |= {} if found else {entry.number: 0 for entry in logicals}
-        if logicals:
-            first = logicals[0]
-            irregular |= {first.number: first.start - extended.start} if first.number in irregular else {}
-    reason = "the boot records of the logical partitions are in an unusual order"
-    boxes = [replace(box, lead=leads.get(box.number, irregular.get(box.number, 0))) for box in boxes]
-    return [
-        replace(box, trait=replace(box.trait, pinned=reason, barred=reason)) if box.number in irregular else box
-        for box in boxes
-    ]
+        chain = _Chain.of(layout, extended)
+        boxes = [_with_lead(box, chain) if box.number in chain.leads else box for box in boxes]
+    return list(boxes)
 
 
-def _leads(extended: Partition, logicals: Sequence[Partition], layout: Layout) -> dict[int, int]:
-    """How far in front of each logical partition its boot record lies; empty when that is not the usual order."""
-    records = [start for start, end in layout.table.table_ranges if extended.start <= start < end <= extended.end]
-    leads, before = {}, extended.start
-    for index, entry in enumerate(logicals):
-        ahead = [start for start in records if before <= start < entry.start]
-        if not ahead or (index == 0 and min(ahead) != extended.start):
-            return {}
-        leads[entry.number] = entry.start - min(ahead)
-        before = entry.end
-    return {} if any(start >= before for start in records) else leads
+def _with_lead(box: Box, chain: _Chain) -> Box:
+    reason = "" if chain.is_regular else "the boot records of the logical partitions are in an unusual order"
+    is_before_record = chain.has_record_behind and box.number == list(chain.leads)[-1]
+    trait = replace(
+        box.trait,
+        pinned=box.trait.pinned or reason,
+        barred=box.trait.barred or (reason if is_before_record else ""),
+    )
+    return replace(box, lead=chain.leads[box.number], trait=trait)
+
+
+@dataclass(frozen=True)
+class _Chain:
+    """Where the boot records (EBR) of an extended partition lie, seen from its logical partitions.
+
+    Attributes:
+        leads: How far in front of each logical partition the first record lies that lies before no other one; by
+            number, in the order on the disk.
+        is_regular: Each record lies in front of its partition, as far as the places tell: they can move together.
+        has_record_behind: Behind the last one lies a record.
+    """
+
+    leads: dict[int, int]
+    is_regular: bool
+    has_record_behind: bool
+
+    @classmethod
+    def of(cls, layout: Layout, extended: Partition) -> _Chain:
+        """What the layout tells."""
+        records = [start for start, end in layout.table.table_ranges if extended.start <= start < end <= extended.end]
+        leads: dict[int, int] = {}
+        is_regular, before = True, extended.start
+        for entry in logicals_of(layout, extended):
+            ahead = [start for start in records if before <= start < entry.start]
+            if not leads:  # the extended partition itself begins there
+                is_regular &= min(ahead, default=-1) == extended.start
+                ahead = [extended.start]
+            is_regular &= bool(ahead)
+            leads[entry.number] = entry.start - min(ahead, default=entry.start)
+            before = entry.end
+        has_record_behind = any(start >= before for start in records) and bool(leads)
+        return cls(leads, is_regular and not has_record_behind, has_record_behind)
 
 
 def usable_end(layout: Layout, target_size: int) -> int:

@@ -20,7 +20,10 @@ from tests.harness.disks import (
     mbr_disk,
     needs_table_tools,
     parted_lists,
+    places_of,
     poke,
+    sfdisk,
+    sfdisk_table,
 )
 from tests.harness.files import sparse_file
 from tests.harness.loop import loop_device, needs_root
@@ -382,3 +385,42 @@ def test_a_plan_is_not_written_over_another_one(tmp_path):
     assert imager("capture", "--quiet", disk, tmp_path / "image").returncode == 0
     done = imager("plan", "--write", plan, tmp_path / "image", sparse_file(tmp_path / "target", 80 * MIB))
     assert (done.returncode, plan.read_text()) == (5, "mine")
+
+
+def test_boot_records_in_an_unusual_order_stay_and_the_last_partition_grows(tmp_path):
+    disk = sparse_file(tmp_path / "disk", 100 * MIB)
+    rows = ["1 : start=2048,size=20000", "2 : start=22528,size=150000,type=5"]
+    rows += ["5 : start=100000,size=20000", "6 : start=30000,size=20000"]  # so the chain goes back and forth
+    sfdisk(disk, "\n".join(["label: dos", *(f"{disk}{row}" for row in rows)]))
+    for start in (2048, 100000, 30000):
+        ext4(disk, start * 512, 20000 * 512)
+    target = grown(disk, 200 * MIB, "last")
+    assert_mbr_sound(target)
+    assert identity(target) == identity(disk)
+    assert sizes(target)[5] > 140 * MIB
+    assert places(target)[6] == places(disk)[6]
+    for number in (1, 5, 6):
+        assert_ext4_whole(volume(target, number))
+
+
+@needs_root
+def test_logical_partitions_of_a_disk_with_4096_byte_sectors_grow(tmp_path):
+    raw = sparse_file(tmp_path / "raw", 100 * MIB)
+    rows = ["1 : start=256,size=2500", "2 : start=2816,size=20000,type=5", "5 : size=6000", "6 : size=1000,type=82"]
+    with loop_device(raw, sector_size=4096) as disk:
+        sfdisk(disk, "\n".join(["label: dos", *(f"{disk}p{row}" for row in rows)]))
+        before = places_of(sfdisk_table(disk), sector_size=4096)
+    ext4(raw, before[2].start, before[2].end - before[2].start)
+    image = tmp_path / "image"
+    assert imager("capture", "--quiet", "--sector-size", 4096, raw, image).returncode == 0
+    with loop_device(sparse_file(tmp_path / "backing", 200 * MIB), sector_size=4096) as target:
+        done = imager("restore", "--yes", "--verify", "--grow", "5", image, target)
+        assert done.returncode == 0, done.stderr
+        assert "No errors detected" in call("sfdisk", "--verify", target)
+        after = places_of(sfdisk_table(target), sector_size=4096)
+        content = target.read_bytes()
+    assert [each.start % MIB for each in after[2:]] == [0, 0]
+    assert after[2].end - after[2].start > 120 * MIB
+    assert after[3].end - after[3].start == 1000 * 4096
+    (tmp_path / "grown").write_bytes(content[after[2].start : after[2].end])
+    assert_ext4_whole(tmp_path / "grown")
