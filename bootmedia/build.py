@@ -14,7 +14,7 @@ from bootmedia.base import Base, find_or_make_base
 from bootmedia.bytecode import add_bytecode
 from bootmedia.cache import Cache, key_of, require_room
 from bootmedia.errors import RecipeError
-from bootmedia.initrd import make_initrd
+from bootmedia.initrd import make_initrd, packed
 from bootmedia.iso import Parts, make_iso
 from bootmedia.kernels import Kernel, kernel_of
 from bootmedia.layer import PYTHON_PLACE, Settings, find_or_make_packages, layer_tree
@@ -23,6 +23,7 @@ from bootmedia.programs import require_programs
 from bootmedia.recipes import Recipe
 from bootmedia.sources import sources_text
 from bootmedia.squashfs import Compression, make_squashfs
+from bootmedia.tree import Tree
 from imager import __version__
 from imager.errors import StoreError, UsageError
 from imager.progress import Progress
@@ -159,7 +160,7 @@ def _make_parts(
         content.seek(0)
         make_squashfs(content, layer, wishes.compression, time=moment, progress=progress)
     initrd = scratch / "initrd"
-    initrd.write_bytes(make_initrd(wishes.recipe, base, kernel.modules, time=moment))
+    initrd.write_bytes(packed(_initrd(wishes.recipe, base, kernel), time=moment))
     menu_texts = "".join(wishes.recipe.text(f"boot/{name}") for name in ("grub.cfg", "efi.cfg"))
     medium_id = key_of(
         base.about["digest"],
@@ -181,6 +182,12 @@ def _make_parts(
         images=images,
         answers=wishes.answers,
         memory_tests=base.parts("boot/memtest86+x64.*"),
+    )
+
+
+def _initrd(recipe: Recipe, base: Base, kernel: Kernel) -> Tree:
+    return make_initrd(
+        recipe.text("initrd/init"), base.part("usr/bin/busybox"), kernel.modules, patterns=recipe.initrd_modules
     )
 
 

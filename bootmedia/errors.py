@@ -21,6 +21,10 @@ class PackagesUnavailable(SourceError):
     """Packages could not be fetched or installed: the mirror, the network, or a name that it does not have."""
 
 
+class MediumUnusable(ImageError):
+    """The file is not a medium that was built here."""
+
+
 class BootFailed(ImageError):
     """The medium did not come up to a shell."""
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The initrd: busybox, one script, and the kernel modules that a medium can be found with.
+"""The initrd: busybox, one script, and the kernel modules that a medium can be found or fetched with.
 
 Debian's own initrd has 47 MB and takes most of a boot; this one has what is needed to find one file system.
 """
@@ -16,46 +16,44 @@ from pathlib import Path
 
 import zstandard
 
-from bootmedia.base import Base
 from bootmedia.errors import RecipeError
-from bootmedia.recipes import Recipe
 from bootmedia.tree import Tree
 
 _LEVEL = 15
 
 
-def make_initrd(recipe: Recipe, base: Base, modules: Path, *, time: int) -> bytes:
-    """The initrd's bytes.
+def make_initrd(init: str, busybox: Path, modules: Path, patterns: Sequence[str]) -> Tree:
+    """What is in the initrd.
 
     Args:
-        recipe: Which modules it has.
-        base: Has busybox.
+        init: The first program's text.
+        busybox: A busybox that needs no libraries.
         modules: The kernel's folder of modules, lib/modules/VERSION.
-        time: Of all files, in seconds since 1970.
+        patterns: Which of them it has; see recipe/initrd/modules.txt.
 
     Raises:
-        RecipeError: A pattern of the recipe's list finds no module.
+        RecipeError: A pattern finds no module.
     """
-    content = io.BytesIO()
-    initrd_tree(recipe, base, modules).write_cpio(content, time=time)
-    return zstandard.ZstdCompressor(level=_LEVEL).compress(content.getvalue())
-
-
-def initrd_tree(recipe: Recipe, base: Base, modules: Path) -> Tree:
-    """What is in the initrd."""
     tree = Tree()
-    tree.add_file("init", recipe.text("initrd/init").encode(), mode=0o755)
-    tree.add_file("bin/busybox", base.part("usr/bin/busybox").read_bytes(), mode=0o755)
+    tree.add_file("init", init.encode(), mode=0o755)
+    tree.add_file("bin/busybox", busybox.read_bytes(), mode=0o755)
     # The kernel opens it for the first program, before /dev is mounted there.
     tree.add_folder("dev")
     needs = read_dependencies((modules / "modules.dep").read_text())
-    chosen = with_dependencies(choose(recipe.initrd_modules, needs), needs)
+    chosen = with_dependencies(choose(patterns, needs), needs)
     place = f"lib/modules/{modules.name}"
     for path in chosen:
         tree.add_file(f"{place}/{plain(path)}", _module(modules / path))
     for name, text in _tables(modules, chosen, needs):
         tree.add_file(f"{place}/{name}", text.encode())
     return tree
+
+
+def packed(tree: Tree, *, time: int) -> bytes:
+    """An initrd as the kernel takes it."""
+    content = io.BytesIO()
+    tree.write_cpio(content, time=time)
+    return zstandard.ZstdCompressor(level=_LEVEL).compress(content.getvalue())
 
 
 def plain(path: str) -> str:
@@ -85,7 +83,7 @@ def choose(patterns: Sequence[str], known: Iterable[str]) -> set[str]:
         elif found:
             chosen |= found
         else:
-            raise RecipeError(f"initrd/modules.txt: the kernel has no module {pattern}")
+            raise RecipeError(f"recipe/initrd: the kernel has no module {pattern}")
     return chosen
 
 

@@ -34,8 +34,8 @@ def make_menu(recipe: Recipe, *, medium_id: str, title: str, timeout_seconds: in
         "OPTIONS": kernel_options(recipe.kernel_options, medium_id=medium_id),
     }
     return Menu(
-        grub=filled(recipe.text("boot/grub.cfg"), known, "boot/grub.cfg"),
-        efi=filled(recipe.text("boot/efi.cfg"), known, "boot/efi.cfg"),
+        grub=filled(without_comments(recipe.text("boot/grub.cfg")), known, "boot/grub.cfg"),
+        efi=filled(without_comments(recipe.text("boot/efi.cfg")), known, "boot/efi.cfg"),
     )
 
 
@@ -45,7 +45,7 @@ def kernel_options(words: Sequence[str], *, medium_id: str) -> str:
 
 
 def filled(template: str, known: Mapping[str, str], name: str) -> str:
-    """The template with the words for what stands between @ in it; comments stay behind.
+    """The template with the words for what stands between @ in it.
 
     Raises:
         RecipeError: A word is not known.
@@ -56,5 +56,9 @@ def filled(template: str, known: Mapping[str, str], name: str) -> str:
             raise RecipeError(f"{name}: @{match[1]}@ is not known", hint=f"Known are: {', '.join(sorted(known))}.")
         return known[match[1]]
 
-    lines = (line for line in template.splitlines(keepends=True) if not line.lstrip().startswith("#"))
-    return re.sub(r"@([A-Z_]+)@", word_for, "".join(lines))
+    return re.sub(r"@([A-Z_]+)@", word_for, template)
+
+
+def without_comments(template: str) -> str:
+    """A template for a file that only a program reads."""
+    return "".join(line for line in template.splitlines(keepends=True) if not line.lstrip().startswith("#"))

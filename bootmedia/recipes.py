@@ -39,6 +39,7 @@ class Recipe:
     left_out: tuple[str, ...]
     unit_changes: tuple[UnitChange, ...]
     initrd_modules: tuple[str, ...]
+    network_modules: tuple[str, ...]
     kernel_options: tuple[str, ...]
 
     @property
@@ -81,6 +82,7 @@ def read_recipe(profile: str, *, more_packages: Sequence[str] = (), folder: Path
         left_out=tuple(entries(folder / "leave-out.txt")),
         unit_changes=tuple(_unit_changes(folder / "units.txt")),
         initrd_modules=tuple(entries(folder / "initrd" / "modules.txt")),
+        network_modules=tuple(entries(folder / "initrd" / "network-modules.txt")),
         kernel_options=tuple(entries(folder / "boot" / "options.txt")),
     )
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bootmedia.cli import build, test, write
+from bootmedia.cli import build, netboot, test, write
 from imager import __version__
 from imager.cli.running import run_program
 
@@ -20,7 +20,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _module in (build, write, test):
+for _module in (build, write, netboot, test):
     app.command(_module.NAME, epilog=_module.EPILOG)(_module.command)
 
 

@@ -6,6 +6,10 @@ root=$1
 chroot "$root" grub-mkimage -O i386-pc -p /boot/grub -o /usr/lib/grub/i386-pc/bootmedia-core.img \
 	biosdisk iso9660 part_msdos part_gpt search search_fs_file search_label normal configfile \
 	linux echo ls cat test true regexp serial terminal minicmd chain reboot halt sleep
+# The same for BIOS over the network, for `bootmedia netboot`.
+chroot "$root" grub-mkimage -O i386-pc-pxe -p /grub -o /usr/lib/grub/i386-pc/bootmedia-pxe.img \
+	pxe tftp http net normal configfile \
+	linux echo ls cat test true regexp serial terminal minicmd reboot halt sleep
 # What apt and the installation of packages leave behind, and what would differ from build to build.
 rm -rf "$root"/var/log/* "$root"/var/cache/debconf/*-old "$root"/var/lib/dpkg/*-old "$root"/var/cache/ldconfig/aux-cache
 # What is one machine's own: made anew at each start, or not at all.

@@ -30,6 +30,7 @@ def folder(tmp_path):
         "leave-out.txt": "/usr/share/man/*\n!/usr/share/doc/*/copyright\n",
         "units.txt": "enable a.service multi-user.target\nmask b@x.timer\n",
         "initrd/modules.txt": "fs/isofs/*\n",
+        "initrd/network-modules.txt": "drivers/net/virtio_net.ko\n",
         "boot/options.txt": "id=@ID@\nquiet  # less\n",
     }.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -43,7 +43,9 @@ def test_grub_accepts_the_menus(tmp_path):
         call("grub-script-check", input_text=text)
 
 
-@pytest.mark.parametrize("name", ["initrd/init", "overlay/usr/local/bin/bootmedia-greeting", "customize.sh"])
+@pytest.mark.parametrize(
+    "name", ["initrd/init", "initrd/network", "initrd/dhcp", "overlay/usr/local/bin/bootmedia-greeting", "customize.sh"]
+)
 def test_shells_accept_the_scripts(name):
     call("busybox", "sh", "-n", RECIPE / name)
     # Words of a line, and not lines, are wanted in both places that SC2013 warns of.
