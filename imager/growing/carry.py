@@ -107,7 +107,7 @@ def carry_out(growths: Sequence[Growth], secrets: Secrets, say: Say) -> list[Don
     Args:
         growths: All disks.
         secrets: Of the containers that are opened.
-        say: Takes a sentence when a step begins and when it is over.
+        say: Takes a sentence when a step begins.
 
     Raises:
         VolumeFailed: The disks cannot be opened at all, or not be closed again.
@@ -159,7 +159,6 @@ class _Work:
                 done = Done(disk, step, failure=f"{error.message}{f' ({error.hint})' if error.hint else ''}")
         if done.failure:
             self._broken.add((disk, step.partition, step.volume))
-        self._say(done.text)
         self.done.append(done)
 
 

@@ -16,6 +16,13 @@ def place_name(number: int) -> str:
     return f"partition {number}" if number else "the disk"
 
 
+def known_as(volume: str, number: int) -> str:
+    """What people call a volume in a partition; nobody knows a container by its UUID."""
+    if volume.startswith("luks-"):
+        return f"the container in {place_name(number)}"
+    return volume or place_name(number)
+
+
 @dataclass(frozen=True)
 class GrowStep:
     """One thing that is grown.
@@ -47,7 +54,7 @@ class GrowStep:
     @property
     def known_as(self) -> str:
         """What people call it."""
-        return self.volume or place_name(self.partition)
+        return known_as(self.volume, self.partition)
 
     @property
     def text(self) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from imager.errors import UsageError
 from imager.filesystems.base import HIBERNATED
 from imager.growing import table
-from imager.growing.model import GrowPlan, GrowStep, Staying, StepKind, place_name
+from imager.growing.model import GrowPlan, GrowStep, Staying, StepKind, known_as
 from imager.layout import Content, Layout
 
 _ASLEEP = "a system is hibernated on this disk, and has its file systems open: start it, shut it down, then grow"
@@ -101,7 +101,7 @@ class _Place:
 
     @property
     def known_as(self) -> str:
-        return self.volume or place_name(self.number)
+        return known_as(self.volume, self.number)
 
     def inner(self, volume: str, device: str, before: int) -> _Place:
         """A volume in this one, which grows by as much."""

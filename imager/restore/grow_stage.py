@@ -95,9 +95,9 @@ def grow_stages(
         return ()
     known = secrets or {}
     steps = {}
+    having = [layout for _, layout in growing if any(content.name == volume for _, content in layout.contents())]
     for plan, layout in growing:
-        is_here = any(content.name == volume for _, content in layout.contents())
-        mine = volume if is_here or len(growing) == 1 else None
+        mine = volume if layout in having or not having else None
         steps[plan.target.name] = grow_steps(layout, plan.grown, mine, unlocked=known.keys(), disk=plan.target.name)
     stage = GrowStage(steps, known)
     stage.check()

@@ -49,7 +49,7 @@ def work(disk, grown, volume=None):
     plan = grow_steps(layout, grown, volume)
     said = []
     done = carry_out([Growth(str(disk), layout, plan)], {}, said.append)
-    assert [each.text for each in done] == [text for text in said if text not in {step.text for step in plan.steps}]
+    assert said == [step.text for step in plan.steps] == [each.step.text for each in done]
     return plan, done
 
 

@@ -167,7 +167,7 @@ def test_a_container_that_was_locked_is_looked_into_with_its_passphrase(tmp_path
     )
     if result.exit_code == 0:
         assert "1. open the LUKS container in partition 1" in result.output
-        assert "2. grow the ext4 in luks-" in result.output
+        assert "2. grow the ext4 in the container in partition 1" in result.output
     else:
         assert "this kernel has no device-mapper" in result.output
         assert result.exit_code == 2
