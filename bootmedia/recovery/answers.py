@@ -35,6 +35,7 @@ _LABEL: Final = re.compile(r"label=([^/]+)/(.+)")
 
 Words = str | tuple[str, ...]
 Number = Annotated[int, msgspec.Meta(ge=1, le=1024)]
+Unlock = Annotated[str, msgspec.Meta(pattern=r"^(disk|[1-9][0-9]{0,3}):.")]
 
 
 class Match(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -68,6 +69,8 @@ class Restore(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         target: A rule that one disk fits.
         partition: Only this one of the image, onto the partition of that number.
         grow: Who gets the room of a larger disk; nobody when it is empty.
+        grow_volume: The logical volume that gets the room of its group, such as vg0/root.
+        unlock: Encrypted partitions that are opened when all is written: N:KEYFILE, a path like image.
         repair_boot: Change the restored system so that it starts on this machine.
         boot_entries: The UEFI firmware of this machine gets entries for it.
         verify: Read everything back.
@@ -82,6 +85,8 @@ class Restore(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     partition: Number | None = None
     onto: Number | None = None
     grow: str = ""
+    grow_volume: str = ""
+    unlock: Annotated[tuple[Unlock, ...], msgspec.Meta(max_length=64)] = ()
     repair_boot: bool = False
     boot_entries: bool = True
     verify: bool = False
@@ -236,6 +241,7 @@ def _restore_faults(restore: Restore) -> Iterator[str]:
 
 def _grow_faults(restore: Restore) -> Iterator[str]:
     if not restore.grow:
+        yield from ["grow_volume belongs to grow"] if restore.grow_volume else []
         return
     if restore.partition is not None:
         yield "grow is for whole disks: partition and grow contradict each other"

@@ -364,6 +364,22 @@ def image_source(restore: Restore, found: Found, facts: MachineFacts, around: Su
     return ImageSource(name, path, lambda: open_image(str(path)))
 
 
+def file_beside(name: str, found: Found, around: Surroundings) -> Path:
+    """A small file that the answers name: in the same places as an image that is a path.
+
+    Raises:
+        StoreError: It is not there.
+        AnswersWrong: It is no path.
+    """
+    try:
+        place = place_of(name)
+    except ValueError as error:
+        raise AnswersWrong(f"{found.name}: {error}", path=found.name) from error
+    if place.kind not in ("path", "label"):
+        raise AnswersWrong(f"{found.name}: {name} must be a file, not a URL", path=found.name)
+    return _local(place, _folders(found, around), around)
+
+
 def _folders(found: Found, around: Surroundings) -> list[Path]:
     return [*([found.folder] if found.folder else []), *around.stick_folders()]
 

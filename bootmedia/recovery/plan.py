@@ -17,6 +17,7 @@ from bootmedia.recovery.answers import Answers, Restore, rule_of
 from bootmedia.recovery.choose import Candidate, Choice, Need, choose, refuse_shared
 from bootmedia.recovery.facts import MachineFacts, candidates, file_candidate
 from bootmedia.recovery.places import Found, ImageSource, Surroundings, image_source
+from bootmedia.recovery.unlocking import unlocked
 from imager.errors import StoreError, TargetRefused, UsageError
 from imager.fitting.model import Rule
 from imager.image.description import Description, FinalFacts
@@ -60,6 +61,8 @@ class Task:
         words = ["imager", "restore", *(["--verify"] if self.restore.verify else [])]
         words += ["--accept-damage"] if self.restore.accept_damage else []
         words += ["--grow", self.restore.grow] if self.restore.grow else []
+        words += ["--grow-volume", self.restore.grow_volume] if self.restore.grow_volume else []
+        words += [word for text in self.restore.unlock for word in ("--unlock", text)]
         words += ["--repair-boot"] if self.restore.repair_boot else []
         words += [] if self.restore.boot_entries else ["--no-boot-entries"]
         if self.restore.partition is not None:
@@ -177,8 +180,12 @@ def make_recovery_plan(found: Found, facts: MachineFacts, around: Surroundings) 
         Task(restore, source, about, choice, _plan(restore, source, about, final, choice))
         for restore, source, (about, final), choice in zip(restores, sources, read, choices, strict=True)
     ]
+    layouts, secrets = unlocked([(task.restore, task.source, task.about) for task in tasks], found, around)
+    # One name for all disks: a volume group may lie on several.
+    volume = next((restore.grow_volume for restore in restores if restore.grow_volume), None)
+    growing = grow_stages([task.plan for task in tasks], layouts, secrets=secrets, volume=volume)
     wishes = [Wish(task.plan, task.restore.boot_entries, task.restore.repair_boot) for task in tasks]
-    after = Afterwards((*grow_stages([task.plan for task in tasks]), *boot_stages(wishes, {})))
+    after = Afterwards((*growing, *boot_stages(wishes, secrets)))
     return RecoveryPlan(found, facts, disks, tuple(tasks), after)
 
 

@@ -206,7 +206,7 @@ class Wanted:
         option = "--grow" if self.grow is not None else "--plan" if self.plan is not None else ""
         if option and (self.partition is not None or self.table_only or self.boot_only):
             raise UsageError(f"{option} is for whole disks", hint="Leave out --partition, --table-only or --boot-only.")
-        if self.grow_volume is not None and self.grow is None:
+        if self.grow_volume is not None and self.grow is None and self.plan is None:
             raise UsageError("--grow-volume belongs to --grow", hint="As in --grow last --grow-volume vg0/root.")
         if (self.partition is None) != (self.onto is None):
             raise UsageError("--partition and --onto belong together", hint="As in --partition 2 --onto /dev/sdb2.")
