@@ -29,16 +29,20 @@ from imager.cli.problems import reports_problems
 from imager.errors import UsageError
 
 if TYPE_CHECKING:  # imported late at run time, so that --help is fast
+    from imager.layout import Layout
     from imager.restore.guards import TargetState
     from imager.restore.plan import RestoreScope
 
 NAME = "restore"
+FREE = "free"
+"""In place of a number: a new partition."""
 EPILOG = epilog(
     ("imager restore --dry-run server.img.zst /dev/sdb", "what would be written, and what would be lost"),
     ("imager restore --verify server.img.zst /dev/sdb", "write it, and read it back past the cache"),
     ("ssh backup 'cat server.img.zst' | imager restore - /dev/sdb", "over the network"),
     ("imager restore --grow last server.img.zst /dev/sdb", "the last partition gets the room of a larger disk"),
     ("imager restore --partition 2 --onto /dev/sdb2 server.img.zst", "one partition, into an existing one"),
+    ("imager restore --partition 2 --onto free server.img.zst /dev/sdb", "one partition, as a new one"),
     (
         "imager restore --to set/a.img.zst=/dev/sdb --to set/b.img.zst=/dev/sdc",
         "a set of disks that belong together",
@@ -75,7 +79,7 @@ def command(
         typer.Option(
             "--onto",
             metavar="PARTITION",
-            help="Where to: a number on TARGET, or a device without TARGET.",
+            help="Where to: a number on TARGET, free for a new one in its free space, or a device without TARGET.",
             callback=disk_name,
         ),
     ] = None,
@@ -210,7 +214,7 @@ class Wanted:
             raise UsageError("--grow-volume belongs to --grow", hint="As in --grow last --grow-volume vg0/root.")
         if (self.partition is None) != (self.onto is None):
             raise UsageError("--partition and --onto belong together", hint="As in --partition 2 --onto /dev/sdb2.")
-        if self.onto is not None and not self.onto.isdecimal():
+        if self.onto is not None and self.onto != FREE and not self.onto.isdecimal():
             if target is not None:
                 raise UsageError(f"either TARGET {target} with a number for --onto, or --onto {self.onto} alone")
             return self.onto
@@ -218,12 +222,14 @@ class Wanted:
             raise UsageError("the TARGET is missing", hint="imager disks lists the disks of this machine.")
         return target
 
-    def scope(self, state: TargetState) -> RestoreScope:
+    def scope(self, state: TargetState, image: Layout) -> RestoreScope:
         """The same as a scope, for the target as it is.
 
         Raises:
-            UsageError: The target has no such partition.
+            UsageError: The target or the image has no such partition.
+            TargetError: There is no room for a new one.
         """
+        from imager.restore.looking import new_partition
         from imager.restore.plan import RestoreScope
 
         if self.table_only:
@@ -232,6 +238,8 @@ class Wanted:
             return RestoreScope.boot_only()
         if self.partition is None or self.onto is None:
             return RestoreScope.whole()
+        if self.onto == FREE:
+            return new_partition(state, image, self.partition)
         if not self.onto.isdecimal():
             return RestoreScope.partition(self.partition, 0, state.size_bytes)
         entry = state.layout.partition(int(self.onto)) if state.layout else None

@@ -160,7 +160,7 @@ def _plan(opened: StreamedImage, files: Sequence[str], place: str, choices: Rest
     final = None if opened.streamed else opened.final
     grow = _rule(wanted, about.image_id)
     options = RestoreOptions(accept_damage=choices.accept_damage, verify=choices.verify, grow=grow)
-    return make_plan(about, final, state, wanted.scope(state), options)
+    return make_plan(about, final, state, wanted.scope(state, about.layout), options)
 
 
 def _rule(wanted: Wanted, image_id: UUID) -> Rule | None:

@@ -217,11 +217,13 @@ def _put(sector: bytearray, slot: int, record: MbrRecord, relative: int, count: 
     if (record.StartingLBA, record.SizeInLBA) == (relative, count):
         return
     at = PARTITION_RECORD_OFFSET + slot * RECORD_BYTES
-    fields = struct.pack("<B3sB3s", record.BootIndicator, _chs(first), record.OSType, _chs(first + count - 1))
+    fields = struct.pack(
+        "<B3sB3s", record.BootIndicator, chs_address(first), record.OSType, chs_address(first + count - 1)
+    )
     sector[at : at + RECORD_BYTES] = fields + struct.pack("<II", relative, count)
 
 
-def _chs(lba: int) -> bytes:
+def chs_address(lba: int) -> bytes:
     """A sector's address in cylinders, heads and sectors, as far as these reach."""
     cylinder, rest = divmod(lba, _HEADS * _SECTORS)
     if cylinder > 1023:

@@ -14,7 +14,6 @@ from imager.layout import Layout
 from imager.pictures.sizes import size_text
 from imager.reports.markup import definitions, escaped, table, tag, texts
 from imager.reports.model import DiskReport, Report
-from imager.reports.outlook import layout_after
 from imager.reports.strip import legend, strip
 from imager.reports.style import STYLE
 from imager.reports.words import (
@@ -31,6 +30,7 @@ from imager.reports.words import (
     time_text,
     warnings_of,
 )
+from imager.restore.outlook import layout_after
 
 _POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'"
 _MARKS: Final = {"done": "✓ done", "failed": "✗ failed", "open": "not done"}

@@ -20,8 +20,10 @@ from imager.devices.target import capabilities
 from imager.devices.usage import uses_of
 from imager.errors import ImagerError, SourceError, TargetRefused, UsageError
 from imager.layout import Content, Identity, Layout, Table
+from imager.partitions.adding import find_room
 from imager.partitions.read import read_table
 from imager.restore.guards import TargetState
+from imager.restore.scope import RestoreScope, wanted_partition
 
 
 def look_at_target(
@@ -50,6 +52,24 @@ def look_at_target(
             path=path,
             errno=error.errno,
         ) from error
+
+
+def new_partition(state: TargetState, image: Layout, number: int) -> RestoreScope:
+    """A partition of the image as a new one in the free space of a target.
+
+    Raises:
+        UsageError: The image has no such partition.
+        TargetRefused: The target has no sound table, or no entry left in it.
+        TargetTooSmall: It has no gap that is large enough.
+    """
+    wanted = wanted_partition(image, number)
+    if not state.exists or state.layout is None:
+        raise TargetRefused(
+            f"{state.name} has no partition table, so that no partition can be added to it",
+            hint="Restore the table of the image first, with --table-only.",
+            path=state.name,
+        )
+    return RestoreScope.into_free_space(number, find_room(state.layout, wanted, state.name))
 
 
 def refuse_shared_targets(paths: Sequence[str]) -> None:

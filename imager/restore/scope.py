@@ -25,6 +25,7 @@ from imager.errors import UsageError
 from imager.extents import Extents
 from imager.layout import Layout, Partition
 from imager.partitions.adapt import boot_only_ranges, table_only_ranges
+from imager.partitions.adding import NewEntry
 from imager.restore.placement import Moves, Placement
 
 MIB: Final = 1024 * 1024
@@ -37,12 +38,21 @@ LAST_LIMIT_BYTES: Final = 32 * MIB
 
 @dataclass(frozen=True)
 class RestoreScope:
-    """What of the image is restored, and for a partition, where on the target its place begins and ends."""
+    """What of the image is restored.
+
+    Attributes:
+        kind: All of it, or which part.
+        number: Of the partition, in the image.
+        onto_start: Where its place on the target begins.
+        onto_end: Where it ends.
+        new: The entry that the target's table gets for it; None when it goes to a place that is there.
+    """
 
     kind: Literal["whole", "table", "boot", "partition"] = "whole"
     number: int = 0
     onto_start: int = 0
     onto_end: int = 0
+    new: NewEntry | None = None
 
     @classmethod
     def whole(cls) -> RestoreScope:
@@ -63,6 +73,11 @@ class RestoreScope:
     def partition(cls, number: int, onto_start: int, onto_end: int) -> RestoreScope:
         """One partition of the image into the range onto_start up to onto_end of the target."""
         return cls("partition", number, onto_start, onto_end)
+
+    @classmethod
+    def into_free_space(cls, number: int, new: NewEntry) -> RestoreScope:
+        """One partition of the image, as a new one of the target."""
+        return cls("partition", number, new.start, new.end, new)
 
 
 def wanted_partition(layout: Layout, number: int) -> Partition:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from imager.restore.plan import Step
+    from imager.restore.step_plan import Step
 
 
 @dataclass(frozen=True)

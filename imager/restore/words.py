@@ -14,6 +14,7 @@ from imager.layout import Content, Layout, Partition
 from imager.pictures.bar import Style, disk_bar
 from imager.pictures.sizes import size_text
 from imager.restore.guards import TargetState
+from imager.restore.outlook import layout_after
 from imager.restore.placement import Placement
 from imager.restore.scope import RestoreScope, backup_ranges, wanted_partition
 
@@ -48,6 +49,8 @@ def lost_sentences(target: TargetState, scope: RestoreScope) -> tuple[str, ...]:
         return (f"the boot code of {target.name}",)
     if scope.kind == "table":
         return tuple(_lost_table(target))
+    if scope.new is not None:
+        return ()
     if scope.kind == "partition":
         return tuple(_lost_in_place(target, scope))
     return tuple(_lost_disk(target))
@@ -117,6 +120,8 @@ def warning_sentences(
             for entry in description.layout.partitions
             if not entry.captured
         ]
+    if scope.kind == "partition":
+        found += _larger_place(wanted_partition(description.layout, scope.number), scope)
     found += _left_out_sentences(description.layout, scope)
     needed = placed.take.total_bytes
     if target.free_bytes is not None and target.free_bytes < needed:
@@ -125,6 +130,28 @@ def warning_sentences(
             f"up to {size_text(needed)} are needed"
         )
     return tuple(found) + description.layout.all_warnings()
+
+
+_GROWING: Final = {
+    "ext2": "resize2fs",
+    "ext3": "resize2fs",
+    "ext4": "resize2fs",
+    "xfs": "xfs_growfs",
+    "btrfs": "btrfs filesystem resize max",
+    "ntfs": "ntfsresize",
+    "crypto_LUKS": "cryptsetup resize",
+    "LVM2_member": "pvresize",
+}
+
+
+def _larger_place(entry: Partition, scope: RestoreScope) -> Iterator[str]:
+    """What is left unused in a place that is larger than the partition."""
+    more = scope.onto_end - scope.onto_start - entry.size_bytes
+    if more <= 0 or scope.new is not None:
+        return
+    program = _GROWING.get(entry.content.type if entry.content else "", "")
+    how = f" until {program} grows it" if program else ""
+    yield f"its place is {size_text(more)} larger than the partition in the image: what lies in it keeps its size{how}"
 
 
 def _left_out_sentences(layout: Layout, scope: RestoreScope) -> Iterator[str]:
@@ -170,6 +197,7 @@ def plan_lines(plan: Plan, style: Style) -> list[str]:
     lines = [f"target   {target.name}: {', '.join(about)}"]
     lines += _section("now on it, and lost", plan.will_be_lost or ("nothing",))
     lines += _section("partitions", list(_fitting_lines(plan.layout, plan.fitting, style)) if plan.fitting else [])
+    lines += _section("table", list(_adding_lines(plan, style)))
     lines += _section(
         "written",
         [
@@ -192,10 +220,24 @@ def _fitting_lines(layout: Layout, fitting: Fitting, style: Style) -> Iterator[s
         entry = layout.partition(place.number)
         if entry is not None:
             yield f"{partition_text(entry)}: {_change_text(place)}"
-    there = fitting.layout_on_target(layout)
+    yield from _pictures(layout, fitting.layout_on_target(layout), style)
+
+
+def _adding_lines(plan: Plan, style: Style) -> Iterator[str]:
+    """The partition that the target's table gets."""
+    new, now, there = plan.scope.new, plan.target.layout, layout_after(plan)
+    if new is None or now is None or there is None:
+        return
+    about = ", ".join(part for part in (f"type {new.type}", new.name and f"name {new.name}", new.uuid) if part)
+    yield f"new: partition {new.number}, bytes {new.start} to {new.end}, {about}"
+    yield from new.changed
+    yield from _pictures(now, there, style)
+
+
+def _pictures(before: Layout, after: Layout, style: Style) -> Iterator[str]:
     room = style.columns - len("  before ")
-    scale = room / max(layout.size_bytes, there.size_bytes)
-    for name, each in (("before", layout), ("after ", there)):
+    scale = room / max(before.size_bytes, after.size_bytes)
+    for name, each in (("before", before), ("after ", after)):
         columns = max(_LEAST_COLUMNS, round(scale * each.size_bytes))
         yield f"{name} {disk_bar(each, replace(style, columns=min(columns, room)))}"
 

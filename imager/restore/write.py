@@ -24,6 +24,7 @@ from imager.extents import Extents
 from imager.fitting.boot_sectors import mended
 from imager.image.description import FinalFacts
 from imager.partitions.adapt import Patch, relocate
+from imager.partitions.adding import entry_patches
 from imager.partitions.refit import refit
 from imager.progress import NullProgress, Progress
 from imager.restore.plan import Plan
@@ -33,6 +34,7 @@ from imager.restore.steps import StepLog
 _INCOMPLETE: Final = {
     "whole": "{name} is incomplete and has no partition table: run the restore again",
     "partition": "{name} is incomplete, and its start is blank: run the restore again",
+    "new partition": "{name} has no new partition: what was written lies in free space, run the restore again",
     "table": "the partition table of {name} was not written",
     "boot": "the boot code of {name} was not written",
 }
@@ -88,6 +90,20 @@ class KeptBytes(BlockReader):
         return Extents.of((start, start + len(piece)) for start, piece in zip(self._starts, self._pieces, strict=True))
 
 
+class _OnTarget(BlockReader):
+    """The target as it is now."""
+
+    def __init__(self, target: TargetDisk) -> None:
+        self.size = target.size
+        self.sector_size = target.sector_size
+        self._target = target
+
+    def _read(self, offset: int, length: int) -> bytes:
+        content = bytearray(length)
+        self._target.read_back_into(offset, memoryview(content))
+        return bytes(content)
+
+
 class TargetSink:
     """Takes the checked chunks of an image or of a disk, in any order, and writes what the plan says.
 
@@ -119,7 +135,8 @@ class TargetSink:
         """Make the target unrecognisable and clear what the image does not use."""
         plan = self._plan
         self.steps.begin("create")  # which opening it did
-        self._state = _INCOMPLETE[plan.scope.kind].format(name=plan.target.name)
+        kind = "new partition" if plan.scope.new else plan.scope.kind
+        self._state = _INCOMPLETE[kind].format(name=plan.target.name)
         self.steps.begin("invalidate")
         self._zero(plan.invalidate)
         self._target.flush()
@@ -204,8 +221,22 @@ class TargetSink:
         for start, end in reversed(list(last)):  # the start of the disk at the very end
             self._write_pieces(start, memoryview(self._kept.read(start, end - start)))
         self._target.flush()
+        self._add_entry()
         self.steps.end()
         self._state = f"{self._plan.target.name} is completely written"
+
+    def _add_entry(self) -> None:
+        """Give a new partition its entry, now that its content is there."""
+        new, layout = self._plan.scope.new, self._plan.target.layout
+        if new is None or layout is None:
+            return
+        self.steps.begin("add-entry")
+        name = self._plan.target.name
+        self._state = f"the partition table of {name} may be half changed: look at it with sgdisk or sfdisk --verify"
+        for patch in entry_patches(_OnTarget(self._target), layout.logical_sector_bytes, layout, new):
+            self._target.write(patch.offset, patch.content)
+            self.written.piece(patch.offset, memoryview(patch.content))
+        self._target.flush()
 
     def _mend(self) -> None:
         """Tell the boot sectors of partitions that move where they lie now; they wait in memory."""

@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from imager.extents import Extents
 from imager.layout import Content, Gap, Layout, Partition
-from imager.restore.plan import Plan
 from imager.restore.scope import wanted_partition
+
+if TYPE_CHECKING:
+    from imager.restore.plan import Plan
 
 _UNKNOWN = Content("unknown", "unknown")
 
@@ -44,6 +47,10 @@ def _on_target(layout: Layout, size_bytes: int) -> Layout:
 def _with_partition(plan: Plan, now: Layout) -> Layout:
     """The target, with the restored content in its place."""
     content = wanted_partition(plan.layout, plan.scope.number).content
+    new = plan.scope.new
+    if new is not None:
+        entry = Partition(new.number, new.start, new.end, type=new.type, uuid=new.uuid, name=new.name, content=content)
+        return _on_target(replace(now, partitions=(*now.partitions, entry)), now.size_bytes)
     if not now.partitions:
         return replace(now, content=content)
     return replace(

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which steps a restore consists of, and what was asked for beyond its scope."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from imager.extents import Extents
+from imager.fitting.boot_sectors import TYPES as COUNTING_TYPES
+from imager.fitting.model import Fitting, Rule
+from imager.layout import Layout
+from imager.pictures.sizes import size_text
+from imager.restore.clearing import Clearing
+from imager.restore.guards import TargetState
+from imager.restore.placement import Placement
+from imager.restore.scope import RestoreScope
+
+
+@dataclass(frozen=True)
+class RestoreOptions:
+    """What the user asked for beyond the scope.
+
+    Attributes:
+        accept_damage: Restore an image that lacks some of its content.
+        verify: Read everything back when it is written.
+        grow: Who gets the room that a larger disk has; None when it stays unpartitioned.
+    """
+
+    accept_damage: bool = False
+    verify: bool = False
+    grow: Rule | None = None
+
+
+StepKind = Literal[
+    "create",
+    "invalidate",
+    "clear",
+    "write",
+    "mend",
+    "relocate",
+    "refit",
+    "write-last",
+    "add-entry",
+    "verify",
+    "reread-table",
+]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of the work, in the order in which it is done.
+
+    Attributes:
+        kind: What is done, for programs.
+        text: The same, for people.
+        count_bytes: How many bytes of the target it is about.
+    """
+
+    kind: StepKind
+    text: str
+    count_bytes: int = 0
+
+
+_ERASED: Final = {
+    "whole": "erase the old table, so that a restore that is cut short leaves nothing that looks like a disk",
+    "partition": "erase start and end of the partition, so that a restore that is cut short leaves it blank",
+}
+
+
+def _counting(layout: Layout, fitting: Fitting) -> list[str]:
+    """Partitions that move and whose boot sectors count the sectors in front of them."""
+    moved = {place.number for place in fitting.moved}
+    counting = [entry for entry in layout.partitions if entry.content and entry.content.type in COUNTING_TYPES]
+    return [str(entry.number) for entry in counting if entry.number in moved]
+
+
+def planned_steps(
+    layout: Layout,
+    target: TargetState,
+    scope: RestoreScope,
+    options: RestoreOptions,
+    placed: Placement,
+    invalidate: Extents,
+    clearing: Clearing,
+    fitting: Fitting | None,
+) -> tuple[Step, ...]:
+    """Everything that is done, in order."""
+    steps: list[Step] = []
+    if not target.exists:
+        text = f"make the file {target.name} of {size_text(target.size_bytes)}, with nothing in it"
+        steps.append(Step("create", text, target.size_bytes))
+    if len(invalidate):
+        steps.append(Step("invalidate", _ERASED[scope.kind], invalidate.total_bytes))
+    cleared = clearing.discard | clearing.zero
+    if len(cleared):
+        steps.append(Step("clear", clearing.sentence(), cleared.total_bytes))
+    first = placed.take - placed.last
+    if len(first):
+        steps.append(Step("write", "write the content, each chunk checked before", first.total_bytes))
+    if fitting and fitting.is_changed:
+        if counting := _counting(layout, fitting):
+            text = f"tell the boot sectors of partitions that move where they lie then: {', '.join(counting)}"
+            steps.append(Step("mend", text))
+        steps.append(Step("refit", "write the places of the partitions into the table, all else in it stays"))
+    elif placed.moves_table:
+        steps.append(Step("relocate", "move the backup GPT to the end of the target"))
+    what = {"whole": "the table and the first MiB", "partition": "the partition's first MiB"}
+    text = f"write {what.get(scope.kind, 'it')} when all else is on the disk"
+    steps.append(Step("write-last", text, placed.last.total_bytes))
+    if scope.new is not None:
+        text = f"add partition {scope.new.number} to the table of {target.name}, which stays as it is otherwise"
+        steps.append(Step("add-entry", text))
+    if options.verify:
+        steps.append(Step("verify", "read everything back past the cache", placed.take.total_bytes))
+    if target.is_block_device and (scope.kind in ("whole", "table") or scope.new is not None):
+        steps.append(Step("reread-table", "let the kernel read the new table"))
+    return tuple(steps)
