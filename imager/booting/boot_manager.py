@@ -6,6 +6,7 @@ efibootmgr alone writes the variables: it knows which of them a kernel protects,
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from typing import Final
 
@@ -46,7 +47,6 @@ def _efibootmgr(*words: str, input_bytes: bytes = b"") -> None:
 
 def _words(entry: NewEntry) -> list[str]:
     return [
-        "--create-only",
         *("--disk", entry.disk),
         *("--part", str(entry.partition.number)),
         *("--label", entry.loader.label),
@@ -62,7 +62,7 @@ def _make(entry: NewEntry, read: Callable[[], Firmware]) -> int:
     """
     before = read().entries.keys()
     arguments = ["--append-binary-args", "-"] if entry.loader.arguments else []
-    _efibootmgr(*_words(entry), *arguments, input_bytes=entry.loader.arguments)
+    _efibootmgr("--create-only", *_words(entry), *arguments, input_bytes=entry.loader.arguments)
     now = read().entries
     made = [number for number in now if number not in before]
     for number in made:
@@ -89,13 +89,6 @@ def _listed(numbers: tuple[int, ...]) -> str:
 
 
 def _by_hand(plan: EntryPlan) -> str:
-    commands = [f"efibootmgr {_command(entry)}" for entry in plan.new]
+    commands = [shlex.join(["efibootmgr", "--create", *_words(entry)]) for entry in plan.new]
     made = f"Try by hand: {'; '.join(commands)}. " if commands else ""
     return f"{made}Or choose the disk in the firmware's boot menu."
-
-
-def _command(entry: NewEntry) -> str:
-    return (
-        f"--create --disk {entry.disk} --part {entry.partition.number} "
-        f"--label '{entry.loader.label}' --loader '{entry.loader.file}'"
-    )

@@ -53,16 +53,16 @@ def plan_repair(found: Found) -> RepairPlan:
         missing=(*found.unmounted, *lacking, *missing_for_loader(system, found.boot)),
         notes=(
             *unclear_names(found.tree, found.candidates, root_type=found.root_type),
-            *_notes(system, loading),
+            *_notes(found.tree, system, loading),
         ),
     )
 
 
-def _notes(system: Installed, loading: Sequence[Step]) -> Iterator[str]:
+def _notes(tree: Tree, system: Installed, loading: Sequence[Step]) -> Iterator[str]:
     if system.is_like("fedora", "rhel"):
         yield (
             "its new files get their SELinux labels when it runs: `restorecon -R /boot /etc` after its first start, if "
             "it complains"
         )
-    if system.is_like("debian") and any("i386-pc" in step.text for step in loading):
+    if tree.is_file("/var/lib/dpkg/info/grub-pc.list") and any("i386-pc" in step.text for step in loading):
         yield "after its first start: `dpkg-reconfigure grub-pc`, so that GRUB's next update finds the new disk"

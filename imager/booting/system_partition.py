@@ -90,11 +90,17 @@ def _look_at(reader: BlockReader, entry: Partition, partition: HardDrive, arch: 
     try:
         volume = FatFiles(Slice(reader, entry.start, entry.size_bytes))
         files = {path.casefold(): path for path in _files(volume)}
-        tables = {path: volume.read(path, most_bytes=MOST_CSV_BYTES) or b"" for path in files if path.endswith(".csv")}
+        tables = {
+            path: _small_file(volume, path) for path in files if path.endswith((f"\\boot{arch}.csv", "\\boot.csv"))
+        }
     except (NotTrusted, ImagerError) as error:
         return SystemPartition(partition, disk, problem=str(error))
     loaders = find_loaders(files, tables, arch)
     return SystemPartition(partition, disk, loaders, files, plan_fallback(files, loaders, arch))
+
+
+def _small_file(volume: FatFiles, path: str) -> bytes:
+    return volume.read(path, most_bytes=MOST_CSV_BYTES) or b""
 
 
 def _files(volume: FatFiles) -> Iterator[str]:

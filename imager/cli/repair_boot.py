@@ -44,9 +44,7 @@ EPILOG = epilog(
 
 @reports_problems
 def command(
-    disks: Annotated[
-        list[str], typer.Argument(metavar="DISK", help="Restored disks, or raw image files.", callback=disk_names)
-    ],
+    disks: Annotated[list[str], typer.Argument(metavar="DISK", help="Restored disks.", callback=disk_names)],
     unlock: Annotated[
         list[str] | None,
         typer.Option(
@@ -133,8 +131,10 @@ def _layout(path: str) -> Layout:
     """What is on a disk that may be written.
 
     Raises:
+        UsageError: It is a file.
         TargetRefused: It is in use, read-only, holds the running system, or nobody can tell what is on it.
     """
+    from imager.restore.boot_stages import refuse_file
     from imager.restore.guards import check_target
     from imager.restore.looking import look_at_target
 
@@ -145,6 +145,7 @@ def _layout(path: str) -> Layout:
             hint="imager disks lists the disks of this machine.",
             path=path,
         )
+    refuse_file(state)
     check_target(state)
     return state.layout
 

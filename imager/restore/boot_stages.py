@@ -8,9 +8,11 @@ from dataclasses import dataclass
 
 from imager.blocks import BlockReader
 from imager.booting.firmware import read_firmware
+from imager.errors import UsageError
 from imager.opening import Secrets
 from imager.restore.afterwards import Stage
 from imager.restore.boot_entries_stage import Source, plan_boot_entries
+from imager.restore.guards import TargetState
 from imager.restore.plan import Plan
 from imager.restore.repair_boot_stage import RepairBoot
 
@@ -36,12 +38,30 @@ def boot_stages(wishes: Sequence[Wish], secrets: Secrets) -> Iterator[Stage]:
     """The stages; only whole disks are started from.
 
     Repairs come first: they may put boot loaders in their places, which entries lead to.
+
+    Raises:
+        UsageError: A system in a file would have to be repaired.
     """
     whole = [wish for wish in wishes if wish.plan.scope.kind == "whole"]
-    repaired = tuple(wish.plan.target.name for wish in whole if wish.repair)
+    repaired = [wish.plan.target for wish in whole if wish.repair]
+    for target in repaired:
+        refuse_file(target)
     if repaired:
-        yield RepairBoot(read_firmware(), repaired, secrets)
+        yield RepairBoot(read_firmware(), tuple(target.name for target in repaired), secrets)
     sources = [Source(wish.plan.layout, wish.plan.target.name, wish.reader) for wish in whole if wish.entries]
     stage = plan_boot_entries(sources)
     if stage:
         yield stage
+
+
+def refuse_file(target: TargetState) -> None:
+    """Refuse to repair a system in a file: its boot loader could not be installed from inside of it.
+
+    Raises:
+        UsageError: It is a file.
+    """
+    if not target.is_block_device:
+        raise UsageError(
+            f"a system can be repaired on a disk, and {target.name} is a file",
+            hint=f"Show it as a disk: losetup --find --show --partscan {target.name}",
+        )

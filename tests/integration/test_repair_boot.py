@@ -220,6 +220,11 @@ def test_a_disk_that_is_mounted_is_refused(disk, tmp_path):
         assert "is in use" in imager("repair-boot", "--yes", device, status=6)
 
 
+def test_a_system_in_a_file_is_not_repaired(tmp_path):
+    file = mbr_disk(tmp_path / "disk", 8 * MIB, [Part(4 * MIB, type="83")])
+    assert "losetup --find --show --partscan" in imager("repair-boot", "--yes", file, status=2)
+
+
 def test_restore_repairs_when_asked_and_tells_so_before(tmp_path):
     parts = [Part(64 * MIB, type="83", bootable=True), Part(8 * MIB, type="82")]
     file = mbr_disk(tmp_path / "disk", 80 * MIB, parts)
