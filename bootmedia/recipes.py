@@ -39,8 +39,8 @@ class Recipe:
     left_out: tuple[str, ...]
     unit_changes: tuple[UnitChange, ...]
     initrd_modules: tuple[str, ...]
-    network_modules: tuple[str, ...]
     kernel_options: tuple[str, ...]
+    network_modules: tuple[str, ...] = ()
 
     @property
     def overlay(self) -> Path:
