@@ -13,6 +13,7 @@ from enum import Enum
 from pathlib import Path
 
 from bootmedia.errors import ToolMissing
+from imager.process import ProgramFailed, run
 
 _OVMF = Path("/usr/share/OVMF")
 
@@ -70,6 +71,8 @@ class Machine:
     forwarded_ports: tuple[tuple[int, int], ...] = ()
     """With a network: a port of this machine's loopback, and the guest's port that it leads to."""
     accelerator: str = "tcg"
+    screen: str = ""
+    """How QEMU shows a screen, as gtk or vnc=127.0.0.1:0; "" for a machine without one."""
     direct_boot: DirectBoot | None = None
     more: tuple[str, ...] = field(default=())
     """Further words for QEMU."""
@@ -86,7 +89,7 @@ class Machine:
             # With TCG, other processors have instructions that are slow to emulate and are used because they are there.
             *("-cpu", "qemu64" if self.accelerator == "tcg" else "host"),
             *("-smp", "1", "-m", str(self.memory_mib)),
-            *("-nodefaults", "-no-reboot", "-display", "none", "-monitor", "none", "-serial", "stdio"),
+            *("-nodefaults", "-no-reboot", *self._screen_words(), "-monitor", "none", "-serial", "stdio"),
             *("-device", "virtio-rng-pci"),
             *self._firmware_words(scratch),
             # SeaBIOS speaks on this port only, as long as there is no screen.
@@ -99,6 +102,11 @@ class Machine:
             *self._kernel_words(),
             *self.more,
         ]
+
+    def _screen_words(self) -> Iterator[str]:
+        yield from ("-display", self.screen or "none")
+        if self.screen:
+            yield from ("-device", "VGA", "-device", "qemu-xhci,id=keys", "-device", "usb-kbd,bus=keys.0")
 
     def _firmware_words(self, scratch: Path) -> Iterator[str]:
         if self.firmware is Firmware.BIOS:
@@ -139,6 +147,22 @@ class Machine:
         if self.direct_boot is not None:
             yield from ("-kernel", str(self.direct_boot.kernel), "-initrd", str(self.direct_boot.initrd))
             yield from ("-append", self.direct_boot.options)
+
+
+def displays() -> list[str]:
+    """The ways in which the installed QEMU can show a window; VNC it can always.
+
+    Raises:
+        ToolMissing: It is not installed.
+    """
+    try:
+        listed = run(["qemu-system-x86_64", "-display", "help"]).output.decode()
+    except ProgramFailed as error:
+        raise ToolMissing(
+            f"QEMU cannot be asked for its displays: {error.message}",
+            hint="On Debian: apt-get install --no-install-recommends qemu-system-x86",
+        ) from error
+    return listed.splitlines()[1:]
 
 
 def _disk_words(number: int, disk: Disk) -> Iterator[str]:

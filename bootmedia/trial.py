@@ -25,6 +25,7 @@ class Stage:
     """Where to look when it is not reached."""
 
 
+_LOOK_SECONDS = 0.5
 STAGES = (
     Stage("firmware", r"SeaBIOS|BdsDxe|UEFI", "QEMU or its firmware did not start"),
     Stage("boot loader", r"GNU GRUB|Welcome to GRUB|bootmedia: boot menu", "the firmware found nothing to start on it"),
@@ -63,13 +64,16 @@ class Trial:
         return None if self.is_ready else STAGES[len(self.reached)]
 
 
-def try_out(machine: Machine, *, timeout_seconds: float, reached: Callable[[Reached], None]) -> Trial:
+def try_out(
+    machine: Machine, *, timeout_seconds: float, reached: Callable[[Reached], None], stays_on: bool = False
+) -> Trial:
     """Start the machine and follow it until it is ready, off, or out of time.
 
     Args:
         machine: With the medium in it.
         timeout_seconds: For all stages together.
         reached: Called at each stage.
+        stays_on: Leave it to a person at its screen, until it is switched off or its window is closed.
 
     Raises:
         ToolMissing: QEMU or the firmware is not installed.
@@ -77,6 +81,8 @@ def try_out(machine: Machine, *, timeout_seconds: float, reached: Callable[[Reac
     require_programs("qemu-system-x86_64")
     with switched_on(machine) as guest:
         stages = follow_stages(guest, timeout_seconds=timeout_seconds, reached=reached)
+        while stays_on and guest.is_on:
+            time.sleep(_LOOK_SECONDS)
         return Trial(tuple(stages), _is_locked_down(machine, guest), guest.said)
 
 

@@ -3,22 +3,25 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from bootmedia.cli.options import epilog, reporting
-from bootmedia.machine import Disk, Firmware, Machine
+from bootmedia.machine import Disk, Firmware, Machine, displays
 from bootmedia.trial import Reached, Trial, log_said, try_out
 from imager.cli.options import DebugOption, JsonOption, QuietOption
 from imager.cli.output import Console
 from imager.errors import StoreError, UsageError
 
 NAME = "test"
+_VNC_ADDRESS, _VNC_PORT = "127.0.0.1", 5900
 EPILOG = epilog(
     ("bootmedia test rescue.iso", "from a CD, with UEFI"),
     ("bootmedia test rescue.iso --bios --usb", "from a stick, with BIOS"),
+    ("bootmedia test rescue.iso --screen --disk copy.img", "and work with it in a window"),
     ("bootmedia test rescue.iso --secure-boot --log serial.log", "and keep what it said"),
     statuses=(2, 4, 5, 130),
 )
@@ -39,6 +42,10 @@ def command(
     ] = None,
     memory: Annotated[int, typer.Option("--memory", min=256, metavar="MIB", help="The machine's memory.")] = 1024,
     timeout: Annotated[int, typer.Option("--timeout", min=1, metavar="SECONDS", help="When to give up.")] = 300,
+    screen: Annotated[
+        bool,
+        typer.Option("--screen", help="With a window (or VNC where there is none), and on until you switch it off."),
+    ] = False,
     kvm: Annotated[
         bool, typer.Option("--kvm", help="With the processor's help, where /dev/kvm works; much faster.")
     ] = False,
@@ -49,10 +56,10 @@ def command(
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> int:
-    """Start a medium in a virtual machine (QEMU) without a screen, and say how far it comes and when.
+    """Start a medium in a virtual machine (QEMU) and say how far it comes and when.
 
-    Ready means: a root shell on the serial line. Then the machine is switched off. Neither the medium nor the disks are
-    changed.
+    Ready means: a root shell on the serial line, or that an unattended restore counts down. Then the machine is
+    switched off; with --screen it is left to you. Neither the medium nor the disks are changed.
     """
     console = Console(json=as_json, quiet=quiet)
     _require_files(medium, *(disk or ()))
@@ -63,12 +70,23 @@ def command(
         disks=tuple(Disk(path, throw_away=True) for path in disk or ()),
         memory_mib=memory,
         accelerator="kvm" if kvm else "tcg",
+        screen=_screen(console) if screen else "",
     )
-    trial = try_out(machine, timeout_seconds=timeout, reached=lambda stage: console.say(_line(stage)))
+    trial = try_out(machine, timeout_seconds=timeout, reached=lambda stage: console.say(_line(stage)), stays_on=screen)
     if log is not None:
         _keep(trial, log)
     console.result(_facts(machine, trial), _lines(machine, trial))
     return 0 if trial.is_ready else 4
+
+
+def _screen(console: Console) -> str:
+    """How this QEMU can show a screen here: in a window, or to a viewer."""
+    windows = [kind for kind in ("gtk", "sdl") if kind in displays()]
+    if windows and (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        return windows[0]
+    why = "no desktop" if windows else "no window (qemu-system-gui)"
+    console.say(f"There is {why} here: connect a VNC viewer to {_VNC_ADDRESS}, port {_VNC_PORT}.")
+    return f"vnc={_VNC_ADDRESS}:{_VNC_PORT - 5900}"
 
 
 def _firmware(*, uefi: bool, bios: bool, secure_boot: bool) -> Firmware:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The command `recovery`: run, find and show."""
+"""The command `recovery`: run, find, show and ssh."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Annotated, ParamSpec
 
 import typer
 
+from bootmedia.recovery.door import close_door, open_door
 from bootmedia.recovery.facts import candidates, machine_facts
 from bootmedia.recovery.job import Recovery, end_with, told_as_failure
 from bootmedia.recovery.places import Surroundings, fetched, find_answers
@@ -191,6 +192,34 @@ def show(as_json: JsonOption = False, debug: DebugOption = False) -> None:
         keys = [f'target = "{key}={value}"' for key, value in names if value] or [f'target = "path={disk.path}"']
         lines += [f"# {disk}{f': {disk.kept}' if disk.kept else ''}", *(f"#   {key}" for key in keys)]
     console.result({"machine": facts.as_dict(), "disks": [disk.as_dict() for disk in disks]}, lines)
+
+
+@app.command(
+    "ssh",
+    epilog=_epilog(
+        ("recovery ssh", "shows a password that is good for one login"),
+        ("recovery ssh --close", "nobody comes in any more"),
+        statuses=(1, 2),
+    ),
+)
+@_reporting
+def ssh(
+    close: Annotated[bool, typer.Option("--close", help="End it: the password is worth nothing any more.")] = False,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Open a root shell over SSH, once, with a password that is made now and shown here.
+
+    The first login uses it up, and after 30 minutes it is worth nothing anyway. Compare the key of this host with what
+    ssh asks about: that is the only proof that nobody stands in between.
+    """
+    console = Console(json=as_json)
+    if close:
+        close_door()
+        console.result({"open": False}, ["Nobody comes in over SSH with a password; who is in stays."])
+        return
+    door = open_door(surroundings())
+    console.result(door.as_dict(), door.lines())
 
 
 def _show_version(wanted: bool) -> None:

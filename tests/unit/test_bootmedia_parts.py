@@ -312,6 +312,13 @@ def test_disks_hang_on_their_bus(tmp_path):
         assert f"-device {device},drive=disk{number},serial=disk{number}" in said
 
 
+def test_a_machine_has_a_screen_only_when_it_is_wanted(tmp_path):
+    assert "-display none" in words(BIOS, tmp_path)
+    assert "VGA" not in words(BIOS, tmp_path)
+    said = words(replace(BIOS, screen="vnc=127.0.0.1:0"), tmp_path)
+    assert "-display vnc=127.0.0.1:0 -device VGA" in said
+
+
 def test_only_a_disk_that_is_thrown_away_is_kept_from_changes(tmp_path):
     assert "snapshot=on" not in words(replace(BIOS, disks=(Disk(Path("/d")),)), tmp_path)
     assert "snapshot=on" in words(replace(BIOS, disks=(Disk(Path("/d"), throw_away=True),)), tmp_path)

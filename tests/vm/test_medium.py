@@ -6,6 +6,7 @@ from __future__ import annotations
 import shutil
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -151,6 +152,41 @@ def test_with_a_key_the_shell_opens_over_ssh(prepared, tmp_path):
         assert "imager " in call("ssh", *words, "-o", "ConnectTimeout=120", "-i", key, place, "imager --version")
         with pytest.raises(RuntimeError, match="Permission denied"):
             call("ssh", *words, "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", "-i", "/dev/null", place, "true")
+
+
+def test_a_password_opens_the_shell_once(prepared, tmp_path):
+    """Nothing listens before; the second login with it is refused, and who is in stays."""
+    port = free_port()
+    machine = Machine(Firmware.BIOS, prepared.medium, with_network=True, forwarded_ports=((port, 22),))
+    with switched_on(machine) as guest:
+        started(guest)
+        assert guest.run("ss -Hlnt | grep ':22 '").status == 1
+        done(guest, "for n in $(seq 300); do ip -4 -o address | grep -q 10.0.2.15 && break; sleep 1; done")
+        shown = facts(done(guest, "recovery ssh --json"))
+        assert shown["addresses"][0] == "10.0.2.15"
+        known = tmp_path / "known"
+        words = ["-p", port, "-o", "StrictHostKeyChecking=no", "-o", f"UserKnownHostsFile={known}"]
+        words += ["-o", "ConnectTimeout=120", "-o", "NumberOfPasswordPrompts=1", "-o", "PubkeyAuthentication=no"]
+        answer = tmp_path / "answer"
+        answer.write_text(f"#!/bin/sh\necho {shown['password']}\n")
+        answer.chmod(0o700)
+        asked = {"SSH_ASKPASS": str(answer), "SSH_ASKPASS_REQUIRE": "force"}
+        long = "recovery --version; sleep 60; echo still in"
+        with ThreadPoolExecutor() as pool:
+            first = pool.submit(call, "ssh", *words, "root@127.0.0.1", long, env=asked)
+            done(guest, "for n in $(seq 300); do test -e /run/recovery-ssh/unused || break; sleep 1; done")
+            done(guest, "for n in $(seq 100); do systemctl -q is-active recovery-ssh || break; sleep 1; done")
+            assert "recovery " in first.result()
+            assert "still in" in first.result()
+        assert shown["fingerprint"] in call("ssh-keygen", "-lf", known)
+        assert guest.run("ss -Hlnt | grep ':22 '").status == 1
+        assert done(guest, "grep ^root: /etc/shadow").split(":")[1] == "*"
+        again = facts(done(guest, "recovery ssh --json"))
+        assert again["password"] != shown["password"]
+        with pytest.raises(RuntimeError, match="Permission denied"):
+            call("ssh", *words, "root@127.0.0.1", "true", env=asked)
+        done(guest, "test -e /run/recovery-ssh/unused && recovery ssh --close")
+        assert guest.run("ss -Hlnt | grep ':22 '").status == 1
 
 
 def free_port():
