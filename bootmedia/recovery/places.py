@@ -30,6 +30,7 @@ from bootmedia.recovery.fetch import WAITS, Said, quietly
 from bootmedia.recovery.inside import answers_inside, carrying, is_image
 from bootmedia.recovery.secure_shell import SshInput
 from bootmedia.recovery.web import HttpInput, get
+from imager.devices.identity import transport_of
 from imager.devices.mounts import devices_of, own_mounts
 from imager.devices.sysfs import System, read_text
 from imager.errors import ImageError, StoreError, UsageError
@@ -50,11 +51,13 @@ class Volume:
         path: Its device.
         label: Its own.
         mounted_at: Where it is mounted; "" when it is not.
+        is_on_stick: Its disk can be plugged in and out.
     """
 
     path: str
     label: str
     mounted_at: str = ""
+    is_on_stick: bool = True
 
 
 def list_volumes() -> list[Volume]:
@@ -72,9 +75,14 @@ def list_volumes() -> list[Volume]:
     machine = System()
     mounted = {name: mount.point for mount in own_mounts(machine) for name in devices_of(mount, machine)}
     return [
-        Volume(path, label, mounted.get(machine.name_of_path(path), ""))
+        Volume(path, label, mounted.get(machine.name_of_path(path), ""), _is_on_stick(path, machine))
         for path, label in _labels(said.decode(errors="replace"))
     ]
+
+
+def _is_on_stick(path: str, machine: System) -> bool:
+    disk = machine.disk_of(machine.name_of_path(path))
+    return machine.number(disk, "removable") == 1 or transport_of(disk, machine) in ("usb", "mmc")
 
 
 def _labels(export: str) -> Iterator[tuple[str, str]]:
@@ -141,13 +149,15 @@ class Surroundings:
         return self.medium.parent.is_dir()
 
     def data_folder(self) -> Path | None:
-        """The stick's data partition, mounted for writing; None when there is none."""
+        """The stick's data partition, mounted for writing; None when there is none.
+
+        Makers of laptops give this name to partitions of their own: those are not on sticks, and are left alone.
+        """
         own = self.medium.with_name("data")  # mounted at the start, when it is on the same stick as the medium
         if own.is_mount():
             return own
-        if not any(volume.label == DATA_LABEL for volume in self.known_volumes()):
-            return None
-        return self.labelled(DATA_LABEL, is_writable=True)
+        found = [volume for volume in self.known_volumes() if volume.label == DATA_LABEL and volume.is_on_stick]
+        return self._only(found, DATA_LABEL, is_writable=True) if found else None
 
     def labelled(self, label: str, *, is_writable: bool = False) -> Path:
         """The folder of the file system with a label, mounted if it was not.
@@ -156,6 +166,9 @@ class Surroundings:
             StoreError: There is none, or more than one.
         """
         found = [volume for volume in self.known_volumes() if volume.label == label]
+        return self._only(found, label, is_writable=is_writable)
+
+    def _only(self, found: Sequence[Volume], label: str, *, is_writable: bool) -> Path:
         if len(found) != 1:
             seen = ", ".join(volume.path for volume in found) or "none is here"
             raise StoreError(
