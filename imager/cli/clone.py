@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,6 +19,7 @@ from imager.cli.options import (
     DryRunOption,
     ExcludeOption,
     GapsOption,
+    GrowOption,
     JsonOption,
     PartitionsOption,
     ProgressOption,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:  # imported late at run time, so that --help is fast
     from imager.cli.reporting import Reporting
     from imager.cli.sources import Opened
     from imager.cloning import Cloned
+    from imager.restore.afterwards import Afterwards, AfterwardsResult
     from imager.restore.plan import Plan
     from imager.restore.receiving import RestoreResult
     from imager.restore.together import Outcome
@@ -50,8 +52,9 @@ NAME = "clone"
 EPILOG = epilog(
     ("imager clone --dry-run /dev/sda /dev/sdb", "what would be written, and what would be lost"),
     ("imager clone --verify /dev/sda /dev/sdb", "copy the used blocks, and read them back past the cache"),
+    ("imager clone --grow last /dev/sda /dev/sdb", "onto a larger disk: its last partition gets the room"),
     ("imager clone master.img /dev/sdb /dev/sdc /dev/sdd", "to three disks at once; one that fails stops no other"),
-    statuses=(2, 3, 6, 7, 9, 130),
+    statuses=(2, 3, 6, 7, 9, 10, 130),
 )
 
 
@@ -67,6 +70,7 @@ def command(
     partitions: PartitionsOption = None,
     exclude: ExcludeOption = None,
     unlock: UnlockOption = None,
+    grow: GrowOption = None,
     skip_files: SkipFilesOption = None,
     all_blocks: AllBlocksOption = False,
     gaps: GapsOption = False,
@@ -91,6 +95,8 @@ def command(
     from imager.cli.sources import opened_and_surveyed, survey_options, tell_of_missing_files
     from imager.cli.unlock import parse_requests
     from imager.reports.model import disk_reports
+    from imager.restore.afterwards import Afterwards
+    from imager.restore.grow_stage import grow_stages
     from imager.restore.steps import stamp
 
     _check_names(source, targets)
@@ -99,29 +105,64 @@ def command(
         all_blocks=all_blocks, gaps=gaps, partitions=partitions, exclude=exclude, skip_files=skip_files
     )
     options = CaptureOptions(threads=threads, rescue=rescue)
+    secrets: dict[str, bytes] = {}
     with (
         Reporting(report, NAME, console) as reporting,
         opened_and_surveyed(
-            [source], wanted, sector_size=sector_size, exclusive=not dry_run, unlocking=parse_requests(unlock)
+            [source],
+            wanted,
+            sector_size=sector_size,
+            exclusive=not dry_run,
+            unlocking=parse_requests(unlock),
+            keep=secrets if grow else None,
         ) as opened,
     ):
         tell_of_missing_files(opened, wanted.skip_files, console)
-        plans = [_plan(opened[0], target, options, verify=verify) for target in targets]
-        lines = [line for plan in plans for line in (*plan.lines(), "")]
+        plans = [_plan(opened[0], target, options, grow, verify=verify) for target in targets]
+        growing = {plan.target.name: Afterwards(grow_stages([plan], secrets=secrets)) for plan in plans}
+        lines = list(_lines(plans, growing))
         reporting.about(plans[0])
-        reporting.fill(disks=disk_reports([(source, None, plan) for plan in plans], ()), is_plan=dry_run)
+        after = Afterwards(tuple(stage for each in growing.values() for stage in each.stages))
+        reporting.fill(disks=disk_reports([(source, None, plan) for plan in plans], ()), after=after, is_plan=dry_run)
         if dry_run:
-            console.result({"plans": [plan.as_dict() for plan in plans]}, lines)
+            facts = [{**plan.as_dict(), "afterwards": growing[plan.target.name].as_dict()} for plan in plans]
+            console.result({"plans": facts}, lines)
             return 0
-        must_be_seen = not yes and can_ask()
-        for line in lines:
-            console.say(line, must=must_be_seen)
-        confirm(targets, yes=yes)
+        _agree(lines, targets, console, yes=yes)
         began, since = stamp(), time.monotonic()
         done = _carry_out(opened[0], plans, options, console)
         seconds = time.monotonic() - since
         outcomes = [_outcome(source, *each, began, seconds) for each in zip(plans, done.outcomes, strict=True)]
-        return _report(outcomes, done, seconds, console, reporting)
+        grown = _grow(outcomes, growing, console)
+        return _report(outcomes, done, grown, seconds, console, reporting)
+
+
+def _agree(lines: Sequence[str], targets: Sequence[str], console: Console, *, yes: bool) -> None:
+    must_be_seen = not yes and can_ask()
+    for line in lines:
+        console.say(line, must=must_be_seen)
+    confirm(targets, yes=yes)
+
+
+def _lines(plans: Sequence[Plan], growing: Mapping[str, Afterwards]) -> Iterator[str]:
+    from imager.cli.show import terminal_style
+
+    for plan in plans:
+        yield from (*plan.lines(terminal_style()), *growing[plan.target.name].lines(), "")
+
+
+def _grow(outcomes: Sequence[Outcome], growing: Mapping[str, Afterwards], console: Console) -> AfterwardsResult:
+    """What is in partitions that have grown, one target after the other: all of them have the same volumes."""
+    from imager.restore.afterwards import AfterwardsResult, written_disk
+
+    done = [
+        growing[each.target].carry_out([written_disk(each.plan)], say=console.say, progress=console.progress())
+        for each in outcomes
+        if each.result is not None and growing[each.target].stages
+    ]
+    return AfterwardsResult(
+        tuple(target for each in done for target in each.targets), tuple(part for each in done for part in each.results)
+    )
 
 
 def _check_names(source: str, targets: Sequence[str]) -> None:
@@ -132,8 +173,9 @@ def _check_names(source: str, targets: Sequence[str]) -> None:
         raise TargetRefused(f"{source} is source and target at once", path=source)
 
 
-def _plan(opened: Opened, target: str, options: CaptureOptions, *, verify: bool) -> Plan:
+def _plan(opened: Opened, target: str, options: CaptureOptions, grow: str | None, *, verify: bool) -> Plan:
     from imager.capture.describe import describe
+    from imager.fitting.model import Rule
     from imager.restore.looking import look_at_target
     from imager.restore.plan import RestoreOptions, RestoreScope, make_plan
 
@@ -146,7 +188,8 @@ def _plan(opened: Opened, target: str, options: CaptureOptions, *, verify: bool)
         twins_of=about.layout,
     )
     # With --rescue, what could not be read is agreed to beforehand: that is what the option is for.
-    options_for_plan = RestoreOptions(verify=verify, accept_damage=options.rescue)
+    rule = Rule.parse(grow) if grow is not None else None
+    options_for_plan = RestoreOptions(verify=verify, accept_damage=options.rescue, grow=rule)
     return make_plan(about, None, state, RestoreScope.whole(), options_for_plan)
 
 
@@ -171,18 +214,28 @@ def _outcome(source: str, plan: Plan, ended: RestoreResult | ImagerError, began:
     return Outcome(source, plan, ended, None, began, seconds)
 
 
-def _report(outcomes: Sequence[Outcome], done: Cloned, seconds: float, console: Console, reporting: Reporting) -> int:
+def _report(
+    outcomes: Sequence[Outcome],
+    done: Cloned,
+    grown: AfterwardsResult,
+    seconds: float,
+    console: Console,
+    reporting: Reporting,
+) -> int:
     from imager.reports.model import disk_reports
     from imager.restore.told import outcome_lines
 
     failed = [each.error for each in outcomes if each.error]
     status = failed[0].exit_code if failed else ContentIncomplete.exit_code if len(done.unreadable) else 0
+    status = status or (grown.outcome.exit_code if grown.outcome else 0)
     disks = disk_reports([(each.image, None, each.plan) for each in outcomes], outcomes)
-    reporting.fill(disks=disks, is_plan=False, exit_status=status, error=failed[0] if failed else None)
+    error = failed[0] if failed else grown.outcome
+    reporting.fill(disks=disks, done_after=grown, is_plan=False, exit_status=status, error=error)
     facts = [
         each.result.as_dict() if each.result else {"target": each.target, "error": each.error and each.error.message}
         for each in outcomes
     ]
     told = {"seconds": seconds, "unreadable": list(done.unreadable), "targets": facts, **reporting.facts()}
-    console.result(told, [line for each in outcomes for line in outcome_lines(each)])
+    told |= {"afterwards": grown.as_dict()}
+    console.result(told, [*(line for each in outcomes for line in outcome_lines(each)), *grown.lines()])
     return status

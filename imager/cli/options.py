@@ -108,6 +108,14 @@ SkipFilesOption = Annotated[
         help="Leave out the content of these files in root directories, such as pagefile.sys,swapfile.",
     ),
 ]
+GrowOption = Annotated[
+    str | None,
+    typer.Option(
+        "--grow",
+        metavar="last|proportional|N",
+        help="Give the room of a larger disk to the last partition that can grow, to all in proportion, or to N.",
+    ),
+]
 GapsOption = Annotated[bool, typer.Option("--gaps", help="Copy all of the space between partitions.")]
 
 _LONGEST_NUMBER = 40

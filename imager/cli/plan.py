@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from imager.cli.options import DebugOption, JsonOption, QuietOption, disk_name, epilog, file_name
+from imager.cli.options import DebugOption, GrowOption, JsonOption, QuietOption, disk_name, epilog, file_name
 from imager.cli.output import Console
 from imager.cli.problems import reports_problems
 from imager.cli.restore import Wanted
@@ -32,10 +32,7 @@ def command(
     target: Annotated[
         str, typer.Argument(metavar="TARGET", help="The disk that it would be restored to.", callback=disk_name)
     ],
-    grow: Annotated[
-        str | None,
-        typer.Option("--grow", metavar="last|proportional|N", help="Who gets the room of a larger disk."),
-    ] = None,
+    grow: GrowOption = None,
     plan: Annotated[
         str | None,
         typer.Option("--plan", metavar="FILE", help="Sizes of partitions, from a plan.", callback=file_name),

@@ -14,6 +14,7 @@ from imager.cli.options import (
     AcceptDamageOption,
     DebugOption,
     DryRunOption,
+    GrowOption,
     JsonOption,
     ProgressOption,
     QuietOption,
@@ -87,14 +88,7 @@ def command(
         bool, typer.Option("--table-only", help="Write the partition table and nothing else.")
     ] = False,
     boot_only: Annotated[bool, typer.Option("--boot-only", help="Write the boot code and nothing else.")] = False,
-    grow: Annotated[
-        str | None,
-        typer.Option(
-            "--grow",
-            metavar="last|proportional|N",
-            help="Give the room of a larger disk to the last partition that can grow, to all in proportion, or to N.",
-        ),
-    ] = None,
+    grow: GrowOption = None,
     plan: Annotated[
         str | None,
         typer.Option(

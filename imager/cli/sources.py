@@ -61,6 +61,7 @@ def opened_and_surveyed(
     sector_size: int | None,
     exclusive: bool,
     unlocking: Sequence[Request] = (),
+    keep: dict[str, bytes] | None = None,
 ) -> Iterator[list[Opened]]:
     """Open disks, survey them together, and close them at the end.
 
@@ -70,6 +71,7 @@ def opened_and_surveyed(
         sector_size: Sector size of disks in files; None to find out.
         exclusive: Refuse a disk that is in use for writing.
         unlocking: Encrypted partitions to look into.
+        keep: Takes their passphrases, by the UUIDs of the containers, for who has to open copies of them.
     """
     if len(set(paths)) < len(paths):
         raise UsageError(f"the same source is named twice: {', '.join(paths)}")
@@ -82,7 +84,7 @@ def opened_and_surveyed(
             for path, reader in zip(paths, readers, strict=True)
         ]
         with ExitStack() as keys_held:  # wiped as soon as the maps are known
-            keys = [keys_held.enter_context(key) for key in unlock(unlocking, paths, readers)]
+            keys = [keys_held.enter_context(key) for key in unlock(unlocking, paths, readers, keep)]
             found = survey(disks, options, managers(keys, partial(_plain_text, paths, keys_held)))
         yield [Opened(*each) for each in zip(paths, readers, found, strict=True)]
 

@@ -424,3 +424,23 @@ def test_logical_partitions_of_a_disk_with_4096_byte_sectors_grow(tmp_path):
     assert after[3].end - after[3].start == 1000 * 4096
     (tmp_path / "grown").write_bytes(content[after[2].start : after[2].end])
     assert_ext4_whole(tmp_path / "grown")
+
+
+# --- Clones -------------------------------------------------------------------------------------------------------
+
+
+def test_clones_grow_each_by_itself(tmp_path):
+    disk = debian(tmp_path)
+    targets = [
+        sparse_file(tmp_path / name, size) for name, size in (("a", 100 * MIB), ("b", 64 * MIB), ("c", 200 * MIB))
+    ]
+    done = imager("clone", "--yes", "--verify", "--json", "--grow", "last", disk, *targets)
+    assert done.returncode == 0, done.stderr
+    for target, least in zip(targets, (77, 42, 177), strict=True):
+        assert_gpt_sound(target)
+        assert sizes(target)[2] >= least * MIB
+        assert_ext4_whole(volume(target, 2))
+        said = call("dumpe2fs", "-h", volume(target, 2))
+        count, size = (int(re.search(rf"{word}: +(\d+)", said)[1]) for word in ("Block count", "Block size"))
+        assert count * size > sizes(target)[2] - MIB
+    assert len(json.loads(done.stdout)["afterwards"]) == 2
