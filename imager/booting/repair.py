@@ -199,7 +199,7 @@ def _renamed(volume: OpenVolume, containers: dict[str, str], stack: ExitStack, s
     present = volume.path.removeprefix("/dev/mapper/")
     if not volume.name.startswith("luks-") or not name or present == name or "/" in name:
         return volume
-    if name in mappings():
+    if any(mapping.name == name for mapping in mappings()):
         say(f"{name} is the name of another open volume of this machine: {volume.known_as} keeps its own")
         return volume
     try:

@@ -46,8 +46,8 @@ def grow_physical_volume(opened: Opened, volume: OpenVolume) -> Sizes:
         devices = _devices(opened)
         mine = volume.content.facts.get("volume_group_uuid", "")
         for group in lvm.groups(devices):
-            if group.uuid == mine and not _is_active(opened, group.name):
-                lvm.refuse_twins(group)
+            if group.uuid == mine:
+                lvm.refuse_twins(group, devices)
         before = _size_of(volume, devices)
         lvm.lvm("pvresize", volume.path, devices=devices)
         return before, _size_of(volume, devices)
@@ -74,11 +74,6 @@ def extend_logical_volume(opened: Opened, step: GrowStep) -> Sizes:
 
 def _devices(opened: Opened) -> list[str]:
     return [volume.path for volume in opened.of_type(["LVM2_member"])]
-
-
-def _is_active(opened: Opened, group: str) -> bool:
-    """Whether we have opened volumes of the group ourselves."""
-    return any(volume.name.startswith(f"{group}/") for volume in opened.volumes)
 
 
 def _size_of(volume: OpenVolume, devices: list[str]) -> int:

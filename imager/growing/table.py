@@ -150,7 +150,12 @@ STAYING: Final = (
         "FAT12 and FAT16 have no numbers for more clusters",
         ("copy its files away", "mkfs.fat {device}", "copy them back"),
     ),
-    NotGrowing(("exfat",), "exFAT", "there is no program that grows it"),
+    NotGrowing(
+        ("exfat",),
+        "exFAT",
+        "no program grows it, and its table in front of the data has no room for more clusters",
+        ("copy its files away", "mkfs.exfat {device}", "copy them back"),
+    ),
     NotGrowing(
         ("BitLocker",), "BitLocker", "only Windows can grow it", ("in Windows: Disk Management, Extend Volume",)
     ),

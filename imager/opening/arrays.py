@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
 
+from imager.devices.sysfs import System
 from imager.errors import VolumeFailed
 from imager.opening.model import OpenVolume
 from imager.opening.nodes import again_and_again, uninterrupted
@@ -20,7 +21,8 @@ _numbers = count(1)
 def open_array(stack: ExitStack, members: Sequence[OpenVolume], *, writable: bool) -> str:
     """Assemble an array until the stack is closed; its path.
 
-    Not started when members are missing: a degraded array would be written to, and the others would be out of date.
+    One that the system has started by itself is taken as it is, and stays. None is started that lacks members: the
+    others would be out of date.
 
     Raises:
         VolumeFailed: It cannot be assembled, or some of its members are not at hand.
@@ -29,6 +31,9 @@ def open_array(stack: ExitStack, members: Sequence[OpenVolume], *, writable: boo
     there = [member for member in members if member.content.facts.get("role", "") != "none"]
     if wanted.isdecimal() and len(there) < int(wanted):
         raise VolumeFailed(f"only {len(there)} of the {wanted} members of the array are here")
+    running = _running(members)
+    if running:
+        return running
     name = f"/dev/md/imager-{os.getpid()}-{next(_numbers)}"
     words = ["mdadm", "--assemble", name, "--config=/dev/null", *([] if writable else ["--readonly"])]
     try:
@@ -39,3 +44,12 @@ def open_array(stack: ExitStack, members: Sequence[OpenVolume], *, writable: boo
     except ProgramFailed as error:
         raise VolumeFailed(error.message) from error
     return path
+
+
+def _running(members: Sequence[OpenVolume]) -> str:
+    """The array that already stands on exactly these members, or ""."""
+    system = System()
+    names = {system.name_of_path(member.path) for member in members}
+    arrays = {holder for name in names if name for holder in system.holders(name) if holder.startswith("md")}
+    found = [array for array in arrays if set(system.slaves(array)) == names]
+    return str(system.node(found[0])) if len(found) == 1 else ""

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from imager.devices.opening import open_source
+from imager.devices.sysfs import System
 from imager.errors import VolumeFailed
 from imager.opening import mapper
 from imager.opening.model import OpenVolume
@@ -97,7 +98,7 @@ def activate(stack: ExitStack, group: Group, devices: Sequence[str], *, writable
     Raises:
         VolumeFailed: It cannot be activated, or a group in use on this machine would be taken for it.
     """
-    refuse_twins(group)
+    refuse_twins(group, devices)
     is_ours = f"vg_uuid={group.uuid}"
     chosen = ("--select", is_ours)
     read_only = "" if writable else group.name
@@ -112,18 +113,23 @@ def activate(stack: ExitStack, group: Group, devices: Sequence[str], *, writable
     return {f"{group.name}/{name}": f"/dev/mapper/{mapper.lvm_name(group.name, name)}" for name in names}
 
 
-def refuse_twins(group: Group) -> None:
-    """Refuse a group that this machine has in use, or one of its name.
+def refuse_twins(group: Group, devices: Sequence[str]) -> None:
+    """Refuse a group that this machine has in use elsewhere, or another one of its name.
+
+    Volumes of it that stand on these devices are its own: a running system activates what it finds.
 
     Raises:
         VolumeFailed: There is one.
     """
+    system = System()
+    ours = {system.name_of_path(device) for device in devices}
     prefix = f"LVM-{group.uuid.replace('-', '')}"
-    for name, uuid in mapper.mappings().items():
-        is_named_so = uuid.startswith("LVM-") and name.startswith(mapper.lvm_name(group.name, ""))
-        if uuid.startswith(prefix) or is_named_so:
+    for mapping in mapper.mappings():
+        is_twin = mapping.uuid.startswith(prefix) and not mapping.below & ours
+        is_namesake = mapping.name.startswith(mapper.lvm_name(group.name, "")) and not mapping.uuid.startswith(prefix)
+        if is_twin or (is_namesake and mapping.uuid.startswith("LVM-")):
             raise VolumeFailed(
-                f"a volume group {group.name} is in use on this machine already ({name})",
+                f"a volume group {group.name} is in use on this machine already ({mapping.name})",
                 hint=f"If it is not needed: vgchange -an {group.name}",
             )
 

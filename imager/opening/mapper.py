@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
@@ -34,12 +35,29 @@ def own_name(what: str) -> str:
     return f"imager-{os.getpid()}-{next(_numbers)}-{what[:32]}"
 
 
-def mappings() -> dict[str, str]:
-    """The mappings that there are: UUIDs by their names."""
+@dataclass(frozen=True)
+class Mapping:
+    """A device that device-mapper has made.
+
+    Attributes:
+        name: Its name below /dev/mapper.
+        uuid: What its maker called it: LVM-..., CRYPT-LUKS2-... .
+        below: Everything that it stands on, by the kernel's names.
+    """
+
+    name: str
+    uuid: str
+    below: frozenset[str]
+
+
+def mappings() -> list[Mapping]:
+    """The mappings that there are."""
     system = System()
-    found = {system.text(name, "dm", "name"): system.text(name, "dm", "uuid") for name in system.disk_names()}
-    found.pop("", None)
-    return found
+    return [
+        Mapping(name, system.text(device, "dm", "uuid"), frozenset(system.below([device])))
+        for device in system.disk_names()
+        if (name := system.text(device, "dm", "name"))
+    ]
 
 
 def lvm_name(group: str, volume: str) -> str:

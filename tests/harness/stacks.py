@@ -24,7 +24,6 @@ MAKERS: dict[str, Sequence[str]] = {
     "ntfs": ("mkntfs", "-q", "-Q", "-F"),
     "fat16": ("mkfs.fat", "-F", "16"),
     "fat32": ("mkfs.fat", "-F", "32"),
-    "exfat": ("mkfs.exfat", "-q"),
     "f2fs": ("mkfs.f2fs", "-q", "-f"),
     "swap": ("mkswap", "-q", "-L", "swapped"),
 }

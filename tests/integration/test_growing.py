@@ -20,9 +20,7 @@ from tests.harness.lvm import VolumeGroup
 from tests.harness.programs import call, missing_tools
 from tests.harness.stacks import LVM, MIB, gpt_with, made, physical_volume
 
-MISSING = missing_tools(
-    "mke2fs", "mkfs.xfs", "mkfs.btrfs", "mkntfs", "mkfs.f2fs", "mkfs.exfat", "mkfs.fat", "lvm", "mkswap"
-)
+MISSING = missing_tools("mke2fs", "mkfs.xfs", "mkfs.btrfs", "mkntfs", "mkfs.f2fs", "mkfs.fat", "lvm", "mkswap")
 pytestmark = [needs_root, pytest.mark.skipif(bool(MISSING), reason=MISSING or "tools")]
 
 SIZES = {"xfs": (320 * MIB, 512 * MIB), "btrfs": (128 * MIB, 320 * MIB), "f2fs": (128 * MIB, 400 * MIB)}

@@ -156,6 +156,9 @@ def test_arrays_and_thin_volumes_are_opened_and_leave_no_trace(guest):
     before = ran(guest, "cat /dev/vdc /dev/vdd | sha256sum")
     assert "ext4 mirrored" in ran(guest, "python3 /tmp/open.py /dev/vdc /dev/vdd")
     assert "only 1 of the 2 members of the array are here" in ran(guest, "python3 /tmp/open.py /dev/vdc")
+    ran(guest, "mdadm --assemble --readonly /dev/md7 /dev/vdc /dev/vdd")  # as a running system does by itself
+    assert "ext4 mirrored" in ran(guest, "python3 /tmp/open.py /dev/vdc /dev/vdd")
+    ran(guest, "mdadm --stop /dev/md7")
     assert ran(guest, "cat /dev/vdc /dev/vdd | sha256sum") == before
     ran(
         guest,
@@ -163,5 +166,7 @@ def test_arrays_and_thin_volumes_are_opened_and_leave_no_trace(guest):
         "lvcreate -q -y -L 64M -T thick/pool -V 48M -n thin && mkfs.ext4 -q /dev/thick/thin && "
         "mount /dev/thick/thin /mnt && printf provisioned > /mnt/file && umount /mnt && vgchange -q -an thick",
     )
+    assert "opened thick/thin ext4 provisioned" in ran(guest, "python3 /tmp/open.py /dev/vdc")
+    ran(guest, "vgchange -q -ay thick")  # as a running system does by itself
     assert "opened thick/thin ext4 provisioned" in ran(guest, "python3 /tmp/open.py /dev/vdc")
     nothing_is_left_open(guest)
