@@ -24,7 +24,7 @@ from imager.progress import NullProgress, Progress
 from imager.reports import model as reports
 from imager.reports.log import Noted
 from imager.restore import together
-from imager.restore.afterwards import Afterwards, AfterwardsResult, written_disk
+from imager.restore.afterwards import Afterwards, AfterwardsResult
 from imager.restore.told import outcome_lines
 
 
@@ -137,6 +137,7 @@ class Recovery:
     def _carry_out(self, plan: RecoveryPlan) -> None:
         for line in plan.lines():
             self.around.said(line)
+        plan.after.check()
         wait = plan.answers.wait_seconds
         if wait:
             self.around.said(f"What is listed as lost will be gone. This begins in {wait} s; Ctrl-C stops it.")
@@ -154,10 +155,7 @@ class Recovery:
 
     def _carry_out_afterwards(self, plan: RecoveryPlan) -> AfterwardsResult:
         """What comes when all disks are written; what fails is in the result."""
-        if not plan.after.stages:
-            return AfterwardsResult()
-        disks = [written_disk(task.plan) for task in plan.tasks]
-        done = plan.after.carry_out(disks, say=self.around.said, progress=self._noted())
+        done = plan.after.follow([task.plan for task in plan.tasks], say=self.around.said, progress=self._noted())
         for line in done.lines():
             self.around.said(line)
         return done

@@ -128,6 +128,7 @@ def command(
             facts = [{**plan.as_dict(), "afterwards": growing[plan.target.name].as_dict()} for plan in plans]
             console.result({"plans": facts}, lines)
             return 0
+        after.check()
         _agree(lines, targets, console, yes=yes)
         began, since = stamp(), time.monotonic()
         done = _carry_out(opened[0], plans, options, console)
@@ -153,10 +154,10 @@ def _lines(plans: Sequence[Plan], growing: Mapping[str, Afterwards]) -> Iterator
 
 def _grow(outcomes: Sequence[Outcome], growing: Mapping[str, Afterwards], console: Console) -> AfterwardsResult:
     """What is in partitions that have grown, one target after the other: all of them have the same volumes."""
-    from imager.restore.afterwards import AfterwardsResult, written_disk
+    from imager.restore.afterwards import AfterwardsResult
 
     done = [
-        growing[each.target].carry_out([written_disk(each.plan)], say=console.say, progress=console.progress())
+        growing[each.target].follow([each.plan], say=console.say, progress=console.progress())
         for each in outcomes
         if each.result is not None and growing[each.target].stages
     ]

@@ -27,7 +27,7 @@ from imager.image.reader import Image, StreamedImage, open_image
 from imager.layout import Layout
 from imager.pictures.bar import Style
 from imager.reports.model import disk_reports
-from imager.restore.afterwards import Afterwards, AfterwardsResult, written_disk
+from imager.restore.afterwards import Afterwards, AfterwardsResult
 from imager.restore.boot_stages import boot_stages
 from imager.restore.grow_stage import grow_stages
 from imager.restore.inside import looked_into
@@ -113,6 +113,7 @@ def run_restores(
         if dry_run:
             console.result(planned.as_dict(), planned.lines(terminal_style()))
             return 0
+        planned.after.check()
         must_be_seen = not yes and can_ask()
         for line in planned.lines(terminal_style()):
             console.say(line, must=must_be_seen)
@@ -205,10 +206,9 @@ def _looked_into(
 
 def _carry_out_afterwards(planned: Planned, outcomes: Sequence[Outcome], console: Console) -> AfterwardsResult:
     """Once, for all disks; never while one of them is not what the image says."""
-    if not planned.after.stages or any(each.result is None for each in outcomes):
+    if any(each.result is None for each in outcomes):
         return AfterwardsResult()
-    disks = [written_disk(task.plan) for task in planned.tasks]
-    return planned.after.carry_out(disks, say=console.say, progress=console.progress())
+    return planned.after.follow([task.plan for task in planned.tasks], say=console.say, progress=console.progress())
 
 
 # --- What was done ------------------------------------------------------------------------------------------------

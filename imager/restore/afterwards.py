@@ -88,6 +88,13 @@ class Stage(Protocol):
     def title(self) -> str:
         """What it is, for the progress bar and for messages, such as "grow"."""
 
+    def check(self) -> None:
+        """Look whether this machine can do it at all; called before anything is written.
+
+        Raises:
+            UsageError: It cannot.
+        """
+
     def lines(self) -> Sequence[str]:
         """What it will do, in the order in which it is done; for the plan."""
 
@@ -122,6 +129,32 @@ class Afterwards:
     def as_dict(self) -> list[dict[str, Any]]:
         """Their part of the plan, for JSON."""
         return [{"kind": stage.kind, **stage.as_dict()} for stage in self.stages]
+
+    def check(self) -> None:
+        """Look whether this machine can do all of it; for a plan alone that does not matter.
+
+        Raises:
+            UsageError: It cannot.
+        """
+        for stage in self.stages:
+            stage.check()
+
+    def follow(
+        self, plans: Sequence[Plan], *, say: Say = _nothing, progress: Progress | None = None
+    ) -> AfterwardsResult:
+        """Run all stages on what restores have left; failures are in the result.
+
+        Raises:
+            Interrupted: The user ended it; the restore itself is complete.
+        """
+        if not self.stages:
+            return AfterwardsResult()
+        try:
+            disks = [written_disk(plan) for plan in plans]
+        except ImagerError as error:
+            results = (StageResult(stage.kind, failures=(error.message,)) for stage in self.stages)
+            return AfterwardsResult(tuple(plan.target.name for plan in plans), tuple(results))
+        return self.carry_out(disks, say=say, progress=progress)
 
     def carry_out(
         self, disks: Sequence[WrittenDisk], *, say: Say = _nothing, progress: Progress | None = None

@@ -62,6 +62,9 @@ class BootEntries:
             return "the firmware's variables cannot be written"
         return "" if find_program("efibootmgr") else "efibootmgr is not installed"
 
+    def check(self) -> None:
+        """See Stage: what cannot be done is told in the plan."""
+
     def lines(self) -> Sequence[str]:
         """What will be done, for the plan."""
         if not self.firmware.is_uefi or not self.partitions:

@@ -33,12 +33,8 @@ class GrowStage:
     title: ClassVar[str] = "grow"
 
     def check(self) -> None:
-        """Look whether this machine can do it, before anything is written.
-
-        Raises:
-            UsageError: It cannot.
-        """
-        found = obstacles(list(self.plans.values()))
+        """See Stage."""
+        found = self._obstacles()
         if found:
             raise UsageError(
                 f"what is in the partitions cannot be grown here: {'; '.join(found)}",
@@ -48,7 +44,11 @@ class GrowStage:
     def lines(self) -> list[str]:
         """See Stage."""
         several = len(self.plans) > 1
-        return [f"{path}: {line}" if several else line for path, plan in self.plans.items() for line in plan.lines()]
+        steps = [f"{path}: {line}" if several else line for path, plan in self.plans.items() for line in plan.lines()]
+        return [*steps, *(f"but not on this machine: {text}" for text in self._obstacles())]
+
+    def _obstacles(self) -> list[str]:
+        return obstacles(list(self.plans.values()))
 
     def as_dict(self) -> dict[str, Any]:
         """See Stage."""
@@ -85,7 +85,7 @@ def grow_stages(
         volume: The logical volume that gets all room of its group, such as vg0/root.
 
     Raises:
-        UsageError: There is no such volume, or this machine lacks what growing needs.
+        UsageError: There is no such volume.
     """
     held = layouts or [plan.layout for plan in plans]
     growing = [(plan, layout) for plan, layout in zip(plans, held, strict=True) if plan.grown]
@@ -99,6 +99,4 @@ def grow_stages(
     for plan, layout in growing:
         mine = volume if layout in having or not having else None
         steps[plan.target.name] = grow_steps(layout, plan.grown, mine, unlocked=known.keys(), disk=plan.target.name)
-    stage = GrowStage(steps, known)
-    stage.check()
-    return (stage,)
+    return (GrowStage(steps, known),)

@@ -37,6 +37,9 @@ class RepairBoot:
     kind: ClassVar[str] = "repair-boot"
     title: ClassVar[str] = "boot repair"
 
+    def check(self) -> None:
+        """See Stage: what cannot be done is told in the plan."""
+
     def lines(self) -> Sequence[str]:
         """What will be done, for the plan."""
         if self.looked is not None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import pytest
 
-from imager.errors import Interrupted, StageFailed, TargetFailed, Terminated
+from imager.errors import Interrupted, StageFailed, TargetFailed, Terminated, UsageError
 from imager.restore.afterwards import Afterwards, StageResult, WrittenDisk, written_disk
 from imager.restore.looking import look_at_target
 from imager.restore.plan import RestoreScope, make_plan
 from tests.harness.disks import MIB, Part, gpt_disk, listed, needs_table_tools
-from tests.harness.restoring import describe, gpt_layout, image_of, layout_of, restore_image
+from tests.harness.restoring import describe, gpt_layout, image_of, layout_of, restore_image, target_of
 
 DISK = WrittenDisk("/dev/sdz", gpt_layout(8 * MIB))
 
@@ -20,6 +20,10 @@ class Work:
 
     def __init__(self, kind, does):
         self.kind, self.title, self.does = kind, kind, does
+
+    def check(self):
+        if self.kind == "impossible":
+            raise UsageError("not on this machine")
 
     def lines(self):
         return [f"do {self.kind}"]
@@ -65,6 +69,23 @@ def test_a_defect_in_a_stage_is_told_and_not_raised():
     done = Afterwards((Work("bad", failing(ZeroDivisionError("oops"))),)).carry_out([DISK])
     assert done.results[0].failures == ("unexpected ZeroDivisionError: oops",)
     assert done.lines() == ["FAILED: unexpected ZeroDivisionError: oops"]
+
+
+def test_what_this_machine_cannot_do_is_told_before_anything_is_written():
+    Afterwards((fine("one"),)).check()
+    with pytest.raises(UsageError, match="not on this machine"):
+        Afterwards((fine("one"), fine("impossible"))).check()
+
+
+@needs_table_tools
+def test_a_target_that_cannot_be_looked_at_afterwards_does_not_hide_the_restore(tmp_path):
+    plan = make_plan(
+        describe(layout_of(gpt_disk(tmp_path / "raw", 8 * MIB, [Part(4 * MIB)]))), None, target_of(8 * MIB)
+    )
+    done = Afterwards((fine("one"), fine("two"))).follow([plan])
+    assert [result.kind for result in done.results] == ["one", "two"]
+    assert isinstance(done.outcome, StageFailed)
+    assert "/dev/target" in done.results[0].failures[0]
 
 
 def test_success_has_no_outcome():
