@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 
 from imager import __version__
-from imager.cli.output import Console, to_json
+from imager.cli.output import Console, tell, to_json
 from imager.cli.problems import exit_meaning
 from imager.devices.machine import machine_facts
 from imager.errors import Defect, ImagerError, Interrupted, StoreError
@@ -100,9 +100,16 @@ class Reporting:
         )
         problems = save_report(report, to_json(report.as_dict()), folder, self._name)
         for sentence in problems:
-            self._console.warn(sentence)
+            self._warn(sentence)
         if not problems:
             self._console.say(f"report: {self.page}")
+
+    def _warn(self, sentence: str) -> None:
+        """A warning that comes when the result is out already: for programs it is a line like those of progress."""
+        if self._console.json:
+            tell(to_json({"phase": "report", "note": f"warning: {sentence}"}).decode())
+        else:
+            self._console.warn(sentence)
 
 
 def _as_told(error: BaseException) -> ImagerError:

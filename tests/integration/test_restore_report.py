@@ -203,6 +203,15 @@ def test_a_report_that_cannot_be_written_is_a_warning(disk: Path, image: Path, t
     assert "No problems found" in call("sgdisk", "--verify", target)
 
 
+def test_a_script_is_told_of_a_report_that_cannot_be_written(image: Path, target: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    done = imager("restore", "--yes", "--json", "--report", tmp_path / "file", image, target)
+    assert done.returncode == 0
+    notes = [json.loads(line)["note"] for line in done.stderr.splitlines()]
+    assert len(notes) == 3
+    assert all("cannot be written" in note for note in notes)
+
+
 @needs_root
 def test_a_report_on_a_full_file_system_is_a_warning(image: Path, target: Path, tmp_path: Path) -> None:
     folder = tmp_path / "full"
