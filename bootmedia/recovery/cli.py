@@ -12,8 +12,9 @@ import typer
 
 from bootmedia.recovery.door import close_door, open_door
 from bootmedia.recovery.facts import candidates, machine_facts
+from bootmedia.recovery.finding import checked_answers, find_answers
 from bootmedia.recovery.job import Recovery, end_with, told_as_failure
-from bootmedia.recovery.places import Surroundings, fetched, find_answers
+from bootmedia.recovery.places import Surroundings, fetched
 from imager import __version__
 from imager.cli.options import DebugOption, DryRunOption, JsonOption, ProgressOption, QuietOption
 from imager.cli.output import Console
@@ -126,6 +127,34 @@ def find(as_json: JsonOption = False, quiet: QuietOption = False, debug: DebugOp
     around.said = lambda text: console.say(text)
     found = find_answers(None, machine_facts(around.system), around)
     console.result({"answers": found.name}, [found.name])
+
+
+@app.command(
+    "check",
+    epilog=_epilog(
+        ("recovery check recovery.toml", "before it goes onto a stick, or into an image with imager capture --answers"),
+        ("recovery check server.img.zst", "what the image carries"),
+        statuses=(2, 5),
+    ),
+)
+@_reporting
+def check(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A recovery.toml, or an image that carries one.")],
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Say whether a recovery.toml can be followed, on any machine; disks and images are not looked at."""
+    console = Console(json=as_json, quiet=quiet)
+    answers, is_for_image = checked_answers(Path(file))
+    restores = [{"image": each.image, "target": each.target} for each in answers.restore]
+    lines = [f"{file} is right: restores {len(restores)}, then {answers.after}"]
+    lines += [f"  {each['image']} to the disk {each['target']}" for each in restores]
+    if is_for_image:
+        lines.append("  self is the image that carries it: this file works only with imager capture --answers")
+    console.result(
+        {"answers": file, "restores": restores, "after": answers.after, "only_in_image": is_for_image}, lines
+    )
 
 
 def _done_line(recovery: Recovery) -> str:

@@ -12,7 +12,8 @@ from typing import Any
 
 from bootmedia.recovery.answers import Report
 from bootmedia.recovery.facts import MachineFacts, machine_facts
-from bootmedia.recovery.places import Surroundings, find_answers
+from bootmedia.recovery.finding import find_answers
+from bootmedia.recovery.places import Surroundings
 from bootmedia.recovery.plan import RecoveryPlan, Task, check_same_image, make_recovery_plan
 from bootmedia.recovery.report import Log, open_log, outcome, send, stamp
 from imager import __version__

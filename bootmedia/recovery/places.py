@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Where things lie: the stick's folders, file systems by label, recovery.toml in its places, images.
-
-recovery.toml is looked for, in this order: what the command names; `recovery=` on the kernel's command line; the
-stick's data partition, then the medium; the folders of images on both, and there inside of the images.
-"""
+"""Where things lie: the stick's folders, file systems by label, images."""
 
 from __future__ import annotations
 
@@ -14,7 +10,6 @@ from pathlib import Path
 from typing import Final
 
 from bootmedia.recovery.answers import (
-    MOST_BYTES,
     SELF,
     Answers,
     ImagePlace,
@@ -22,17 +17,15 @@ from bootmedia.recovery.answers import (
     filled,
     is_sha256,
     place_of,
-    read_answers,
 )
-from bootmedia.recovery.errors import AnswersWrong, NoAnswers, NotThisMachine
-from bootmedia.recovery.facts import MEDIUM, MachineFacts, mismatch
+from bootmedia.recovery.errors import AnswersWrong
+from bootmedia.recovery.facts import MEDIUM, MachineFacts
 from bootmedia.recovery.fetch import WAITS, Said, quietly
-from bootmedia.recovery.inside import answers_inside, carrying, is_image
 from bootmedia.recovery.secure_shell import SshInput
-from bootmedia.recovery.web import HttpInput, get
+from bootmedia.recovery.web import HttpInput
 from imager.devices.identity import transport_of
 from imager.devices.mounts import devices_of, own_mounts
-from imager.devices.sysfs import System, read_text
+from imager.devices.sysfs import System
 from imager.errors import ImageError, StoreError, UsageError
 from imager.image.reader import StreamedImage, open_image
 from imager.process import ProgramFailed, run
@@ -188,9 +181,6 @@ class Surroundings:
         return [folder for folder in (self.data_folder(), self.medium) if folder is not None and folder.is_dir()]
 
 
-# --- recovery.toml ------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Found:
     """Answers, and where they came from.
@@ -205,130 +195,6 @@ class Found:
     name: str
     folder: Path | None
     image: Path | None = None
-
-
-def find_answers(given: str | None, facts: MachineFacts, around: Surroundings, certificate: str = "") -> Found:
-    """The answers for this machine.
-
-    Args:
-        given: Where they are; None to look for them.
-        facts: The machine.
-        around: What is outside.
-        certificate: Fingerprint of the certificate that the server of a URL must show; the kernel's command line can
-            have it too, as recovery.certificate=.
-
-    Raises:
-        NoAnswers: There are none.
-        NotThisMachine: There are some, for other machines.
-        AnswersWrong: They cannot be read.
-        StoreError: The place that was named does not answer.
-    """
-    named = given or _from_command_line("recovery", around.system)
-    if named == "off" and not given:  # no restore by itself; whoever calls this by hand wants one
-        named = ""
-    stages = [[_named_answers(named, facts, around, certificate)]] if named else _on_the_stick(around)
-    differing: list[tuple[Found, str]] = []
-    for stage in stages:
-        looked_at = [(each, mismatch(each.answers.match, facts)) for each in stage]
-        matching = [each for each, sentence in looked_at if not sentence]
-        if matching:
-            return _the_only_one(matching)
-        differing += looked_at
-    if not differing:
-        raise NoAnswers(
-            f"there is no {NAME}: not on the kernel's command line, not on the stick, not beside an image or in one",
-            hint="Without one, restore by hand: imager restore IMAGE TARGET.",
-        )
-    first, why = differing[0]
-    raise NotThisMachine(
-        f"{first.name} is not for this machine: {why}"
-        if len(differing) == 1
-        else f"none of {len(differing)} files {NAME} is for this machine, the first because {why}",
-        hint="`recovery show` prints what this machine is, as [match] wants it.",
-        path=first.name,
-    )
-
-
-def _the_only_one(matching: Sequence[Found]) -> Found:
-    if len(matching) > 1:
-        raise AnswersWrong(
-            f"{len(matching)} files are for this machine: {', '.join(each.name for each in matching)}",
-            hint="Name one of them: recovery run FILE.",
-        )
-    return matching[0]
-
-
-def _from_command_line(name: str, system: System) -> str:
-    """The last NAME= of the kernel's command line."""
-    words = read_text(system.root / "proc/cmdline").split()
-    return next((word.removeprefix(f"{name}=") for word in reversed(words) if word.startswith(f"{name}=")), "")
-
-
-def _named_answers(name: str, facts: MachineFacts, around: Surroundings, certificate: str) -> Found:
-    try:
-        name = filled(name, facts.values())
-        place = place_of(name)
-    except ValueError as error:
-        raise AnswersWrong(f"recovery={error}" if "recovery" not in str(error) else str(error)) from error
-    if place.kind == "ssh":
-        raise AnswersWrong(f"{name}: answers come from a file or over HTTP; only images come over SSH", path=name)
-    if place.kind == "http":
-        certificate = certificate or _from_command_line("recovery.certificate", around.system)
-        if certificate and not is_sha256(certificate):
-            raise AnswersWrong(f"{certificate!r} is no SHA-256 fingerprint of a certificate: 64 hexadecimal digits")
-        if not name.startswith("https:"):
-            around.said(f"warning: {name} comes over plain HTTP: nobody proves who sends it")
-        content = get(name, MOST_BYTES, certificate=certificate, waits=around.waits, said=around.said)
-        return Found(read_answers(content, name), name, None)
-    return _read_file(_local(place, [Path.cwd(), *around.stick_folders()] if place.kind == "path" else [], around))
-
-
-def _on_the_stick(around: Surroundings) -> Iterator[list[Found]]:
-    """What is there, stage by stage: the next one counts only where nothing of one before is for this machine."""
-    folders = around.stick_folders()
-    top = [folder / NAME for folder in folders if (folder / NAME).is_file()]
-    if top:
-        yield [_read_file(top[0])]
-        return
-    yield [_read_file(path) for path in _beside_images(folders)]
-    yield list(_inside_images(folders, around))
-
-
-def _inside_images(folders: Sequence[Path], around: Surroundings) -> Iterator[Found]:
-    for path, text in carrying(folders):
-        try:
-            yield _carried(path, text)
-        except AnswersWrong as error:  # of another machine, maybe: that one may not keep this one from its own
-            around.said(f"warning: {error.message}")
-
-
-def _carried(path: Path, text: str) -> Found:
-    name = f"{path} (inside)"
-    return Found(read_answers(text.encode(), name, in_image=True), name, path.absolute().parent, path)
-
-
-def _beside_images(folders: Sequence[Path]) -> Iterator[Path]:
-    for folder in folders:
-        yield from sorted(folder.glob(f"images/{NAME}"))
-        yield from sorted(folder.glob(f"images/*/{NAME}"))
-
-
-def _read_file(path: Path) -> Found:
-    try:
-        if not path.is_file() or is_image(path):  # a split image has no file of its name
-            return _from_image(path)
-        with path.open("rb") as file:
-            content = file.read(MOST_BYTES + 1)
-    except OSError as error:
-        raise NoAnswers(f"{path} cannot be read: {error.strerror}", path=str(path)) from error
-    return Found(read_answers(content, str(path)), str(path), path.absolute().parent)
-
-
-def _from_image(path: Path) -> Found:
-    text = answers_inside(path)
-    if not text:
-        raise NoAnswers(f"{path} carries no {NAME}", hint="imager capture --answers puts one in.", path=str(path))
-    return _carried(path, text)
 
 
 # --- Images -------------------------------------------------------------------------------------------------------
@@ -371,9 +237,9 @@ def image_source(restore: Restore, found: Found, facts: MachineFacts, around: Su
         return ImageSource(name, None, lambda: _streamed(_http(name, restore, around)), warning)
     folders = _folders(found, around)
     if place.kind == "ssh":
-        key = _local(place_of(restore.key), folders, around) if restore.key else None
+        key = local_file(place_of(restore.key), folders, around) if restore.key else None
         return ImageSource(name, None, lambda: _streamed(_ssh(place, key, restore, around)))
-    path = _local(place, folders, around)
+    path = local_file(place, folders, around)
     return ImageSource(name, path, lambda: open_image(str(path)))
 
 
@@ -390,7 +256,7 @@ def file_beside(name: str, found: Found, around: Surroundings) -> Path:
         raise AnswersWrong(f"{found.name}: {error}", path=found.name) from error
     if place.kind not in ("path", "label"):
         raise AnswersWrong(f"{found.name}: {name} must be a file, not a URL", path=found.name)
-    return _local(place, _folders(found, around), around)
+    return local_file(place, _folders(found, around), around)
 
 
 def _folders(found: Found, around: Surroundings) -> list[Path]:
@@ -440,7 +306,7 @@ def _streamed(source: HttpInput | SshInput) -> StreamedImage:
         raise
 
 
-def _local(place: ImagePlace, folders: Sequence[Path], around: Surroundings) -> Path:
+def local_file(place: ImagePlace, folders: Sequence[Path], around: Surroundings) -> Path:
     """A file in the first of the folders that has it, or on the file system with a label."""
     tried = [around.labelled(place.label)] if place.kind == "label" else list(folders)
     paths = list(dict.fromkeys(folder / place.path for folder in tried or [Path("/")]))  # an absolute path stays one

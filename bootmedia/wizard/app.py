@@ -16,7 +16,8 @@ from textual.scrollbar import ScrollBar, ScrollBarRender
 from bootmedia.recovery.choose import Candidate
 from bootmedia.recovery.errors import NoAnswers
 from bootmedia.recovery.facts import candidates, machine_facts
-from bootmedia.recovery.places import Surroundings, find_answers
+from bootmedia.recovery.finding import find_answers
+from bootmedia.recovery.places import Surroundings
 from bootmedia.recovery.report import Log
 from bootmedia.wizard.choice import Choice, Source
 from bootmedia.wizard.pipeline import Pipeline

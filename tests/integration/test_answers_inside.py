@@ -7,7 +7,9 @@ import json
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from bootmedia.recovery import cli
 from bootmedia.recovery.errors import AnswersWrong, NoAnswers, NotThisMachine
 from bootmedia.recovery.facts import MachineFacts
 from imager.capture.resume import continued
@@ -183,6 +185,24 @@ def test_a_split_image_carries_them_too(bench) -> None:  # noqa: F811
     assert bench.recovery().run(None)["outcome"] == "done"
     assert bench.is_restored()
     assert bench.recovery().decide("images/inside.zst").found.image is not None
+
+
+def test_answers_are_checked_before_they_are_needed(bench, tmp_path) -> None:  # noqa: F811
+    def check(path: Path):
+        return CliRunner().invoke(cli.app, ["check", str(path)])
+
+    path = tmp_path / "recovery.toml"
+    path.write_text(inside(bench))
+    told = check(path)
+    assert told.exit_code == 0
+    assert "works only with imager capture --answers" in told.output
+    assert check(carry(bench, "x.zst", inside(bench))).exit_code == 0
+    path.write_text(inside(bench).replace("wait_seconds", "wait_second"))
+    told = check(path)
+    assert told.exit_code == 2
+    assert "wait_seconds" in told.output
+    assert check(bench.data / "images/a.zst").exit_code == 5
+    assert check(tmp_path / "missing").exit_code == 5
 
 
 def test_old_images_have_none() -> None:
