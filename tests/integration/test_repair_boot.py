@@ -15,8 +15,11 @@ from typer.testing import CliRunner
 
 from imager.cli.app import app
 from tests.harness.disks import MIB, Part, gpt_disk, mbr_disk
+from tests.harness.files import sparse_file
 from tests.harness.loop import loop_device, mounted, needs_root, partition_nodes, partitions
+from tests.harness.lvm import volume_group
 from tests.harness.programs import call, missing_tools
+from tests.harness.stacks import LVM, gpt_with, made
 from tests.harness.systems import KERNEL, made_system, with_shell
 
 pytestmark = [
@@ -204,6 +207,36 @@ def test_a_system_in_a_subvolume_of_btrfs_is_repaired(tmp_path, subvolume):
             ]
             assert (own / "etc/mkinitcpio.conf").read_text() == text
             assert f"UUID={uuid_of(nodes[1])} / btrfs" in (own / "etc/fstab").read_text()
+
+
+@pytest.mark.skipif(bool(missing_tools("lvm")), reason="needs lvm2")
+def test_a_system_on_lvm_is_repaired_with_its_boot_partition(tmp_path):
+    system = with_shell(made_system(tmp_path / "system", "debian"))
+    fstab = (
+        "/dev/mapper/vg-root / ext4 defaults 0 1\n/dev/sda2 /boot ext4 defaults 0 2\n/dev/vg/swap none swap sw 0 0\n"
+    )
+    (system / "etc/fstab").write_text(fstab)
+    boot = made("ext4", tmp_path / "boot.fs", 24 * MIB)
+    call("mke2fs", "-q", "-F", "-t", "ext4", "-d", system / "boot", boot)
+    call("rm", "-r", system / "boot")
+    (system / "boot").mkdir()
+    with volume_group(tmp_path, [80 * MIB], name="vg", extent="1m") as group:
+        for name, size in (("swap", 8 * MIB), ("root", 64 * MIB)):
+            group.lvm("lvcreate", "-n", name, "-L", f"{size}b", "vg")
+        root = made("ext4", tmp_path / "root.fs", 64 * MIB)
+        call("mke2fs", "-q", "-F", "-t", "ext4", "-d", system, root)
+        group.put("root", root)
+        group.put("swap", made("swap", tmp_path / "swap.fs", 8 * MIB))
+        contents = [(MIB, sparse_file(tmp_path / "core", MIB)), (24 * MIB, boot), (80 * MIB, group.files[0])]
+        disk = gpt_with(tmp_path, 112 * MIB, *contents, types=[BIOS_BOOT, "L", LVM])
+    with loop_device(disk) as device:
+        said = imager("repair-boot", "--yes", device)
+        assert "on vg/root:" in imager("repair-boot", "--dry-run", device)
+        with mounted(partition_nodes(device)[1], tmp_path / "mnt") as top:
+            assert (top / "grub/grub.cfg").exists()
+        boot_uuid = uuid_of(partition_nodes(device)[1])
+    assert f"in /etc/fstab /dev/sda2 becomes UUID={boot_uuid}" in said
+    assert f"install GRUB again for BIOS (i386-pc) on {device}" in said
 
 
 def test_a_disk_without_a_system_is_left_as_it_is(disk, tmp_path):
