@@ -153,7 +153,7 @@ def _answer(
     here: dict[int, LoadOption], system: SystemPartition, loaders: Sequence[Loader], present: Collection[str]
 ) -> tuple[tuple[int | NewEntry, ...], list[int]]:
     """The entries for one folder, and the present ones that they are or are made from."""
-    of_partition = {number: each for number, each in here.items() if _signature(each) == system.partition.signature}
+    of_partition = {number: each for number, each in here.items() if _is_of(each, system.partition)}
     if of_partition:
         kept = [number for number, option in of_partition.items() if option.partition == system.partition]
         moved = _made_again(of_partition, kept, system)
@@ -175,6 +175,14 @@ def _made_again(options: dict[int, LoadOption], kept: Sequence[int], system: Sys
         for number, option in options.items()
         if number not in kept
     ]
+
+
+def _is_of(option: LoadOption, partition: HardDrive) -> bool:
+    """Whether an entry means a partition, wherever it says that it lies; in an MBR all have the disk's signature."""
+    is_it = _signature(option) == partition.signature
+    return is_it and (
+        partition.is_gpt or (option.partition is not None and option.partition.number == partition.number)
+    )
 
 
 def _signature(option: LoadOption) -> str:

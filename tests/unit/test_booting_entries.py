@@ -98,6 +98,15 @@ def test_an_entry_that_is_switched_off_is_not_what_starts_the_machine() -> None:
     assert [each.loader.file for each in planned({4: off}).new] == [SHIM]
 
 
+def test_partitions_of_an_mbr_are_told_apart_by_their_numbers() -> None:
+    here = HardDrive(1, 2048, 32768, "deadbeef", is_gpt=False)
+    system = replace(esp(SHIM), partition=here)
+    listed = {1: load_option("other", replace(here, number=2), SHIM), 2: load_option("debian", here, SHIM)}
+    plan = plan_entries(firmware(listed), [system], {"deadbeef"})
+    assert plan.first == (2,)
+    assert not plan.removed
+
+
 def test_twins_of_a_disk_that_is_gone_give_one_entry() -> None:
     again = load_option("debian", GONE, SHIM)
     assert len(planned({1: again, 2: again}).new) == 1
