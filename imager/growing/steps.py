@@ -165,6 +165,11 @@ class _Planner:
             commands = tuple(word.format(device=place.device) for word in known.by_hand)
             self.stay(place, content, known.reason, commands)
             return
+        unfit = _unfit(content)
+        if unfit is not None:
+            commands = (unfit.first, *(word for word in how.by_hand if word != unfit.first))
+            self.stay(place, content, unfit.reason, tuple(word.format(device=place.device) for word in commands))
+            return
         kind: StepKind = "swap" if how is table.SWAP else "filesystem"
         before = content.size_bytes if content.size_bytes is not None else place.before
         self._step(kind, content.type, place, how, min(before, place.after), uuid=content.uuid)
@@ -252,11 +257,17 @@ def _can_grow(content: Content) -> bool:
     if content.type in table.LUKS.types:
         return any(_can_grow(each) for each in content.inside)
     how = _how(content)
-    return how is not None and how is not table.SWAP
+    return how is not None and how is not table.SWAP and _unfit(content) is None
 
 
 def _how(content: Content) -> table.Growing | None:
     return table.growing(content.type, content.facts.get("version", ""))
+
+
+def _unfit(content: Content) -> table.Unfit | None:
+    """What speaks against growing a file system, if it says so itself."""
+    known = (each for each in table.UNFIT if content.type in each.types)
+    return next((each for each in known if each.word in content.facts.get(each.fact, "")), None)
 
 
 def _number(content: Content, fact: str) -> int:

@@ -171,6 +171,31 @@ STAYING: Final = (
 )
 
 
+@dataclass(frozen=True)
+class Unfit:
+    """What a file system says of itself, and why it is not grown then; its tool would refuse.
+
+    Attributes:
+        types: blkid's names.
+        fact: Which of the facts that a parser tells.
+        word: What stands in it.
+        reason: For people.
+        first: What has to be done first, as a command.
+    """
+
+    types: tuple[str, ...]
+    fact: str
+    word: str
+    reason: str
+    first: str
+
+
+UNFIT: Final = (
+    Unfit(("ntfs",), "volume_flags", "dirty", "Windows has marked it for a check", "in Windows: chkdsk /f, shut down"),
+    Unfit(EXT_TYPES, "state", "errors flagged", "errors are flagged in it", "e2fsck -f {device}"),
+)
+
+
 def growing(content_type: str, version: str = "") -> Growing | None:
     """How a file system or swap grows, or None; FAT has versions that cannot."""
     if content_type == "vfat" and version != "FAT32":

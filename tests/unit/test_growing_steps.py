@@ -173,6 +173,18 @@ def test_a_container_in_a_logical_volume():
     ]
 
 
+def test_what_says_that_it_is_not_in_order_stays():
+    dirty = filesystem("ntfs", facts={"volume_flags": "dirty"})
+    plan = grow_steps(disk(dirty), grown(), disk="/dev/sda")
+    assert plan.steps == ()
+    assert plan.lines() == [
+        "partition 1 (ntfs) stays as it is: Windows has marked it for a check; "
+        "by hand: in Windows: chkdsk /f, shut down; ntfsresize /dev/sda1"
+    ]
+    flagged = filesystem("ext4", facts={"state": "errors flagged"})
+    assert grow_steps(disk(flagged), grown()).staying[0].commands == ("e2fsck -f /dev/sdX1", "resize2fs /dev/sdX1")
+
+
 @pytest.mark.parametrize(("version", "grows"), [("FAT12", False), ("FAT16", False), ("FAT32", True), ("", False)])
 def test_of_fat_only_fat32_grows(version, grows):
     plan = grow_steps(disk(filesystem("vfat", facts={"version": version})), grown())
