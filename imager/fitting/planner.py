@@ -58,6 +58,8 @@ def _check_table(layout: Layout) -> None:
         reason = reason or "its partition table cannot be read"
     if layout.table.kind == "hybrid":
         reason = reason or "it has a hybrid MBR, which lists partitions a second time for another system"
+    if layout.table.kind == "none" and layout.partitions:  # an image is untrusted
+        reason = reason or "it has partitions but no table"
     if reason:
         raise UsageError(f"the partitions of this disk cannot be fitted: {reason}", hint=_WITHOUT, reason=reason)
 

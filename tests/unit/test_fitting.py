@@ -257,3 +257,9 @@ def test_all_room_behind_the_last_partition_is_given_away(layout, more):
     if changed(fitting):
         free = usable_end(layout, target_size) - max(each.end for each in leaves)
         assert free < 64 * MIB or any("stay unpartitioned" in text for text in fitting.warnings)
+
+
+def test_partitions_of_a_disk_without_a_table_are_refused() -> None:
+    layout = replace(bare(64 * MIB), partitions=gpt(64 * MIB, part(1, MIB, 8 * MIB)).partitions)
+    with pytest.raises(UsageError, match="it has partitions but no table"):
+        fit(layout, 128 * MIB, Rule("last"))
