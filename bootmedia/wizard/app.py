@@ -76,6 +76,11 @@ class Wizard(App[None]):
         """Keep a line for later."""
         self.journal.add(text)
 
+    def log_files(self) -> list[Path]:
+        """What is kept so far: this session's log, those before it, and the reports beside them."""
+        folder = self.journal.path.parent if self.journal.path else None
+        return sorted(path for path in folder.iterdir() if path.is_file()) if folder else []
+
     def action_nothing(self) -> None:
         """Ctrl-C and Ctrl-Q end nothing by accident."""
 
@@ -108,8 +113,9 @@ class Wizard(App[None]):
 
     def own_folders(self) -> list[tuple[Path, str]]:
         """Folders of this medium that may hold images, and what they are called."""
-        images = self.around.medium / "images"
-        return [(images, "Images on this medium")] if images.is_dir() else []
+        medium, data = self.around.medium, self.around.medium.with_name("data")
+        known = [(medium / "images", "Images on this medium"), (data, "This stick's data partition")]
+        return [(folder, about) for folder, about in known if folder.is_dir()]
 
     # --- Tasks ------------------------------------------------------------------------------------------------------
 
@@ -117,6 +123,13 @@ class Wizard(App[None]):
         """Start what was chosen on the first screen."""
         tasks: dict[str, Callable[[], None]] = {
             "restore": self._begin_restore,
+            "unattended": self._begin_unattended,
+            "capture": self._begin_capture,
+            "verify": self._begin_verify,
+            "health": self._begin_health,
+            "network": self._begin_network,
+            "password": self._begin_password,
+            "logs": self.save_logs,
             "shell": self.leave_for_shell,
             "reboot": lambda: self._ask("Reboot now?", Pipeline.of("systemctl", "reboot")),
             "poweroff": lambda: self._ask("Power off now?", Pipeline.of("systemctl", "poweroff")),
@@ -132,6 +145,46 @@ class Wizard(App[None]):
         from bootmedia.wizard.screens.restore import Contents
 
         self.push_screen(Contents(Choice(source)))
+
+    def _begin_unattended(self) -> None:
+        from bootmedia.wizard.screens.unattended import Unattended
+
+        self.push_screen(Unattended())
+
+    def _begin_capture(self) -> None:
+        from bootmedia.wizard.screens.capturing import ChooseSources
+
+        self.push_screen(ChooseSources())
+
+    def _begin_verify(self) -> None:
+        from bootmedia.wizard.screens.capturing import VerifyHow
+        from bootmedia.wizard.screens.place import Place
+
+        def picked(source: Source) -> None:
+            self.push_screen(VerifyHow(source))
+
+        self.push_screen(Place(picked, "Verify: where the image is"))
+
+    def _begin_health(self) -> None:
+        from bootmedia.wizard.screens.health import HealthScreen
+
+        self.push_screen(HealthScreen())
+
+    def _begin_network(self) -> None:
+        from bootmedia.wizard.screens.network import NetworkScreen
+
+        self.push_screen(NetworkScreen())
+
+    def _begin_password(self) -> None:
+        from bootmedia.wizard.screens.steps import Steps
+
+        self.push_screen(Steps("SSH one-time password", [Pipeline.of("recovery", "ssh")]))
+
+    def save_logs(self) -> None:
+        """Copy what was kept below /run to the stick, or where somebody says."""
+        from bootmedia.wizard.screens.saving import SaveLogs
+
+        self.push_screen(SaveLogs())
 
     def _ask(self, question: str, command: Pipeline) -> None:
         self.push_screen(Ask(question, command))

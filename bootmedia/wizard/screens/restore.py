@@ -153,7 +153,7 @@ class Options(Frame):
     def _rows(self) -> Iterable[tuple[str, Text, bool]]:
         yield "go", styled(("Go on: show before and after", "strong"), " (nothing is written yet)"), self._ready()
         whole = f"   it {self._whole_refusal}" if self._whole_refusal else ""
-        yield "whole", _choice_row("The whole disk", whole, on=self._is_whole, single=True), not self._whole_refusal
+        yield "whole", choice_row("The whole disk", whole, on=self._is_whole, single=True), not self._whole_refusal
         yield from self._partition_rows()
         yield from self._grow_rows()
         choice = self._choice
@@ -163,7 +163,7 @@ class Options(Frame):
             ("accept_damage", "Accept damage", "restore what is there of a damaged image", choice.accept_damage),
         ):
             if name != "repair_boot" or self._is_whole:
-                yield name, _choice_row(title, about, on=on), True
+                yield name, choice_row(title, about, on=on), True
 
     def _partition_rows(self) -> Iterable[tuple[str, Text, bool]]:
         image, target = self._choice.image, self._choice.target
@@ -178,7 +178,7 @@ class Options(Frame):
                 about = f"{entry.content.type}, {size_text(entry.size_bytes)}"
                 refused = trial.partition_refusal(onto)
                 title = f"Only partition {entry.number} ({about}) onto {onto}"
-                row = _choice_row(title, f"it {refused}" if refused else "", on=on, single=True)
+                row = choice_row(title, f"it {refused}" if refused else "", on=on, single=True)
                 yield f"part:{entry.number}:{onto}", row, not refused
 
     def _grow_rows(self) -> Iterable[tuple[str, Text, bool]]:
@@ -191,7 +191,7 @@ class Options(Frame):
             ("last", "Grow the last partition", "and the file system in it"),
             ("proportional", "Grow all in proportion", ""),
         ):
-            yield f"grow:{name}", _choice_row(title, about, on=self._choice.grow == name, single=True), True
+            yield f"grow:{name}", choice_row(title, about, on=self._choice.grow == name, single=True), True
 
     def chosen(self, name: str) -> None:
         """Change one choice, or go on."""
@@ -213,7 +213,8 @@ class Options(Frame):
         self._fill(name)
 
 
-def _choice_row(title: str, about: str, *, on: bool, single: bool = False) -> Text:
+def choice_row(title: str, about: str, *, on: bool, single: bool = False) -> Text:
+    """A line with a mark: one of several, or on and off."""
     mark = ("(*)" if on else "( )") if single else ("[x]" if on else "[ ]")
     return styled((f"{mark} {title:<28}", "strong" if on else "plain"), (f" {about}", "quiet"))
 
