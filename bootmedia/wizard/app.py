@@ -144,7 +144,8 @@ class Wizard(App[None]):
     def _image_picked(self, source: Source) -> None:
         from bootmedia.wizard.screens.restore import Contents
 
-        self.push_screen(Contents(Choice(source)))
+        folder = str(self.journal.path.parent) if self.journal.path else ""
+        self.push_screen(Contents(Choice(source, report_folder=folder)))
 
     def _begin_unattended(self) -> None:
         from bootmedia.wizard.screens.unattended import Unattended

@@ -72,6 +72,7 @@ class Choice:
         partition: Of the image, when only one is restored.
         onto: The partition of the target that it is written to.
         grow: What happens to room that is left: last, proportional or a partition's number; "" for nothing.
+        report_folder: Where the command keeps its report; "" for nowhere.
     """
 
     source: Source
@@ -83,6 +84,7 @@ class Choice:
     repair_boot: bool = False
     verify: bool = True
     accept_damage: bool = False
+    report_folder: str = ""
 
     def toggled(self, name: str) -> Choice:
         """The same with one of verify, repair_boot and accept_damage turned round."""
@@ -116,7 +118,8 @@ class Choice:
 
     def restore(self) -> Pipeline:
         """What does it."""
-        return self.source.piped("imager", "restore", *WATCHED, *self.options(), last=(self._target(),))
+        kept = ("--report", self.report_folder) if self.report_folder else ()
+        return self.source.piped("imager", "restore", *WATCHED, *kept, *self.options(), last=(self._target(),))
 
     def _target(self) -> str:
         return self.target.path if self.target else ""

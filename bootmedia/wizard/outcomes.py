@@ -41,6 +41,8 @@ def result_lines(outcome: Outcome, said: Sequence[str]) -> Iterator[str]:
     for image in facts.get("images") or ():
         yield from _captured(image)
     yield from (f"warning: {text}" for text in facts.get("warnings") or ())
+    if facts.get("report"):
+        yield f"report: {facts['report']}"
     if not outcome.is_well:
         yield from said[-5:]
 

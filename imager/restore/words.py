@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 Row = tuple[str, int, int, int, int]
 
-_LEAST_COLUMNS: Final = 24
-
 
 def content_text(content: Content | None) -> str:
     """What lies in a partition, in a few words."""
@@ -195,9 +193,10 @@ def plan_lines(plan: Plan, style: Style) -> list[str]:
     about = [target.identity.short_name()] if target.identity.short_name() != target.name else []
     about += [size_text(target.size_bytes), *([] if target.exists else ["a new file"])]
     lines = [f"target   {target.name}: {', '.join(about)}"]
+    lines += _section("the disk", list(_picture_lines(target.layout, layout_after(plan), style)))
     lines += _section("now on it, and lost", plan.will_be_lost or ("nothing",))
-    lines += _section("partitions", list(_fitting_lines(plan.layout, plan.fitting, style)) if plan.fitting else [])
-    lines += _section("table", list(_adding_lines(plan, style)))
+    lines += _section("partitions", list(_fitting_lines(plan.layout, plan.fitting)) if plan.fitting else [])
+    lines += _section("table", list(_adding_lines(plan)))
     lines += _section(
         "written",
         [
@@ -211,8 +210,16 @@ def plan_lines(plan: Plan, style: Style) -> list[str]:
     return lines
 
 
-def _fitting_lines(layout: Layout, fitting: Fitting, style: Style) -> Iterator[str]:
-    """Each partition before and after, pictures of both, and who grows and why."""
+def _picture_lines(now: Layout | None, then: Layout | None, style: Style) -> Iterator[str]:
+    """The target before and after, drawn to one scale, as far as it is known."""
+    room = style.columns - len("  before ")
+    for name, layout in (("before", now), ("after ", then)):
+        if layout is not None:
+            yield f"{name} {disk_bar(layout, replace(style, columns=room))}"
+
+
+def _fitting_lines(layout: Layout, fitting: Fitting) -> Iterator[str]:
+    """Each partition before and after, and who grows and why."""
     yield from fitting.why
     if not fitting.is_changed:
         return
@@ -220,26 +227,16 @@ def _fitting_lines(layout: Layout, fitting: Fitting, style: Style) -> Iterator[s
         entry = layout.partition(place.number)
         if entry is not None:
             yield f"{partition_text(entry)}: {_change_text(place)}"
-    yield from _pictures(layout, fitting.layout_on_target(layout), style)
 
 
-def _adding_lines(plan: Plan, style: Style) -> Iterator[str]:
+def _adding_lines(plan: Plan) -> Iterator[str]:
     """The partition that the target's table gets."""
-    new, now, there = plan.scope.new, plan.target.layout, layout_after(plan)
-    if new is None or now is None or there is None:
+    new = plan.scope.new
+    if new is None:
         return
     about = ", ".join(part for part in (f"type {new.type}", new.name and f"name {new.name}", new.uuid) if part)
     yield f"new: partition {new.number}, bytes {new.start} to {new.end}, {about}"
     yield from new.changed
-    yield from _pictures(now, there, style)
-
-
-def _pictures(before: Layout, after: Layout, style: Style) -> Iterator[str]:
-    room = style.columns - len("  before ")
-    scale = room / max(before.size_bytes, after.size_bytes)
-    for name, each in (("before", before), ("after ", after)):
-        columns = max(_LEAST_COLUMNS, round(scale * each.size_bytes))
-        yield f"{name} {disk_bar(each, replace(style, columns=min(columns, room)))}"
 
 
 def _change_text(place: Fitted) -> str:
