@@ -116,6 +116,10 @@ GrowOption = Annotated[
         help="Give the room of a larger disk to the last partition that can grow, to all in proportion, or to N.",
     ),
 ]
+FitOption = Annotated[
+    bool,
+    typer.Option("--fit", help="Move partitions together on a smaller disk, where there is room between them."),
+]
 GapsOption = Annotated[bool, typer.Option("--gaps", help="Copy all of the space between partitions.")]
 
 _LONGEST_NUMBER = 40

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from imager.cli.options import DebugOption, GrowOption, JsonOption, QuietOption, disk_name, epilog, file_name
+from imager.cli.options import DebugOption, FitOption, GrowOption, JsonOption, QuietOption, disk_name, epilog, file_name
 from imager.cli.output import Console
 from imager.cli.problems import reports_problems
 from imager.cli.restore import Wanted
@@ -33,6 +33,7 @@ def command(
         str, typer.Argument(metavar="TARGET", help="The disk that it would be restored to.", callback=disk_name)
     ],
     grow: GrowOption = None,
+    fit: FitOption = False,
     plan: Annotated[
         str | None,
         typer.Option("--plan", metavar="FILE", help="Sizes of partitions, from a plan.", callback=file_name),
@@ -51,7 +52,7 @@ def command(
     from imager.fitting.plan_file import plan_text
 
     console = Console(json=as_json, quiet=quiet)
-    wanted = Wanted(None, None, table_only=False, boot_only=False, grow=grow, plan=plan)
+    wanted = Wanted(None, None, table_only=False, boot_only=False, grow=grow, plan=plan, fit=fit)
     choices = RestoreChoices(wanted, accept_damage=True)
     with ExitStack() as stack:
         planned = plan_restores([(image, wanted.place(target))], choices, stack)

@@ -14,6 +14,7 @@ from imager.cli.options import (
     AcceptDamageOption,
     DebugOption,
     DryRunOption,
+    FitOption,
     GrowOption,
     JsonOption,
     ProgressOption,
@@ -89,6 +90,7 @@ def command(
     ] = False,
     boot_only: Annotated[bool, typer.Option("--boot-only", help="Write the boot code and nothing else.")] = False,
     grow: GrowOption = None,
+    fit: FitOption = False,
     plan: Annotated[
         str | None,
         typer.Option(
@@ -137,7 +139,7 @@ def command(
     from imager.cli.unlock import parse_requests
 
     console = Console(json=as_json, quiet=quiet, progress_as=progress)
-    wanted = Wanted(partition, onto, table_only, boot_only, grow, grow_volume, plan)
+    wanted = Wanted(partition, onto, table_only, boot_only, grow, grow_volume, plan, fit)
     if repair_boot and (partition is not None or table_only or boot_only):
         raise UsageError(
             "--repair-boot is for whole disks", hint="Repair a disk that is restored already: imager repair-boot DISK."
@@ -190,6 +192,7 @@ class Wanted:
     grow: str | None = None
     grow_volume: str | None = None
     plan: str | None = None
+    fit: bool = False
 
     def place(self, target: str | None) -> str:
         """The device or file that is opened for writing.
@@ -199,11 +202,7 @@ class Wanted:
         """
         if sum((self.partition is not None, self.table_only, self.boot_only)) > 1:
             raise UsageError("--partition, --table-only and --boot-only contradict each other")
-        if self.grow is not None and self.plan is not None:
-            raise UsageError("--grow and --plan contradict each other", hint="The plan has the sizes.")
-        option = "--grow" if self.grow is not None else "--plan" if self.plan is not None else ""
-        if option and (self.partition is not None or self.table_only or self.boot_only):
-            raise UsageError(f"{option} is for whole disks", hint="Leave out --partition, --table-only or --boot-only.")
+        self._check_fitting()
         if self.grow_volume is not None and self.grow is None and self.plan is None:
             raise UsageError("--grow-volume belongs to --grow", hint="As in --grow last --grow-volume vg0/root.")
         if (self.partition is None) != (self.onto is None):
@@ -215,6 +214,18 @@ class Wanted:
         if target is None:
             raise UsageError("the TARGET is missing", hint="imager disks lists the disks of this machine.")
         return target
+
+    def _check_fitting(self) -> None:
+        options = {"--grow": self.grow is not None, "--plan": self.plan is not None, "--fit": self.fit}
+        given = [name for name, is_given in options.items() if is_given]
+        if len(given) > 1:
+            raise UsageError(
+                f"{' and '.join(given)} contradict each other", hint="--grow and --plan move partitions as --fit does."
+            )
+        if given and (self.partition is not None or self.table_only or self.boot_only):
+            raise UsageError(
+                f"{given[0]} is for whole disks", hint="Leave out --partition, --table-only or --boot-only."
+            )
 
     def scope(self, state: TargetState, image: Layout) -> RestoreScope:
         """The same as a scope, for the target as it is.

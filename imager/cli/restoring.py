@@ -165,6 +165,8 @@ def _plan(opened: StreamedImage, files: Sequence[str], place: str, choices: Rest
 
 
 def _rule(wanted: Wanted, image_id: UUID) -> Rule | None:
+    if wanted.fit:
+        return Rule("fit")
     if wanted.plan is None:
         return Rule.parse(wanted.grow) if wanted.grow is not None else None
     try:

@@ -32,7 +32,7 @@ def arrange(boxes: Sequence[Box], weights: Mapping[int, int], usable_end: int, g
         grain: What moved starts are aligned to.
 
     Raises:
-        TargetTooSmall: Sizes that a person gave need more room than there is.
+        TargetTooSmall: They need more room than there is.
     """
     places: dict[int, Place] = {}
     for segment, end in segments(boxes, usable_end):
@@ -46,6 +46,11 @@ def segments(boxes: Sequence[Box], usable_end: int) -> Iterator[tuple[Sequence[B
     for first, after in pairwise(stays):
         end = usable_end if after == len(boxes) else boxes[after].entry.start - boxes[after].lead
         yield boxes[first:after], end
+
+
+def row_end(segment: Sequence[Box], grain: int) -> int:
+    """Where a segment would end if its boxes lay one after the other."""
+    return _in_row(segment, segment[0].entry.start, {}, grain)[segment[-1].number][1]
 
 
 def _arrange_segment(segment: Sequence[Box], weights: Mapping[int, int], end: int, grain: int) -> dict[int, Place]:
@@ -66,8 +71,8 @@ def _arrange_segment(segment: Sequence[Box], weights: Mapping[int, int], end: in
 
 
 def _in_order(segment: Sequence[Box], end: int, grain: int) -> dict[int, Place]:
-    """The boxes where they were, or as near to that as the sizes that a person gave let them."""
-    if not any(box.is_resized for box in segment):
+    """The boxes where they were, or as near to that as their sizes and the end of the disk let them."""
+    if segment[-1].entry.end <= end and not any(box.is_resized for box in segment):
         return {box.number: box.place for box in segment}
     places: dict[int, Place] = {}
     at = 0
@@ -85,9 +90,8 @@ def _check_end(segment: Sequence[Box], needed: int, end: int) -> None:
     if needed > end:
         numbers = ", ".join(str(box.number) for box in segment)
         raise TargetTooSmall(
-            f"the partitions {numbers} with the sizes that are wanted end at byte {needed}, and must end at {end}: "
-            f"{size_text(needed - end)} too much",
-            hint="Make one of them smaller.",
+            f"the partitions {numbers}, one after the other, end at byte {needed}, and must end at {end}: "
+            f"{size_text(needed - end)} ({needed - end} bytes) are missing",
             missing_bytes=needed - end,
         )
 

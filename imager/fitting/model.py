@@ -14,17 +14,18 @@ from imager.errors import UsageError
 from imager.extents import Extents
 from imager.layout import Gap, Layout, Partition, PartitionKind
 
-RuleKind = Literal["last", "proportional", "partition", "sizes"]
+RuleKind = Literal["last", "proportional", "partition", "sizes", "fit"]
 RULES: Final = "last, proportional, or the number of a partition"
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What becomes of the room that a larger disk has.
+    """What becomes of the room on a disk of another size.
 
     Attributes:
         kind: last: the last partition that can grow gets all of it; proportional: all that can grow share it in
-            proportion to their sizes; partition: one gets all of it; sizes: as a person wrote them down.
+            proportion to their sizes; partition: one gets all of it; sizes: as a person wrote them down; fit: nobody.
+            Whatever the rule, partitions move together where the disk is smaller.
         number: Which partition, for the kind partition; for sizes the one that gets what is left, 0 for none.
         sizes: Sizes by number, for the kind sizes; what is not listed keeps its size.
     """

@@ -12,10 +12,11 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Final
 
-from imager.errors import UsageError
+from imager.errors import TargetTooSmall, UsageError
 from imager.fitting.arrange import Place, arrange
 from imager.fitting.boxes import MBR_SECTORS, MIB, Box, boxes_of, grain_of, logicals_of, usable_end
 from imager.fitting.model import Fitted, Fitting, Rule
+from imager.fitting.shrink import sizes_that_fit
 from imager.fitting.traits import WINDOWS_RECOVERY, content_trait
 from imager.layout import Layout, Partition
 from imager.pictures.sizes import exact_size_text, size_text
@@ -29,12 +30,12 @@ def fit(layout: Layout, target_size: int, rule: Rule) -> Fitting:
 
     Args:
         layout: The image's layout.
-        target_size: Size of the target in bytes; everything must fit onto it as it is.
+        target_size: Size of the target in bytes.
         rule: Who gets the room.
 
     Raises:
         UsageError: The rule cannot be carried out with this disk.
-        TargetTooSmall: The sizes of a plan need more room than there is.
+        TargetTooSmall: There is not enough room for everything.
     """
     _check_table(layout)
     if layout.table.kind == "none":
@@ -44,7 +45,10 @@ def fit(layout: Layout, target_size: int, rule: Rule) -> Fitting:
     boxes = _with_sizes(boxes, layout, rule)
     growing = _growing(boxes, layout, rule)
     end, grain = usable_end(layout, target_size), grain_of(boxes)
-    places = arrange(boxes, {box.number: box.size for box in growing}, end, grain)
+    try:
+        places = arrange(boxes, {box.number: box.size for box in growing}, end, grain)
+    except TargetTooSmall as error:
+        raise TargetTooSmall(error.message, hint=_way_out(boxes, end, grain), **error.facts) from error
     if growing and places == {box.number: box.place for box in boxes} and end - boxes[-1].entry.end >= grain:
         raise _obstructed(boxes, growing)
     fitted = tuple(_fitted(entry, layout, boxes, places, end) for entry in layout.partitions)
@@ -93,6 +97,8 @@ def _fit_whole(layout: Layout, target_size: int, rule: Rule) -> Fitting:
     """A file system that has the disk to itself."""
     if rule.kind in ("partition", "sizes"):
         raise UsageError("the disk in the image has no table, and so no numbered partitions", hint="--grow last")
+    if rule.kind == "fit":
+        return Fitting(rule, (), target_size, target_size, ("everything fits as it is",))
     reason = "nobody knows what lies on it"
     if layout.content:
         trait = content_trait(layout.content)
@@ -115,7 +121,7 @@ def _growing(boxes: Sequence[Box], layout: Layout, rule: Rule) -> list[Box]:
     """The boxes that a rule is about, in the order in which they lie on the disk."""
     if rule.kind == "partition" or rule.number:
         return [_named(boxes, layout, rule.number)]
-    if rule.kind == "sizes":
+    if rule.kind in ("sizes", "fit"):
         return []
     able = [box for box in boxes if box.trait.grows]
     if not able:
@@ -138,9 +144,9 @@ def _with_sizes(boxes: Sequence[Box], layout: Layout, rule: Rule) -> list[Box]:
 def _checked_size(box: Box, wanted: int) -> int:
     if wanted > box.size and box.trait.barred:
         raise UsageError(f"partition {box.number} cannot grow: {box.trait.barred}", number=box.number)
-    if wanted < box.trait.minimum_bytes:
+    if wanted < box.size:
         raise UsageError(
-            f"partition {box.number} cannot be smaller than {exact_size_text(box.trait.minimum_bytes)}, "
+            f"partition {box.number} cannot be smaller than {exact_size_text(box.size)}, "
             f"and {exact_size_text(wanted)} are wanted",
             hint="What lies in a partition cannot be made smaller yet; make it smaller before it is imaged.",
             number=box.number,
@@ -200,10 +206,20 @@ def _nothing(rule: Rule) -> str:
     return f"nothing grows (--grow {rule}): the target has no more room than the disk in the image"
 
 
+def _way_out(boxes: Sequence[Box], end: int, grain: int) -> str:
+    """What would have to be made smaller, as far as that can be told."""
+    sizes = sizes_that_fit(boxes, end, grain)
+    if sizes is None:
+        return "Choose a larger disk: what is in use in the partitions does not fit either."
+    told = [f"partition {box.number} to {size_text(sizes[box.number])}" for box in boxes if box.number in sizes]
+    return f"Choose a larger disk, or make smaller before it is imaged: {', '.join(told)}."
+
+
 def _why(boxes: Sequence[Box], growing: Sequence[Box], places: Mapping[int, Place], rule: Rule) -> Iterator[str]:
     larger = [box for box in boxes if places[box.number][1] - places[box.number][0] > box.entry.size_bytes]
-    if rule.kind == "sizes" and not larger:
-        yield "all partitions have the sizes that they have in the image"
+    if rule.kind in ("sizes", "fit") and not larger:
+        moves = any(places[box.number] != box.place for box in boxes)
+        yield "partitions move together, with the sizes that they have" if moves else "everything fits as it is"
         return
     if not larger:
         yield _nothing(rule)
@@ -214,6 +230,7 @@ def _why(boxes: Sequence[Box], growing: Sequence[Box], places: Mapping[int, Plac
         "proportional": f"partitions that grow, in proportion to their sizes: {numbers}",
         "partition": f"partition {numbers} grows, as was asked for",
         "sizes": f"partitions that grow, as the plan has it: {numbers}",
+        "fit": "",  # nothing is larger then
     }[rule.kind]
     for box in boxes:
         reason = box.trait.barred or box.trait.fixed
@@ -230,7 +247,7 @@ def _warnings(layout: Layout, fitted: Sequence[Fitted], target_size: int, end: i
             f"an MBR counts sectors with 32 bits and reaches {size_text(target_size - beyond)} of the target: "
             f"{size_text(beyond)} stay unpartitioned"
         )
-    left = end - max(place.end for place in fitted)
+    left = end - max((place.end for place in fitted), default=0)
     if left >= _LEFT_BYTES:
         yield f"{size_text(left)} at the end of the target stay unpartitioned"
     for place in fitted:

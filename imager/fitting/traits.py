@@ -41,6 +41,10 @@ _SERVICE: Final = {
 }
 _ABSOLUTE: Final = {**dict.fromkeys(("a5", "a6", "a9"), "its own BSD label counts the sectors of the disk")}
 _READ_ONLY: Final = frozenset({"squashfs", "erofs", "iso9660", "udf", "cramfs"})
+_CAN_SHRINK: Final = frozenset({"ext2", "ext3", "ext4", "ntfs", "btrfs"})
+_SPARE_SHARE: Final = 8
+_SPARE_BYTES: Final = 16 * 1024**2
+"""A file system cannot be made as small as what it holds: it needs tables for it, and room to move blocks around."""
 _BITLOCKER: Final = "BitLocker"
 _SMALL_BYTES: Final = 2 * 1024**3
 _SMALL_SHARE: Final = 8
@@ -55,7 +59,7 @@ class Trait:
         fixed: Why no rule makes it larger unless it is named, as in "an EFI system partition"; empty when one may.
         barred: Why it cannot grow at all; empty when it can.
         pinned: Why it must start where it started; empty when it may move.
-        minimum_bytes: It cannot be smaller than this.
+        minimum_bytes: What is in it could be made as small as this, and no smaller.
     """
 
     fixed: str = ""
@@ -76,13 +80,21 @@ def trait_of(entry: Partition, layout: Layout) -> Trait:
         fixed=_fixed(entry, content, layout),
         barred=_barred(entry, content),
         pinned=_pinned(entry, content),
-        minimum_bytes=entry.size_bytes,
+        minimum_bytes=_minimum(entry, content),
     )
 
 
 def content_trait(content: Content) -> Trait:
     """What may be done with a file system that has the whole disk."""
     return Trait(fixed=_fixed_by_content(content), barred=_barred_by_content(content))
+
+
+def _minimum(entry: Partition, content: Content) -> int:
+    """The size that it could be made, by programs that can do that; with room for what they need themselves."""
+    if content.type not in _CAN_SHRINK or content.whole_reason or content.used_bytes is None:
+        return entry.size_bytes
+    needed = content.used_bytes + content.used_bytes // _SPARE_SHARE + _SPARE_BYTES
+    return min(entry.size_bytes, needed)
 
 
 def _fixed(entry: Partition, content: Content, layout: Layout) -> str:

@@ -155,7 +155,8 @@ def make_plan(
     layout = description.layout
     check_target(target)
     check_sector_size(target, description.sector_size)
-    _check_fits(layout, scope, target)
+    if options.grow is None or layout.table.kind == "none":
+        _check_fits(layout, scope, target)
     missing = final.missing if final else Extents()
     fitting = _fitting(layout, target, scope, options, missing)
     if fitting and fitting.is_changed:
@@ -211,7 +212,8 @@ def _check_fits(layout: Layout, scope: RestoreScope, target: TargetState) -> Non
         raise TargetTooSmall(
             f"{target.name} is too small: it has {target.size_bytes} bytes, and {short} bytes are missing "
             "to hold every partition of the image",
-            hint="choose a larger target, or restore single partitions with --partition",
+            hint="choose a larger target, or restore single partitions with --partition; "
+            "--fit moves partitions together where there is room between them",
             path=target.name,
             size_bytes=target.size_bytes,
             missing_bytes=short,

@@ -444,3 +444,43 @@ def test_clones_grow_each_by_itself(tmp_path):
         count, size = (int(re.search(rf"{word}: +(\d+)", said)[1]) for word in ("Block count", "Block size"))
         assert count * size > sizes(target)[2] - MIB
     assert len(json.loads(done.stdout)["afterwards"]) == 2
+
+
+# --- Smaller disks ------------------------------------------------------------------------------------------------
+
+
+def test_partitions_move_together_on_a_smaller_disk(tmp_path):
+    parts = [Part(20 * MIB, ESP), Part(30 * MIB, MSDATA), Part(10 * MIB, RECOVERY, start_bytes=120 * MIB)]
+    disk = gpt_disk(tmp_path / "disk", 140 * MIB, parts)
+    fat(disk, MIB, 20 * MIB)
+    ntfs(disk, 21 * MIB, 30 * MIB)
+    ntfs(disk, 120 * MIB, 10 * MIB)
+    image, target = tmp_path / "image", tmp_path / "target"
+    assert imager("capture", "--quiet", disk, image).returncode == 0
+    target.write_bytes(b"\xa5" * 64 * MIB)
+    refused = imager("restore", "--yes", image, target)
+    assert refused.returncode == 6
+    assert "--fit" in refused.stderr
+    done = imager("restore", "--yes", "--verify", "--fit", image, target)
+    assert done.returncode == 0, done.stderr
+    assert_gpt_sound(target)
+    assert identity(target) == identity(disk)
+    assert places(target)[3] == (51 * MIB, 61 * MIB)
+    moved = volume(target, 3).read_bytes()
+    assert int.from_bytes(moved[28:32], "little") == 51 * 2048
+    assert moved[512 : 9 * MIB] == at(disk, 120 * MIB + 512, 9 * MIB - 512)
+
+
+def test_logical_partitions_move_together_on_a_smaller_disk(tmp_path):
+    logicals = [Part(12 * MIB, "83"), Part(12 * MIB, "83", start_bytes=90 * MIB)]
+    disk = mbr_disk(tmp_path / "disk", 110 * MIB, [Part(12 * MIB, "83")], logicals)
+    for number in (1, 5, 6):
+        ext4(disk, *_span(places(disk)[number]))
+    image, target = tmp_path / "image", sparse_file(tmp_path / "target", 80 * MIB)
+    assert imager("capture", "--quiet", disk, image).returncode == 0
+    done = imager("restore", "--yes", "--verify", "--fit", image, target)
+    assert done.returncode == 0, done.stderr
+    assert_mbr_sound(target)
+    assert identity(target) == identity(disk)
+    for number in (1, 5, 6):
+        assert_ext4_whole(volume(target, number))

@@ -9,13 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imager.errors import UsageError
-from imager.fitting.boxes import boxes_of, usable_end
+from imager.errors import TargetTooSmall, UsageError
+from imager.fitting.arrange import arrange
+from imager.fitting.boxes import boxes_of, grain_of, usable_end
 from imager.fitting.model import Rule
 from imager.fitting.planner import fit
+from imager.fitting.shrink import sizes_that_fit
 from tests.harness.layouts import GIB, MACHINES, MIB, SECTOR, bare, gpt, machine, mbr, part
 
-LAST, PROPORTIONAL = Rule("last"), Rule("proportional")
+LAST, PROPORTIONAL, FIT = Rule("last"), Rule("proportional"), Rule("fit")
 
 
 def sizes(fitting):
@@ -209,16 +211,16 @@ def layouts(draw):
     return gpt(size * SECTOR, *made) if kind == "gpt" else mbr(size * SECTOR, *made, ebr_gap=max(align, 2048))
 
 
-RULES = st.one_of(st.just(LAST), st.just(PROPORTIONAL), st.integers(1, 8).map(only))
+RULES = st.one_of(st.just(LAST), st.just(PROPORTIONAL), st.just(FIT), st.integers(1, 8).map(only))
 
 
 @settings(max_examples=400)
-@given(layouts(), RULES, st.sampled_from([0, 1, 2047, 2048, 5000, 10**5, 10**8]))
+@given(layouts(), RULES, st.sampled_from([0, 1, 2047, 2048, 5000, 10**5, 10**8, -1, -50, -2048, -5000, -(10**5)]))
 def test_whatever_the_layout_every_partition_has_a_right_place(layout, rule, more):
-    target_size = layout.size_bytes + more * SECTOR
+    target_size = max(SECTOR, layout.size_bytes + more * SECTOR)
     try:
         fitting = fit(layout, target_size, rule)
-    except UsageError:
+    except (UsageError, TargetTooSmall):
         return
     end = usable_end(layout, target_size)
     leaves = sorted((each for each in fitting.partitions if each.kind != "extended"), key=lambda each: each.start)
@@ -263,3 +265,68 @@ def test_partitions_of_a_disk_without_a_table_are_refused() -> None:
     layout = replace(bare(64 * MIB), partitions=gpt(64 * MIB, part(1, MIB, 8 * MIB)).partitions)
     with pytest.raises(UsageError, match="it has partitions but no table"):
         fit(layout, 128 * MIB, Rule("last"))
+
+
+# --- Smaller disks ------------------------------------------------------------------------------------------------
+
+
+def shrunk_windows():
+    """Windows whose C: was made smaller in Windows: room before the recovery partition, which stayed at the end."""
+    layout = machine("windows-11")
+    entries = [replace(e, end=e.start + 100 * GIB) if e.number == 3 else e for e in layout.partitions]
+    return replace(layout, partitions=tuple(entries))
+
+
+def test_partitions_move_together_on_a_smaller_disk():
+    fitting = fit(shrunk_windows(), 120 * GIB, FIT)
+    assert changed(fitting) == {4}
+    assert fitting.partition(3).end <= fitting.partition(4).start < fitting.partition(3).end + MIB
+    assert fitting.why == ("partitions move together, with the sizes that they have",)
+
+
+def test_a_rule_for_growing_moves_them_together_first():
+    fitting = fit(shrunk_windows(), 120 * GIB, LAST)
+    assert changed(fitting) == {3, 4}
+    assert fitting.partition(3).new_size > 118 * GIB
+
+
+def test_what_fits_as_it_is_does_not_move():
+    layout = shrunk_windows()
+    assert not fit(layout, layout.size_bytes, FIT).is_changed
+
+
+def with_used(layout, number, used_bytes):
+    def content(entry):
+        return replace(entry.content, used_bytes=used_bytes) if entry.number == number else entry.content
+
+    return replace(layout, partitions=tuple(replace(e, content=content(e)) for e in layout.partitions))
+
+
+def test_what_does_not_fit_says_by_how_much_and_what_could_be_smaller():
+    with pytest.raises(TargetTooSmall) as caught:
+        fit(with_used(machine("windows-11"), 3, 40 * GIB), 120 * GIB, FIT)
+    assert 117 * GIB < caught.value.facts["missing_bytes"] < 119 * GIB
+    assert "partition 3 to 119 GiB" in caught.value.hint
+
+
+def test_what_cannot_fit_at_all_is_said():
+    with pytest.raises(TargetTooSmall, match="missing") as caught:
+        fit(with_used(machine("windows-11"), 3, 200 * GIB), 120 * GIB, FIT)
+    assert "does not fit either" in caught.value.hint
+
+
+@settings(max_examples=300)
+@given(layouts(), st.integers(1, 10**6), st.lists(st.integers(0, 10), min_size=8, max_size=8))
+def test_sizes_that_would_fit_do_and_none_is_below_its_minimum(layout, less, tenths):
+    boxes = [
+        replace(box, trait=replace(box.trait, minimum_bytes=box.size - box.size * tenth // 10))
+        for box, tenth in zip(boxes_of(layout), tenths, strict=False)
+    ]
+    end, grain = max(0, layout.size_bytes - less * SECTOR), grain_of(boxes)
+    sizes = sizes_that_fit(boxes, end, grain)
+    if sizes is None:
+        return
+    places = arrange([replace(box, wanted=sizes.get(box.number)) for box in boxes], {}, end, grain)
+    assert max(stop for _, stop in places.values()) <= end
+    for box in boxes:
+        assert box.trait.minimum_bytes <= sizes.get(box.number, box.size) <= box.size

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imager.blocks import MemoryReader
-from imager.errors import ImageDamaged, TargetFailed, UsageError
+from imager.errors import ImageDamaged, TargetFailed, TargetTooSmall, UsageError
 from imager.extents import Extents
 from imager.fitting.model import Rule
 from imager.image.description import FinalFacts
@@ -171,9 +171,10 @@ def requests(draw):
         spans.append((at, at + size - 1))
         at += size
     size = (at + 34 + draw(st.sampled_from([0, 1, 5000]))) * SECTOR
-    more = draw(st.sampled_from([0, SECTOR, MIB, 5 * MIB + SECTOR, 20 * MIB]))
+    more = draw(st.sampled_from([0, SECTOR, MIB, 5 * MIB + SECTOR, 20 * MIB, -SECTOR, -MIB, -2 * MIB]))
     kinds = draw(st.lists(st.sampled_from(["ext4", "swap", "vfat", "ntfs", "exfat"]), min_size=5, max_size=5))
-    return spans, size, size + more, kinds, draw(st.sampled_from([LAST, Rule("proportional"), Rule("partition", 2)]))
+    rules = [LAST, Rule("proportional"), Rule("partition", 2), Rule("fit")]
+    return spans, size, max(size + more, 64 * 1024), kinds, draw(st.sampled_from(rules))
 
 
 @settings(max_examples=60)
@@ -186,7 +187,7 @@ def test_whatever_grows_or_moves_the_table_and_every_byte_are_right(request, ran
     layout = replace(layout, partitions=tuple(entries))
     try:
         plan = plan_of(layout, target_size, rule)
-    except UsageError:
+    except (UsageError, TargetTooSmall):
         return
     target = MemoryTarget(target_size)
     order = list(range(-(-size // CHUNK)))

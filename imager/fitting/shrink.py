@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which partitions would have to be smaller, and by how much, so that everything fits onto a smaller disk.
+
+What is missing is taken from all that can be made smaller, in proportion to what they could give: the more a partition
+has free, the more it gives, and each keeps as large a share of its free room as any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from imager.errors import TargetTooSmall
+from imager.fitting.arrange import arrange, row_end, segments
+from imager.fitting.boxes import Box
+
+
+def sizes_that_fit(boxes: Sequence[Box], usable_end: int, grain: int) -> dict[int, int] | None:
+    """The sizes of those that must be smaller, by number; None when not even the smallest sizes fit.
+
+    Args:
+        boxes: In the order in which they lie on the disk.
+        usable_end: Nothing may lie behind this byte.
+        grain: What moved starts are aligned to; sizes change by whole ones.
+    """
+    sizes: dict[int, int] = {}
+    for segment, end in segments(boxes, usable_end):
+        sizes |= _cut(segment, row_end(segment, grain) - end, grain)
+    try:
+        arrange([replace(box, wanted=sizes.get(box.number, box.wanted)) for box in boxes], {}, usable_end, grain)
+    except TargetTooSmall:
+        return None
+    return sizes
+
+
+def _cut(segment: Sequence[Box], missing: int, grain: int) -> dict[int, int]:
+    """Sizes of the boxes of a segment that give something, when so many bytes are missing."""
+    spare = {box.number: max(0, box.size - box.trait.minimum_bytes) // grain * grain for box in segment}
+    total = sum(spare.values())
+    if missing <= 0 or not total:
+        return {}
+    # One grain more for each: a start that is aligned may need it.
+    wanted = min(total, -(-missing // grain) * grain + grain * len(segment))
+    gives = {number: min(most, -(-wanted * most // total // grain) * grain) for number, most in spare.items() if most}
+    return {box.number: box.size - gives[box.number] for box in segment if gives.get(box.number)}
