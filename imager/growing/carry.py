@@ -68,6 +68,8 @@ class Done:
             return f"{what}: {self.failure}.{later}"
         how = table.growing(self.step.type)
         note = f"; {how.note}" if how and how.note else ""
+        if not self.after_bytes:
+            return f"{what} was grown; its size could not be read{note}"
         if self.after_bytes <= self.before_bytes:
             return f"{what} fills its place already, with {size_text(self.after_bytes)}"
         return f"{what} has grown from {size_text(self.before_bytes)} to {size_text(self.after_bytes)}{note}"

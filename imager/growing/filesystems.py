@@ -81,7 +81,8 @@ def _xfs(volume: OpenVolume) -> None:
 
 
 def _btrfs(volume: OpenVolume) -> None:
-    number = volume.content.facts.get("device", "1").split()[0]
+    number = volume.content.facts.get("device", "").partition(" ")[0]
+    number = number if number.isdecimal() else "1"
     with mounted(volume, writable=True) as top:
         _tool(_FAILED, "btrfs", "filesystem", "resize", f"{number}:max", str(top))
     _tool(_AFTER, "btrfs", "check", "--readonly", volume.path)

@@ -10,7 +10,7 @@ import pytest
 
 from imager.blocks import MemoryReader
 from imager.extents import Extents
-from imager.volumes.mapping import Copied, Joined, Mapping, Part, Place, Striped
+from imager.volumes.mapping import Copied, Joined, Mapping, Part, Place, Striped, contiguous
 from imager.volumes.mdraid.geometry import array_mapping
 
 MEMBER_BYTES = 4096
@@ -97,3 +97,16 @@ def test_with_parity_all_of_a_stripe_goes_together(name: str):
     kept = volume.back(volume.touched_by({1: Extents.single(256 + 700, 256 + 701)}))
     assert kept.keys() == set(range(3 if name == "RAID5" else 5))
     assert all(each.holds(256 + 700, 256 + 701) and each == kept[0] for each in kept.values())
+
+
+def test_a_volume_in_one_piece_says_where_it_begins():
+    disk, other = MemoryReader(bytes(4096)), MemoryReader(bytes(4096))
+    first, second = Place(1, disk, 512, 1024), Place(1, disk, 1536, 512)
+    assert contiguous(first) == (1, 512)
+    assert contiguous(Joined([first, second])) == (1, 512)
+    assert contiguous(Part(Joined([first, second]), 1024, 256)) == (1, 1536)
+    assert contiguous(Joined([Joined([first]), Part(second, 0, 512)])) == (1, 512)
+    assert contiguous(Joined([second, first])) is None
+    assert contiguous(Joined([first, Place(2, other, 1536, 512)])) is None
+    assert contiguous(Copied([first, second])) is None
+    assert contiguous(Joined([first, Striped([second], 512)])) is None
