@@ -115,6 +115,23 @@ def test_swap_behind_root_makes_way(tmp_path):
         assert call("swaplabel", device) == call("swaplabel", swap)
 
 
+def test_all_that_can_grow_share_the_room(tmp_path):
+    """And one of them moves: its file system is grown in its new place."""
+    contents = [made(kind, tmp_path / kind, size) for kind, size in (("ext4", 2100 * MIB), ("btrfs", 2100 * MIB))]
+    disk = gpt_with(tmp_path, 4210 * MIB, *((2100 * MIB, content) for content in contents))
+    target, said = restored(tmp_path, disk, "proportional")
+    steps = said["result"]["afterwards"][0]["steps"]
+    assert [(step["partition"], step["type"], step["failure"]) for step in steps] == [(1, "ext4", ""), (2, "btrfs", "")]
+    old, new = listed(disk), listed(target)
+    assert new[1].start > old[1].start
+    for kind, place in zip(("ext4", "btrfs"), new, strict=True):
+        size = place.end - place.start
+        assert size > 4100 * MIB
+        with loop_device(target, offset=place.start, size_limit=size) as device:
+            assert told_size(kind, device) == pytest.approx(size, abs=MIB)
+            call(*CHECKS[kind], device)
+
+
 def test_what_fails_afterwards_does_not_hide_that_the_restore_is_complete(tmp_path):
     content = made("ext4", tmp_path / "content", 96 * MIB, "-O", "^metadata_csum")
     # The root directory is a file: nothing that is repaired without being asked, and nothing that the map would show.
