@@ -50,7 +50,12 @@ test-long: ## Run only the long tests
 .PHONY: test-vm
 test-vm: ## Build a boot medium and try it in virtual machines (half an hour; the first run fetches packages)
 	@scripts/setup.sh base test vm
-	@nice $(PYTEST) -n $(JOBS) $(ARGS) tests/vm
+	@nice $(PYTEST) -n $(JOBS) --dist load --maxschedchunk 1 $(ARGS) tests/vm
+
+.PHONY: practice-machine
+practice-machine: ## Make the disk of a small Debian machine to practise a recovery on (docs/tutorial/first-recovery.md)
+	@scripts/setup.sh base test vm
+	@$(BIN)/python scripts/practice_machine.py make
 
 .PHONY: bench
 bench: ## Measure imager and its peers side by side (half an hour; ARGS=--quick for less)
