@@ -101,11 +101,11 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving(certificate: Path | None = None) -> Iterator[Web]:
-    """A server; with TLS when there is a file with key and certificate."""
+def serving(certificate: Path | None = None, *, port: int = 0) -> Iterator[Web]:
+    """A server; with TLS when there is a file with key and certificate, and on any port unless one is given."""
     web = Web()
     handler = type("Handler", (_Handler,), {"web": web})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server = ThreadingHTTPServer(("127.0.0.1", port), handler)
     server.handle_error = lambda *_: None  # type: ignore[method-assign]  # a client that goes away is part of the test
     if certificate:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import random
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,18 +44,37 @@ def ran(application, *words):
 
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory, worker_id):
-    """The medium; with several workers one builds it and the others wait for it."""
-    shared = tmp_path_factory.getbasetemp()
-    if worker_id != "master":
-        shared = shared.parent
-    with (shared / "medium.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        made = Prepared(shared / "rescue.iso", shared / "source.img", shared / "small.img.zst")
+    """The medium with an image; with several workers one builds it and the others wait for it."""
+    with once(tmp_path_factory, worker_id, "medium") as folder:
+        made = Prepared(folder / "rescue.iso", folder / "source.img", folder / "small.img.zst")
         if not made.medium.exists():
             make_disk(made.disk)
             ran(imager_app, "capture", made.disk, made.image)
             print(ran(app, "build", made.medium, "--include", made.image, "--json"))
     return made
+
+
+@pytest.fixture(scope="session")
+def plain_medium(tmp_path_factory, worker_id):
+    """A medium with nothing on it but itself."""
+    with once(tmp_path_factory, worker_id, "plain") as folder:
+        medium = folder / "plain.iso"
+        if not medium.exists():
+            ran(app, "build", medium)
+    return medium
+
+
+@contextmanager
+def once(tmp_path_factory, worker_id, name):
+    """A folder that the workers of a run share, and that one at a time looks into."""
+    shared = tmp_path_factory.getbasetemp()
+    if worker_id != "master":
+        shared = shared.parent
+    folder = shared / f"shared-{name}"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield folder
 
 
 def make_disk(path):
@@ -81,6 +101,11 @@ def blank(path, size_bytes):
 def facts(text):
     """The JSON object that a command printed."""
     return json.loads(text[text.index("{") :])
+
+
+def pytest_collection_modifyitems(items):
+    """The longest tests first: with two workers the short ones then fill the time beside the last of them."""
+    items.sort(key=lambda item: 0 if "test_machines" in item.nodeid else 1)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -13,6 +13,7 @@ from bootmedia.menu import make_menu
 from bootmedia.recipes import RECIPE, read_recipe
 from bootmedia.tree import Tree
 from tests.harness.programs import call
+from tests.vm.sources.debian import HERE as SOURCES
 
 
 class Shell:
@@ -50,6 +51,11 @@ def test_shells_accept_the_scripts(name):
     call("busybox", "sh", "-n", RECIPE / name)
     # Words of a line, and not lines, are wanted in both places that SC2013 warns of.
     call("shellcheck", "--shell=dash", "--exclude=SC2013", RECIPE / name)
+
+
+@pytest.mark.parametrize("name", ["customize.sh", "prove"])
+def test_shells_accept_what_source_machines_run(name):
+    call("shellcheck", "--shell=dash", SOURCES / name)
 
 
 def test_a_guest_answers_with_status_and_output(tmp_path):
