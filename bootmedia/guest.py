@@ -51,6 +51,12 @@ class Guest:
             return _ESCAPES.sub("", self._heard.decode(errors="replace"))
 
     @property
+    def heard(self) -> bytes:
+        """The same with them, for who follows a screen."""
+        with self._news:
+            return bytes(self._heard)
+
+    @property
     def firmware_said(self) -> str:
         """What the firmware wrote to its debug port."""
         log = self._scratch / "firmware.log"

@@ -70,7 +70,7 @@ class Wizard(App[None]):
 
     def picture_style(self) -> Style:
         """How pictures are drawn."""
-        return Style(min(100, self.size.width - 4), colour=self._shows.colour, blocks=self._shows.blocks)
+        return Style(min(100, self.size.width - 4), blocks=self._shows.blocks)  # colours come with the screen
 
     def log_line(self, text: str) -> None:
         """Keep a line for later."""
@@ -95,7 +95,8 @@ class Wizard(App[None]):
     def carry_out(self, command: Pipeline, given: bytes = b"", environment: Mapping[str, str] | None = None) -> Outcome:
         """Run a short command to its end."""
         self.log_line(f"$ {command}")
-        outcome = Runner(command, given=given, environment=environment or {}).run()
+        columns = {"COLUMNS": str(self.picture_style().columns)}  # pictures that fit onto the screen
+        outcome = Runner(command, given=given, environment={**columns, **(environment or {})}).run()
         self.log_line(f"exit status {outcome.status} {outcome.message}".rstrip())
         return outcome
 

@@ -19,7 +19,8 @@ def terminal_style() -> Style:
     """What standard output can show; plain ASCII without colour when it is no terminal."""
     columns = min(shutil.get_terminal_size().columns, 120)
     if not sys.stdout.isatty():
-        return Style(columns=80)
+        wanted = os.environ.get("COLUMNS", "")  # set by a program that shows what is printed
+        return Style(columns=int(wanted) if wanted.isdecimal() and 20 <= int(wanted) <= 500 else 80)
     colour = "NO_COLOR" not in os.environ and os.environ.get("TERM", "dumb") != "dumb"
     return Style(columns, colour=colour, blocks=(sys.stdout.encoding or "").lower().startswith("utf"))
 

@@ -6,26 +6,37 @@ Nothing is told by colour alone. What is chosen is shown in reverse, which termi
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from rich.style import Style
 from rich.text import Text
 
+from imager.pictures.bar import Style as PictureStyle
+
 STYLES: Final = {
     "strong": Style(bold=True, color="#ffffff"),
     "plain": Style(color="#d7dde4"),
-    "quiet": Style(color="#8b97a5"),
+    "quiet": Style(color="#a2aebb"),
     "good": Style(bold=True, color="#7fd48a"),
     "warning": Style(bold=True, color="#f2c14e"),
     "danger": Style(bold=True, color="#ff8a80"),
     "accent": Style(bold=True, color="#6cc6ee"),
 }
 
+_PICTURE: Final = re.compile(r"(?P<name>\s*(before +|after +)?)(?P<bar>[|\u2502].*[|\u2502])")
+_HEADINGS: Final = ("the disk", "partitions", "table", "written", "steps", "warnings", "damaged")
+_PARTITIONS: Final = ("#5aa9d6", "#7fc97f", "#e6b450", "#c792ea", "#5fc9c0", "#e5786d")
+
 CSS: Final = """
 Screen { background: #0d1218; color: #d7dde4; layout: vertical; }
+* { scrollbar-color: #5aa9d6; scrollbar-background: #1a222c; scrollbar-color-active: #5aa9d6; }
 #title { height: 1; background: #1d4a63; color: #ffffff; text-style: bold; padding: 0 1; }
 #danger { height: auto; max-height: 2; background: #0d1218; color: #8b97a5; padding: 0 1; margin: 0 0 1 0; }
-#danger.armed { background: #8c1d2c; color: #ffffff; text-style: bold reverse; }
+#danger.armed { background: #8c1d2c; color: #ffffff; text-style: bold; }
+#danger.well { color: #7fd48a; text-style: bold; }
+#text { height: auto; max-height: 60%; padding: 0 1; }
+#form { height: 1fr; padding: 0 1; }
 #body { height: 1fr; padding: 0 1; scrollbar-size: 1 1; }
 #body:focus { background: #0d1218; }
 #command { height: auto; max-height: 3; color: #8b97a5; padding: 0 1; }
@@ -34,7 +45,7 @@ Menu { height: 1fr; background: #0d1218; border: none; padding: 0; scrollbar-siz
 Menu:focus { border: none; background: #0d1218; background-tint: #0d1218 0%; }
 Menu > .option-list--option { color: #d7dde4; padding: 0 1; }
 Menu > .option-list--option-highlighted { color: #d7dde4; background: #24313d; }
-Menu:focus > .option-list--option-highlighted { color: #0d1218; background: #d7dde4; text-style: bold; }
+Menu:focus > .option-list--option-highlighted { color: #ffffff; background: #1f5f7f; text-style: bold; }
 Menu > .option-list--option-disabled { color: #7a8592; }
 Menu > .option-list--option-hover { background: #0d1218; }
 Input { height: 1; border: none; background: #24313d; color: #ffffff; padding: 0; }
@@ -46,7 +57,8 @@ Input > .input--placeholder { color: #8b97a5; }
 
 NO_COLOUR_CSS: Final = """
 Menu:focus > .option-list--option-highlighted { text-style: bold reverse; }
-#title { text-style: reverse; }
+#title { text-style: bold reverse; }
+#danger.armed { text-style: bold reverse; }
 #keys { text-style: reverse; }
 Input { text-style: underline; }
 """
@@ -63,14 +75,29 @@ def styled(*parts: str | tuple[str, str]) -> Text:
     return text
 
 
-def marked(line: str) -> Text:
-    """A line of a command, with what must not be missed made visible."""
+def marked(line: str, style: PictureStyle | None = None) -> Text:
+    """A line of a command, with what must not be missed made visible, and its pictures drawn as the terminal can."""
+    picture = _PICTURE.fullmatch(line)
+    if picture and style:
+        return _drawn(picture["name"], picture["bar"], style)
     head = line.lstrip()
-    for start, style in (("DAMAGED", "danger"), ("warning", "warning"), ("now on it, and lost", "danger")):
+    for start, name in (("DAMAGED", "danger"), ("warning", "warning"), ("now on it, and lost", "danger")):
         if head.startswith(start):
-            return styled((line, style))
-    is_heading = line == head and head.rstrip(":") in ("written", "steps", "warnings", "damaged", "before", "after")
+            return styled((line, name))
+    is_heading = line == head and head.rstrip(":") in _HEADINGS
     text = Text.from_ansi(line)
     if is_heading:
         text.stylize(STYLES["accent"])
+    return text
+
+
+def _drawn(name: str, bar: str, style: PictureStyle) -> Text:
+    """A bar of plain characters with the ones that the terminal has, a colour for each partition."""
+    text = styled((name, "strong"))
+    plain = dict(zip("#.-|", style.marks, strict=True))
+    for piece in re.findall(r"[|\u2502]|[^|\u2502]+", bar):
+        number = re.match(r"\d+", piece)
+        drawn = "".join(plain.get(character, character) for character in piece)
+        colour = _PARTITIONS[(int(number[0]) - 1) % len(_PARTITIONS)] if number else "#8b97a5"
+        text.append(drawn, Style(color=colour))
     return text

@@ -38,7 +38,7 @@ class Lines(Frame):
 
     def show(self, lines: Iterable[str]) -> None:
         """Put lines there."""
-        self.query_one("#lines", Static).update(as_text(lines))
+        self.query_one("#lines", Static).update(as_text(lines, self.wizard.picture_style()))
 
     def action_go_on(self) -> None:
         """The next step."""
@@ -158,9 +158,9 @@ class Options(Frame):
         yield from self._grow_rows()
         choice = self._choice
         for name, title, about, on in (
-            ("verify", "Verify afterwards", "read everything back and compare", choice.verify),
-            ("repair_boot", "Repair the start", "boot loader, drivers, fstab for this machine", choice.repair_boot),
-            ("accept_damage", "Accept damage", "restore what is there of a damaged image", choice.accept_damage),
+            ("verify", "Verify afterwards", "read everything back", choice.verify),
+            ("repair_boot", "Repair the start", "boot loader, drivers, fstab", choice.repair_boot),
+            ("accept_damage", "Accept damage", "restore what is there", choice.accept_damage),
         ):
             if name != "repair_boot" or self._is_whole:
                 yield name, choice_row(title, about, on=on), True

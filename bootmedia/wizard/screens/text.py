@@ -14,12 +14,13 @@ from textual.widgets import Static
 from bootmedia.wizard.pipeline import Pipeline
 from bootmedia.wizard.screens.frame import Frame
 from bootmedia.wizard.screens.look import marked
+from imager.pictures.bar import Style
 from imager.text import shown
 
 
-def as_text(lines: Iterable[str]) -> Text:
+def as_text(lines: Iterable[str], style: Style | None = None) -> Text:
     """Lines of a command as one text."""
-    return Text("\n").join(marked(shown(line)) for line in lines)
+    return Text("\n").join(marked(shown(line), style) for line in lines)
 
 
 class TextScreen(Frame):
@@ -36,7 +37,7 @@ class TextScreen(Frame):
     def body(self) -> Iterable[Widget]:
         """The lines."""
         with VerticalScroll(id="body"):
-            yield Static(as_text(self._lines), markup=False)
+            yield Static(as_text(self._lines, self.wizard.picture_style()), markup=False)
 
     def entered(self) -> None:
         """Show the command that the lines come from."""

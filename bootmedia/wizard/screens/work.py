@@ -192,11 +192,14 @@ class Result(Frame):
 
     def entered(self) -> None:
         """Offer what makes sense now."""
-        self.query_one("#danger", Static).update(styled(what_next(self._outcome, wrote=self._wrote)))
+        line = self.query_one("#danger", Static)
+        line.update(styled(what_next(self._outcome, wrote=self._wrote)))
+        line.set_class(self._outcome.is_well, "well")
+        line.set_class(not self._outcome.is_well, "armed")
         self.set_command(self._command)
         rows = (
             ("menu", "Back to the beginning", ""),
-            *([("reboot", "Reboot", "take the medium out first, or let it start the disk")] if self._wrote else []),
+            *([("reboot", "Reboot", "take the medium out first")] if self._wrote else []),
             ("lines", "Read everything", "all lines of the command"),
             ("logs", "Save logs to the stick", ""),
             ("shell", "Shell", ""),

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Makes docs/pictures/wizard-*.svg: the real wizard restores a small disk, and its screens are kept. Needs root.
+
+python scripts/wizard_pictures.py [FOLDER]
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import ClassVar
+
+import imager.process
+from bootmedia.recovery.choose import Candidate
+from bootmedia.recovery.places import Surroundings
+from bootmedia.recovery.report import Log
+from bootmedia.wizard.app import Wizard
+from bootmedia.wizard.screens.frame import Frame
+from bootmedia.wizard.terminal import Ability
+from imager.process import run
+
+MIB = 1 << 20
+MEDIUM = Path("/run/medium")
+PICTURES = Path(__file__).resolve().parent.parent / "docs/pictures"
+_FONTS = re.compile(r"\s*@font-face \{.*?\}", re.DOTALL)
+
+
+def picture(wizard: Wizard) -> str:
+    """The screen as SVG, with the fonts of whoever looks at it: a page of ours fetches nothing from elsewhere."""
+    svg = wizard.export_screenshot(title="recovery-wizard")
+    svg = _FONTS.sub("", svg).replace("Fira Code", "DejaVu Sans Mono, Menlo, Consolas")
+    svg = svg.replace("<text ", '<text xml:space="preserve" ')  # some programs drop spaces at the start of a text
+    return re.sub(r"terminal-\d+-", "terminal-", svg)  # the same screen is the same file
+
+
+@contextmanager
+def disk(path: Path, size_bytes: int, table: bytes = b"") -> Iterator[Path]:
+    """An empty disk, or one with a table."""
+    with path.open("wb") as file:
+        file.truncate(size_bytes)
+    loop = run(["losetup", "--find", "--show", str(path)]).output.decode().strip()
+    try:
+        if table:
+            run(["sfdisk", "--quiet", "--no-reread", loop], input_bytes=table)
+        yield Path(loop)
+    finally:
+        run(["losetup", "--detach", loop])
+
+
+def make_server(path: Path, files: Path) -> None:
+    """A disk as a small server has it."""
+    with path.open("wb") as file:
+        file.truncate(900 * MIB)
+    table = b"label: gpt\nsize=64M, type=U, name=EFI\nsize=128M, name=boot\nsize=700M, name=root\n"
+    run(["sfdisk", "--quiet", str(path)], input_bytes=table)
+    files.mkdir()
+    for number in range(60):
+        (files / f"page{number}").write_bytes(os.urandom(5 * MIB))
+    run(["mformat", "-i", f"{path}@@{MIB}", "-T", str(64 * MIB // 512), "-h", "16", "-s", "63", "-v", "EFI", "::"])
+    run(["mke2fs", "-q", "-t", "ext4", "-L", "boot", "-E", f"offset={65 * MIB}", str(path), "128m"])
+    run(["mke2fs", "-q", "-t", "ext4", "-L", "root", "-d", str(files), "-E", f"offset={193 * MIB}", str(path), "700m"])
+
+
+@contextmanager
+def machine(folder: Path) -> Iterator[tuple[Path, list[Path]]]:
+    """A stick with the image of a server, a disk to restore it to, and one that is too small."""
+    server, medium = Path("/run/web-server"), MEDIUM  # short names, as they stand in the pictures
+    with ExitStack() as stack:
+        stack.callback(server.unlink)
+        make_server(server, folder / "files")
+        stick = stack.enter_context(disk(folder / "stick", 800 * MIB))
+        target = stack.enter_context(disk(folder / "new", 1400 * MIB, b"label: gpt\nsize=800M, name=data\n"))
+        small = stack.enter_context(disk(folder / "small", 256 * MIB))
+        run(["mke2fs", "-q", "-t", "ext4", "-L", "data", "-E", f"offset={MIB}", str(target), "800m"])
+        run(["mke2fs", "-q", "-t", "ext4", "-L", "STICK", str(stick)])
+        run(["mount", "--mkdir", str(stick), str(medium)])
+        stack.callback(medium.rmdir)
+        stack.callback(run, ["umount", str(medium)])
+        image = medium / "images/web-server.img.zst"
+        image.parent.mkdir()
+        run(["imager", "capture", "--quiet", "--comment", "web server, rack 4", str(server), str(image)])
+        yield image, [target, small, stick]
+
+
+class Shown(Wizard):
+    """The wizard, which sees the disks of this script only: a picture must not depend on who else works here."""
+
+    disks: ClassVar[list[Path]] = []
+
+    def candidates(self, image: str = "") -> Sequence[Candidate]:
+        """Ours of them."""
+        return [each for each in super().candidates(image) if Path(each.path) in self.disks]
+
+
+class Tour:
+    """Goes through the wizard and keeps pictures."""
+
+    def __init__(self, wizard: Wizard, folder: Path) -> None:
+        self._wizard, self._folder = wizard, folder
+
+    async def keep(self, name: str, *words: str) -> None:
+        """Wait for words, and keep the screen."""
+        await self.sees(*words)
+        (self._folder / f"wizard-{name}.svg").write_text(picture(self._wizard))
+
+    async def sees(self, *words: str) -> None:
+        """Wait for words on the screen."""
+        async with asyncio.timeout(600):
+            while not all(word in self._screen() for word in words):
+                await asyncio.sleep(0.02)
+
+    def _screen(self) -> str:
+        strips = self._wizard.screen._compositor.render_strips()
+        return "\n".join("".join(segment.text for segment in strip) for strip in strips)
+
+    def choose(self, name: str) -> None:
+        """Choose a line by its id."""
+        screen = self._wizard.screen
+        if isinstance(screen, Frame):
+            screen.menu.highlighted = screen.menu.get_option_index(name)
+            screen.menu.action_select()
+
+
+async def _tour(folder: Path, kept: Path) -> None:
+    with machine(folder) as (image, disks):
+        target = disks[0]
+        Shown.disks = disks
+        wizard = Shown(Ability(), Log(), Surroundings(medium=MEDIUM, mounts=folder / "mounts", volumes=list))
+        async with wizard.run_test(size=(80, 24)) as pilot:
+            tour = Tour(wizard, kept)
+            await tour.keep("welcome", "there is none")
+            tour.choose("restore")
+            await tour.keep("place", "Images on this medium", "$ blkid")
+            tour.choose(f"folder:{image.parent}")
+            await tour.sees(image.name)
+            await pilot.press("enter")
+            await tour.keep("image", "rack 4")
+            await pilot.press("enter")
+            await tour.keep("target", str(target))
+            tour.choose(str(target))
+            await tour.sees("Grow the last partition")
+            tour.choose("grow:last")
+            await pilot.pause(0.3)
+            await tour.keep("options", "(*) Grow the last")
+            tour.choose("go")
+            await tour.keep("before-after", "now on it, and lost")
+            await pilot.press("enter")
+            await tour.sees("type the name")
+            await pilot.press(*target.name)
+            await tour.keep("confirm", target.name)
+            await pilot.press("enter")
+            await tour.keep("progress", " %", "time left   0", "rate")
+            await tour.keep("result", "All that was asked for is done.")
+
+
+def main() -> None:
+    """Make them all."""
+    kept = Path(sys.argv[1]) if len(sys.argv) > 1 else PICTURES
+    imager.process._PATH = f"{Path(sys.executable).parent}{os.pathsep}{imager.process._PATH}"
+    with tempfile.TemporaryDirectory() as folder:
+        asyncio.run(_tour(Path(folder), kept))
+
+
+if __name__ == "__main__":
+    main()
