@@ -19,7 +19,7 @@ from bench.measure import BenchError, Results, Rounds, in_turns, remove
 _HOME = Path(__file__).resolve().parent.parent
 _PAGE = _HOME / "docs/explanation/performance.md"
 _PICTURES = _HOME / "docs/pictures"
-_GROUPS = ("capture", "filesystems", "restore", "verify", "memory", "survey")
+_GROUPS = ("capture", "filesystems", "restore", "verify", "memory", "survey", "boot")
 
 
 @dataclass
@@ -120,6 +120,15 @@ class Bench:
             for name, value in (("wall s", "wall_seconds"), ("CPU s", "cpu_seconds"))
         }
         self._draw("performance-survey", title, plot.points(title, "extents", "seconds", cost))
+
+    def boot(self) -> None:
+        """Start of the boot medium."""
+        from bench import boots  # the medium's parts are not small, and what is measured in `memory` must start small
+
+        found = boots.boots(self.data, min(3, self.rounds.promised), note)
+        self.verdicts += targets.of_boots(found)
+        self.numbers["boot"] = found.seconds
+        self.sections += ["## Start of the medium", report.boots_table(found)]
 
     def _draw(self, name: str, title: str, svg: str) -> None:
         self.pictures[name] = svg

@@ -7,12 +7,16 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bench.measure import MIB, Results
 from bench.memory import Grown, Setting
 from bench.plot import Bar
 from bench.surveys import Surveys
 from bench.targets import Verdict
+
+if TYPE_CHECKING:
+    from bench.boots import Boots
 
 _BEGIN = "<!-- made by make bench: begin -->"
 _END = "<!-- made by make bench: end -->"
@@ -76,6 +80,16 @@ def survey_table(found: Surveys) -> str:
             ]
         )
     return table(["", "used ranges", "wall s", "CPU s", "peak MiB"], rows)
+
+
+def boots_table(found: Boots) -> str:
+    """Seconds from the kernel's start to each stage."""
+    stages = list(dict.fromkeys(stage for each in found.seconds.values() for stage in each))
+    rows = [
+        [name, *(_varied(each[stage]) if stage in each else "" for stage in stages)]
+        for name, each in found.seconds.items()
+    ]
+    return table(["seconds from the kernel's start to", *stages], rows)
 
 
 def growth_table(rows: list[Grown]) -> str:

@@ -5,13 +5,18 @@ from __future__ import annotations
 
 import statistics
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 from bench import captures, filesystems, restores, surveys
 from bench.measure import MIB, Results
 from bench.memory import Grown
 
+if TYPE_CHECKING:
+    from bench.boots import Boots
+
 _SURVEY_SECONDS = 5.0
 _OTHERS_SECONDS = 10.0
+_BOOT_TIMES = 2.0
 _SURVEY_PEAK = 500 * MIB
 
 
@@ -117,3 +122,15 @@ def of_surveys(found: surveys.Surveys) -> list[Verdict]:
             )
         )
     return verdicts
+
+
+def of_boots(found: Boots) -> list[Verdict]:
+    """The medium's start."""
+    ratios = found.ratios()
+    return [
+        Verdict(
+            f"the wizard's first screen against an otherwise empty systemd: ≤ {_BOOT_TIMES:g} times the time",
+            f"{found.ratio():.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
+            found.ratio() <= _BOOT_TIMES,
+        )
+    ]
