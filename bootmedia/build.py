@@ -62,6 +62,8 @@ class Built:
     medium_id: str
     kernel: str
     size_bytes: int
+    contents: Mapping[str, int]
+    """What its bytes are, by name: the largest first."""
     base_made: str
     seconds: float
 
@@ -92,9 +94,24 @@ def build(wishes: Wishes, output: Path, cache: Cache, progress: Progress) -> Bui
         parts = _make_parts(wishes, base, packages, images, scratch, progress)
         _require_room_for(parts, output)
         _write(parts, base, scratch, output, progress)
-    kernel = (wishes.kernel or kernel_of(base)).version
-    seconds = time.monotonic() - started
-    return Built(output, parts.medium_id, kernel, output.stat().st_size, base.about["made"], seconds)
+        contents = _contents(parts, output)
+    return Built(
+        path=output,
+        medium_id=parts.medium_id,
+        kernel=(wishes.kernel or kernel_of(base)).version,
+        size_bytes=output.stat().st_size,
+        contents=contents,
+        base_made=base.about["made"],
+        seconds=time.monotonic() - started,
+    )
+
+
+def _contents(parts: Parts, output: Path) -> dict[str, int]:
+    files = {"kernel": [parts.kernel], "initrd": [parts.initrd], "images": [*parts.images.values()]}
+    files |= {name.removesuffix(".squashfs"): [path] for name, path in parts.layers.items()}
+    sizes = {name: sum(path.stat().st_size for path in paths) for name, paths in files.items()}
+    sizes["boot loaders and menu"] = output.stat().st_size - sum(sizes.values())
+    return {name: size for name, size in sorted(sizes.items(), key=lambda each: -each[1]) if size}
 
 
 def creation_time() -> int:

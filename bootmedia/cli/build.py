@@ -167,6 +167,7 @@ def _facts(built: Built) -> dict[str, object]:
         "medium_id": built.medium_id,
         "kernel": built.kernel,
         "size_bytes": built.size_bytes,
+        "contents": dict(built.contents),
         "base_made": built.base_made,
         "seconds": round(built.seconds, 1),
     }
@@ -175,6 +176,7 @@ def _facts(built: Built) -> dict[str, object]:
 def _lines(built: Built) -> list[str]:
     return [
         f"{built.path}: {built.size_bytes / 2**20:.0f} MiB, made in {built.seconds:.0f} s",
+        "  " + ", ".join(f"{name} {size / 2**20:.1f}" for name, size in built.contents.items()),
         f"Debian packages as of {built.base_made} (newer: --refresh)",
         f"Try it: bootmedia test {built.path}",
     ]
