@@ -84,6 +84,10 @@ def run(
             "--certificate", metavar="SHA256", help="Fingerprint of the certificate that the server of FILE must show."
         ),
     ] = "",
+    once: Annotated[
+        bool,
+        typer.Option("--once", help="Not on a machine that this stick has restored by the same answers before."),
+    ] = False,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -100,6 +104,7 @@ def run(
     around = surroundings()
     around.said = lambda text: console.say(text)
     recovery = Recovery.of(around, console.progress(), certificate)
+    recovery.once = once
     if dry_run:
         plan = recovery.decide(file)
         console.result({"plan": plan.as_dict()}, [*plan.lines(), "", "Nothing was written: this was a dry run."])

@@ -14,6 +14,10 @@ class NotThisMachine(UsageError):
     """recovery.toml is for other machines than this one."""
 
 
+class RestoredBefore(UsageError):
+    """The stick has restored this machine already, and nobody asks for it again."""
+
+
 class NoAnswers(StoreError):
     """There is no recovery.toml in any of its places."""
 

@@ -7,6 +7,7 @@ partition, then the medium; the folders of images on both, and there inside of t
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -91,7 +92,7 @@ def _named_answers(name: str, facts: MachineFacts, around: Surroundings, certifi
         if not name.startswith("https:"):
             around.said(f"warning: {name} comes over plain HTTP: nobody proves who sends it")
         content = get(name, MOST_BYTES, certificate=certificate, waits=around.waits, said=around.said)
-        return Found(read_answers(content, name), name, None)
+        return _found(content, name, None)
     return _read_file(local_file(place, [Path.cwd(), *around.stick_folders()] if place.kind == "path" else [], around))
 
 
@@ -115,8 +116,7 @@ def _inside_images(folders: Sequence[Path], around: Surroundings) -> Iterator[Fo
 
 
 def _carried(path: Path, text: str) -> Found:
-    name = f"{path} (inside)"
-    return Found(read_answers(text.encode(), name, in_image=True), name, path.absolute().parent, path)
+    return _found(text.encode(), f"{path} (inside)", path.absolute().parent, path)
 
 
 def _beside_images(folders: Sequence[Path]) -> Iterator[Path]:
@@ -133,7 +133,12 @@ def _read_file(path: Path) -> Found:
             content = file.read(MOST_BYTES + 1)
     except OSError as error:
         raise NoAnswers(f"{path} cannot be read: {error.strerror}", path=str(path)) from error
-    return Found(read_answers(content, str(path)), str(path), path.absolute().parent)
+    return _found(content, str(path), path.absolute().parent)
+
+
+def _found(content: bytes, name: str, folder: Path | None, image: Path | None = None) -> Found:
+    answers = read_answers(content, name, in_image=image is not None)
+    return Found(answers, name, folder, image, hashlib.sha256(content).hexdigest())
 
 
 def checked_answers(path: Path) -> tuple[Answers, bool]:

@@ -13,6 +13,7 @@ from typing import Any
 from bootmedia.recovery.answers import Report
 from bootmedia.recovery.facts import MachineFacts, machine_facts
 from bootmedia.recovery.finding import find_answers
+from bootmedia.recovery.once import refuse_second_time, remember
 from bootmedia.recovery.places import Surroundings
 from bootmedia.recovery.plan import RecoveryPlan, Task, check_same_image, make_recovery_plan
 from bootmedia.recovery.report import Log, open_log, outcome, send, stamp
@@ -43,6 +44,7 @@ class Recovery:
         done_afterwards: What was done when all disks were written.
         plan: What is done; None before that is decided.
         certificate: Fingerprint that the server of the answers must show; "" for one that an authority vouches for.
+        once: Not on a machine that this stick has restored by the same answers before.
     """
 
     around: Surroundings
@@ -54,6 +56,7 @@ class Recovery:
     plan: RecoveryPlan | None = None
     outcomes: tuple[together.Outcome, ...] = ()
     certificate: str = ""
+    once: bool = False
 
     @classmethod
     def of(cls, around: Surroundings, progress: Progress | None = None, certificate: str = "") -> Recovery:
@@ -85,6 +88,8 @@ class Recovery:
             found = find_answers(given, self.facts, self.around, self.certificate)
             wanted = found.answers.report
             open_log(self.log, wanted, self.facts, self.around)
+            if self.once:
+                refuse_second_time(found, self.facts, self.around)
             self.plan = make_recovery_plan(found, self.facts, self.around)
             self._carry_out(self.plan)
         except KeyboardInterrupt as error:
@@ -144,6 +149,7 @@ class Recovery:
             self.around.said(f"What is listed as lost will be gone. This begins in {wait} s; Ctrl-C stops it.")
             time.sleep(wait)
         self._restore(plan.tasks)
+        remember(plan.found, self.facts, self.around)
         self.done_afterwards = self._carry_out_afterwards(plan)
         lacking = [result for result in self.results if result["damage"]]
         if lacking:

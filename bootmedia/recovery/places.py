@@ -189,12 +189,14 @@ class Found:
         name: The path or URL.
         folder: Where their relative paths begin; None for a URL.
         image: The image that carries them; None for a file of their own.
+        digest: Of their text.
     """
 
     answers: Answers
     name: str
     folder: Path | None
     image: Path | None = None
+    digest: str = ""
 
 
 # --- Images -------------------------------------------------------------------------------------------------------

@@ -59,6 +59,13 @@ def test_it_starts_and_restores_and_keeps_a_log(prepared, medium, tmp_path, firm
         guest.wait_until_off(timeout_seconds=BOOT_SECONDS)
     if kind == "exfat":
         ran(imager_app, "verify", prepared.image, "--against", target.path)
+    if firmware is Firmware.BIOS:
+        with switched_on(Machine(firmware, disks=(Disk(stick, Bus.USB), target))) as guest:
+            guest.wait_for("was restored from this stick at .*: not again by itself", timeout_seconds=BOOT_SECONDS)
+            guest.wait_for("^bootmedia: NOTHING WAS RESTORED", timeout_seconds=BOOT_SECONDS)
+            guest.take_shell()
+            guest.type("poweroff\n")
+            guest.wait_until_off(timeout_seconds=BOOT_SECONDS)
     part = tmp_path / "part"
     entry = json.loads(call("sfdisk", "--json", stick))["partitiontable"]["partitions"][2]
     call("dd", f"if={stick}", f"of={part}", "bs=512", f"skip={entry['start']}", "conv=sparse", "status=none")
