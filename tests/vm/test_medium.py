@@ -189,6 +189,16 @@ def test_a_password_opens_the_shell_once(prepared, tmp_path):
         assert guest.run("ss -Hlnt | grep ':22 '").status == 1
 
 
+def test_a_screen_can_be_looked_at(prepared, tmp_path):
+    """As a VNC viewer begins (RFC 6143, 7.1.1)."""
+    place = tmp_path / "screen"
+    with switched_on(Machine(Firmware.BIOS, prepared.medium, screen=f"vnc=unix:{place}")) as guest:
+        guest.wait_for("GNU GRUB", timeout_seconds=BOOT_SECONDS)
+        with socket.socket(socket.AF_UNIX) as viewer:
+            viewer.connect(str(place))
+            assert viewer.recv(12) == b"RFB 003.008\n"
+
+
 def free_port():
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
