@@ -10,8 +10,10 @@ from bootmedia.guest import switched_on
 from bootmedia.machine import Bus, Disk, Firmware, Machine
 from imager.cli.app import app as imager_app
 from tests.vm.conftest import DISK_BYTES, blank, ran
-from tests.vm.test_medium import BOOT_SECONDS, done, started
+from tests.vm.test_medium import BOOT_SECONDS, done
 
+READY = r"^bootmedia: ready.*\n"
+"""All of the line: what stands in it says what comes next."""
 ANSWERS = """\
 after = "poweroff"
 wait_seconds = 1
@@ -44,10 +46,11 @@ def test_it_restores_and_switches_off(prepared, medium, tmp_path):
 def test_a_key_stops_it_before_anything_is_written(medium, tmp_path):
     disk = Disk(blank(tmp_path / "target.img", DISK_BYTES))
     with switched_on(Machine(Firmware.BIOS, medium, disks=(disk,))) as guest:
-        guest.wait_for("Press any key for a shell", timeout_seconds=BOOT_SECONDS)
+        guest.wait_for("Press any key to stop it", timeout_seconds=BOOT_SECONDS)
         guest.type("x")
         guest.wait_for("^Stopped. Nothing was written", timeout_seconds=BOOT_SECONDS)
-        started(guest)
+        guest.wait_for(READY, timeout_seconds=BOOT_SECONDS)
+        guest.take_shell()
         done(guest, "test ! -e /run/bootmedia/unattended/begun")
     assert disk.path.stat().st_blocks == 0
 
@@ -65,7 +68,7 @@ def test_two_disks_that_fit_are_told_and_a_shell_follows(medium, tmp_path):
     assert not any(disk.path.stat().st_blocks for disk in disks)
 
 
-@pytest.mark.parametrize(("downs", "words"), [(2, "bootmedia: ready"), (3, "this was a dry run")], ids=["off", "dry"])
+@pytest.mark.parametrize(("downs", "words"), [(2, READY), (3, "this was a dry run")], ids=["off", "dry"])
 def test_the_menu_can_do_without(medium, tmp_path, downs, words):
     disk = Disk(blank(tmp_path / "target.img", DISK_BYTES))
     with switched_on(Machine(Firmware.BIOS, medium, disks=(disk,))) as guest:
