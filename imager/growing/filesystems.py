@@ -24,6 +24,8 @@ _SECONDS: Final = 24 * 3600.0
 """Checking a large file system takes long, and must not be cut off."""
 _FSCK_CORRECTED: Final = 1  # e2fsck(8) and fsck.fat(8): errors were corrected
 _WORDS: Final = 400
+_UNTRUSTED: Final = ("nosuid", "nodev", "noexec")
+"""Nothing in a restored file system is for this machine."""
 
 
 class NotGrown(VolumeFailed):
@@ -75,7 +77,7 @@ def _ext(volume: OpenVolume) -> None:
 
 
 def _xfs(volume: OpenVolume) -> None:
-    with mounted(volume, writable=True) as top:
+    with mounted(volume, writable=True, options=_UNTRUSTED) as top:
         _tool(_FAILED, "xfs_growfs", "-d", str(top))
     _tool(_AFTER, "xfs_repair", "-n", volume.path)
 
@@ -83,7 +85,7 @@ def _xfs(volume: OpenVolume) -> None:
 def _btrfs(volume: OpenVolume) -> None:
     number = volume.content.facts.get("device", "").partition(" ")[0]
     number = number if number.isdecimal() else "1"
-    with mounted(volume, writable=True) as top:
+    with mounted(volume, writable=True, options=_UNTRUSTED) as top:
         _tool(_FAILED, "btrfs", "filesystem", "resize", f"{number}:max", str(top))
     _tool(_AFTER, "btrfs", "check", "--readonly", volume.path)
 
