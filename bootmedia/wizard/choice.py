@@ -15,6 +15,8 @@ from imager.pictures.sizes import size_text
 WATCHED = ("--yes", "--progress", "lines", "--json")
 """The plan was agreed to here, and progress is shown here."""
 
+_ALIGNMENT = 1 << 20
+
 
 class Step(Enum):
     """The way to a restored machine."""
@@ -72,6 +74,7 @@ class Choice:
         partition: Of the image, when only one is restored.
         onto: The partition of the target that it is written to.
         grow: What happens to room that is left: last, proportional or a partition's number; "" for nothing.
+        fit: Partitions are moved together: the disk is smaller than the image's.
         report_folder: Where the command keeps its report; "" for nowhere.
     """
 
@@ -84,6 +87,7 @@ class Choice:
     repair_boot: bool = False
     verify: bool = True
     accept_damage: bool = False
+    fit: bool = False
     report_folder: str = ""
 
     def toggled(self, name: str) -> Choice:
@@ -99,6 +103,8 @@ class Choice:
         words: list[str] = []
         if self.partition is not None:
             words += ["--partition", str(self.partition), "--onto", str(self.onto)]
+        elif self.fit:
+            words += ["--fit"]
         elif self.grow:
             words += ["--grow", self.grow]
         switches = (
@@ -130,6 +136,26 @@ class Choice:
         if not self.target or not self.image:
             return 0
         return max(0, self.target.size_bytes - self.image.layout.size_bytes)
+
+    def whole_refusal(self) -> str:
+        """Why the whole disk cannot go onto the target, as a verb and what follows; "" when it can."""
+        if not self.target or not self.image:
+            return ""
+        short = need_of(self.image).shortfall(self.target)
+        return "" if self.may_fit() else short
+
+    def may_fit(self) -> bool:
+        """Whether only the gaps between the partitions make the image too large for the target."""
+        if not self.target or not self.image or not need_of(self.image).shortfall(self.target):
+            return False
+        layout = self.image.layout
+        partitions = [entry for entry in layout.partitions if entry.kind != "extended"]
+        needed = sum(entry.size_bytes for entry in partitions) + (len(partitions) + 2) * _ALIGNMENT
+        return (
+            bool(partitions)
+            and self.target.sector_bytes == layout.logical_sector_bytes
+            and needed <= self.target.size_bytes
+        )
 
     def destroyed(self) -> str:
         """What will be destroyed, in one sentence; "" as long as no target was chosen."""

@@ -58,6 +58,9 @@ def _start() -> int:
         return _ended(wizard.return_code or 0, journal)
     except Exception:  # the one place for what nobody foresaw: a sentence and a shell
         return _crashed(traceback.format_exc(), journal)
+    finally:
+        if journal is not None:
+            journal.close()
 
 
 def _journal() -> Log:

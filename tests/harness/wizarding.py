@@ -84,7 +84,10 @@ async def a_person(
     """The wizard, and somebody in front of it."""
     wizard = Wizard(shows, Log(), around)
     async with wizard.run_test(size=size) as pilot:
-        yield Person(wizard, pilot)
+        try:
+            yield Person(wizard, pilot)
+        finally:
+            wizard.journal.close()
 
 
 def driven(story: Callable[[], Awaitable[Any]]) -> None:

@@ -81,7 +81,7 @@ class Place(Frame):
         if kind == "http":
             self.wizard.push_screen(WebForm(self._picked))
         else:
-            self.wizard.push_screen(share_form(kind, self._browse, is_writable=self._folder_wanted))
+            self.wizard.push_screen(share_form(kind, self._browse, self._picked, is_writable=self._folder_wanted))
 
     def _mount(self, found: FileSystem) -> None:
         # The data partition of the stick may be mounted read-only by somebody else: a mount that is there is used.

@@ -19,6 +19,7 @@ from bootmedia.wizard.volumes import MOUNTS, Share, folder_of
 from imager.text import one_line
 
 Browsed = Callable[[Path], None]
+Picked = Callable[[Source], None]
 Fields = Sequence[tuple[str, str, str]]
 
 
@@ -59,9 +60,10 @@ class ShareForm(Form):
 
     KIND = ""
 
-    def __init__(self, browse: Browsed, *, is_writable: bool) -> None:
+    def __init__(self, browse: Browsed, picked: Picked, *, is_writable: bool) -> None:
         super().__init__()
         self._browse = browse
+        self._picked = picked
         self._is_writable = is_writable
 
     def share(self) -> Share:
@@ -135,7 +137,7 @@ class SshForm(ShareForm):
     FIELDS: ClassVar[Fields] = (
         ("server", "Server", "192.168.1.10"),
         ("port", "Port", "22"),
-        ("path", "Folder", "/srv/images"),
+        ("path", "Folder, or an image (.zst)", "/srv/images"),
         ("user", "User", "root"),
         ("key", "File with a private key (empty: password)", "/mnt/id_ed25519"),
         ("password", "Password (empty: key)", ""),
@@ -154,14 +156,25 @@ class SshForm(ShareForm):
             known = folder_of(f"known-hosts-{share.server}-{share.port}")
             MOUNTS.mkdir(parents=True, exist_ok=True)
             known.write_text("".join(f"{line}\n" for line in found.values()))
-            super(SshForm, self).attach(replace(share, known_hosts=str(known), key=_private_copy(share.key)))
+            known_share = replace(share, known_hosts=str(known), key=_private_copy(share.key))
+            if share.path.endswith(".zst") and not share.password and not self._is_writable:
+                self._picked(streamed(known_share, next(iter(found))))
+            else:
+                super(SshForm, self).attach(known_share)
 
         self.wizard.push_screen(Accept("is this the right server?", about, shown, accepted))
 
 
-def share_form(kind: str, browse: Browsed, *, is_writable: bool) -> ShareForm:
+def streamed(share: Share, fingerprint: str) -> Source:
+    """An image on an SSH server as a stream, which goes on where the network broke off."""
+    url = f"ssh://{share.user or 'root'}@{share.server}:{share.port}{share.path}"
+    key = ("--key", share.key) if share.key else ()
+    return Source(fetch=("recovery", "fetch", "--host-key", fingerprint, *key, url), name=url)
+
+
+def share_form(kind: str, browse: Browsed, picked: Picked, *, is_writable: bool) -> ShareForm:
     """The form for a kind of share."""
-    return {"smb": SmbForm, "nfs": NfsForm, "ssh": SshForm}[kind](browse, is_writable=is_writable)
+    return {"smb": SmbForm, "nfs": NfsForm, "ssh": SshForm}[kind](browse, picked, is_writable=is_writable)
 
 
 class WebForm(Form):
@@ -171,7 +184,7 @@ class WebForm(Form):
     INTRODUCTION = "The image is read as a stream, and checked while it is written."
     FIELDS: ClassVar[Fields] = (("url", "URL of the image", "https://192.168.1.10/server.img.zst"),)
 
-    def __init__(self, picked: Callable[[Source], None]) -> None:
+    def __init__(self, picked: Picked) -> None:
         super().__init__()
         self._picked = picked
 

@@ -20,7 +20,7 @@ from bootmedia.wizard.running import Outcome
 from bootmedia.wizard.screens.frame import Form, Frame
 from bootmedia.wizard.screens.look import styled
 from bootmedia.wizard.screens.text import as_text
-from bootmedia.wizard.targets import Target, need_of, refusal
+from bootmedia.wizard.targets import Target, refusal
 from imager.pictures.sizes import size_text
 from imager.text import one_line
 
@@ -116,8 +116,7 @@ class ChooseTarget(Frame):
         self.menu.fill([(row.disk.path, disk_row(row), row.may_be_written) for row in rows])
 
     def _row(self, disk: Candidate) -> Target:
-        need = need_of(self._choice.image) if self._choice.image else None
-        reason = refusal(disk, None) or (need.shortfall(disk) if need else "")
+        reason = refusal(disk, None) or replace(self._choice, target=disk).whole_refusal()
         has_room = disk.partitions and not refusal(disk, None) and reason and "sectors" not in reason
         return Target(disk, "" if has_room else reason)
 
@@ -134,8 +133,8 @@ class Options(Frame):
 
     def __init__(self, choice: Choice) -> None:
         super().__init__()
-        self._choice = choice
-        self._whole_refusal = need_of(choice.image).shortfall(choice.target) if choice.image and choice.target else ""
+        self._choice = replace(choice, fit=choice.may_fit())
+        self._whole_refusal = choice.whole_refusal()
         self._is_whole = not self._whole_refusal
 
     def entered(self) -> None:
@@ -152,7 +151,8 @@ class Options(Frame):
 
     def _rows(self) -> Iterable[tuple[str, Text, bool]]:
         yield "go", styled(("Go on: show before and after", "strong"), " (nothing is written yet)"), self._ready()
-        whole = f"   it {self._whole_refusal}" if self._whole_refusal else ""
+        whole = "its partitions are moved together (--fit)" if self._choice.may_fit() else ""
+        whole = f"the disk {self._whole_refusal}" if self._whole_refusal else whole
         yield "whole", choice_row("The whole disk", whole, on=self._is_whole, single=True), not self._whole_refusal
         yield from self._partition_rows()
         yield from self._grow_rows()
@@ -183,7 +183,7 @@ class Options(Frame):
 
     def _grow_rows(self) -> Iterable[tuple[str, Text, bool]]:
         room = self._choice.room_bytes
-        if not self._is_whole or room < 1 << 20:
+        if self._choice.fit or not self._is_whole or room < 1 << 20:
             return
         more = f"{size_text(room)} are left over"
         for name, title, about in (
