@@ -53,9 +53,10 @@ class Console:
         Raises:
             StoreError: It cannot be written where it was sent to.
         """
-        lines = list(lines)
-        for line in lines:
-            self._note(line)
+        if self.log is not None:
+            lines = list(lines)
+            for line in lines:
+                self._note(line)
         if self.json:
             warned = {"warnings": self.warnings} if self.warnings else {}
             lines = [msgspec.json.format(to_json({**facts, **warned}), indent=2).decode()]

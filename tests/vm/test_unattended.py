@@ -78,3 +78,16 @@ def test_the_menu_can_do_without(medium, tmp_path, downs, words):
         guest.take_shell()
         done(guest, "recovery show")
     assert disk.path.stat().st_blocks == 0
+
+
+def test_an_image_that_carries_its_answers_is_enough(prepared, tmp_path):
+    (tmp_path / "recovery.toml").write_text(ANSWERS.replace('image = "images/small.img.zst"\n', "verify = true\n"))
+    image = tmp_path / "carrying.img.zst"
+    ran(imager_app, "capture", "--answers", tmp_path / "recovery.toml", prepared.disk, image)
+    ran(app, "build", tmp_path / "carrying.iso", "--include", image)
+    disk = Disk(blank(tmp_path / "target.img", DISK_BYTES))
+    with switched_on(Machine(Firmware.BIOS, tmp_path / "carrying.iso", disks=(disk,))) as guest:
+        guest.wait_for(r"Unattended restore, as .*carrying\.img\.zst", timeout_seconds=BOOT_SECONDS)
+        guest.wait_for("written, and read back in", timeout_seconds=BOOT_SECONDS)
+        guest.wait_until_off(timeout_seconds=BOOT_SECONDS)
+    ran(imager_app, "verify", image, "--against", disk.path)
