@@ -124,6 +124,7 @@ def command(
     content is the raw disk; it appears under its name when it is complete and on stable storage, not before.
     """
     from imager.cli.answers import read_answers
+    from imager.cli.capture_set import interrupted_set
     from imager.cli.sources import opened_and_surveyed, survey_options, tell_of_missing_files
     from imager.cli.unlock import parse_requests
 
@@ -142,21 +143,25 @@ def command(
     recorded["skip file content"] = list(wanted.skip_files)
     options = replace(options, recorded={name: _recorded(value) for name, value in recorded.items() if value})
     answers_text = read_answers(answers) if answers is not None else ""
-    if len(sources) > 1:
-        options = replace(options, set_id=uuid.uuid4())
     with opened_and_surveyed(
         sources, wanted, sector_size=sector_size, exclusive=True, unlocking=parse_requests(unlock)
     ) as opened:
         tell_of_missing_files(opened, wanted.skip_files, console)
         targets = [image] if len(opened) == 1 and not _is_folder(image) else _names_in_folder(Path(image), opened)
-        options = replace(options, set_members=_members(opened, targets), answers=answers_text)
+        set_id, complete = interrupted_set(targets) if resume and len(opened) > 1 else (None, frozenset())
+        if len(opened) > 1:
+            options = replace(options, set_id=set_id or uuid.uuid4(), set_members=_members(opened, targets))
         results = []
-        for each, name in zip(opened, targets, strict=True):
-            results.append(_capture_one(each, name, options, console, overwrite=overwrite, split_size=split_size))
-            options = replace(options, answers="")
+        for number, (each, name) in enumerate(zip(opened, targets, strict=True)):
+            own = replace(options, answers="" if number else answers_text)
+            results.append(
+                None
+                if name in complete
+                else _capture_one(each, name, own, console, overwrite=overwrite, split_size=split_size)
+            )
     facts = [_facts(each, name, result) for each, name, result in zip(opened, targets, results, strict=True)]
     console.result({"images": facts}, _lines(opened, targets, results))
-    return ContentIncomplete.exit_code if any(len(result.unreadable) for result in results) else 0
+    return ContentIncomplete.exit_code if any(result and len(result.unreadable) for result in results) else 0
 
 
 def _check_output(
@@ -259,11 +264,9 @@ def _names_in_folder(folder: Path, opened: Sequence[Opened]) -> list[str]:
 
 
 def _members(opened: Sequence[Opened], names: Sequence[str]) -> tuple[SetMember, ...]:
-    """The disks that are captured together; nothing when there is one."""
+    """The disks that are captured together."""
     from imager.image.description import SetMember
 
-    if len(opened) == 1:
-        return ()
     return tuple(
         SetMember(storable(Path(name).name), each.survey.layout.identity, each.reader.size)
         for each, name in zip(opened, names, strict=True)
@@ -284,14 +287,19 @@ def _capture_one(
     return capture(each.reader, each.survey, output, options, console.progress())
 
 
-def _facts(each: Opened, name: str, result: CaptureResult) -> dict[str, Any]:
+def _facts(each: Opened, name: str, result: CaptureResult | None) -> dict[str, Any]:
+    if result is None:
+        return {"source": each.path, "image": name, "was_complete": True}
     return {"source": each.path, "image": name, **result.as_dict()}
 
 
-def _lines(opened: Sequence[Opened], names: Sequence[str], results: Sequence[CaptureResult]) -> Iterator[str]:
+def _lines(opened: Sequence[Opened], names: Sequence[str], results: Sequence[CaptureResult | None]) -> Iterator[str]:
     from imager.pictures.sizes import duration_text, size_text
 
     for each, name, result in zip(opened, names, results, strict=True):
+        if result is None:
+            yield f"{each.path} -> {name}: was complete already"
+            continue
         rate = size_text(round(result.bytes_read / max(result.seconds, 1e-9)))
         yield (
             f"{each.path} -> {name}: {size_text(result.bytes_read)} of {size_text(each.reader.size)} copied into "

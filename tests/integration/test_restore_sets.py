@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -253,3 +256,39 @@ def test_what_a_missing_disk_means_for_an_array_that_a_kernel_made(case, told, t
     whole = sorted((tmp_path / "set").iterdir())
     complete = imager("restore", "--dry-run", *to(whole, [*targets, tmp_path / "last"])).stdout.decode()
     assert "comes back with" not in complete
+
+
+# --- A set that was interrupted -----------------------------------------------------------------------------------
+
+
+def test_an_interrupted_set_is_continued_where_it_stopped(disks, tmp_path) -> None:
+    folder = tmp_path / "set"
+    second = folder / "second.img.zst"
+    words = ["capture", "--all-blocks", "--rate-limit", "8MiB", *map(str, disks), str(folder)]
+    process = subprocess.Popen([sys.executable, "-m", "imager", *words])
+    partial = second.with_name(f"{second.name}.partial")
+    while not partial.exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.terminate()
+    process.wait()
+    complete = folder / "first.img.zst"
+    before = digest(complete)
+    assert not second.exists()
+    done = imager("capture", "--resume", "--all-blocks", "--json", *disks, folder)
+    assert done.returncode == 0, done.stderr
+    first, last = json.loads(done.stdout)["images"]
+    assert first == {"source": str(disks[0]), "image": str(complete), "was_complete": True}
+    assert last["image"] == str(second)
+    assert digest(complete) == before
+    ids = [json.loads(imager("info", "--json", image).stdout)["set_id"] for image in (complete, second)]
+    assert ids[0] == ids[1] != "00000000-0000-0000-0000-000000000000"
+    targets = [tmp_path / "x", tmp_path / "y"]
+    assert imager("restore", "--yes", *to([complete, second], targets)).returncode == 0
+    assert [digest(target) for target in targets] == [digest(disk) for disk in disks]
+
+
+def test_a_complete_set_is_not_taken_for_one_that_can_be_continued(disks, images) -> None:
+    done = imager("capture", "--resume", *disks, images[0].parent)
+    assert done.returncode == 5
+    assert b"exists" in done.stderr
