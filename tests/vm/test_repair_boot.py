@@ -23,6 +23,7 @@ from tests.vm.shell import shell
 from tests.vm.sources.debian import kernel_of, unpack
 from tests.vm.sources.layouts import (
     _BIOS_GRUB,
+    SOURCES,
     Source,
     _esp_line,
     _esp_menu,
@@ -152,3 +153,28 @@ def test_a_system_made_for_another_machine_starts_only_after_a_repair(prepared, 
             name = "/usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed"
             done(guest, f"cmp /boot/efi/EFI/debian/grubx64.efi {name}")
         switch_off(guest)
+
+
+def test_the_initramfs_of_an_encrypted_system_asks_for_the_passphrase(prepared, tmp_path):
+    """What makes it looks for the open container by its name in crypttab; it is open under ours."""
+    source = SOURCES["uefi-luks"]
+    (tmp_path / "scratch").mkdir()
+    disk = make_source(source, tmp_path / "vault.img", tmp_path / "scratch")
+    with shell(prepared.medium, tmp_path, (Disk(disk, Bus.NVME),)) as guest:
+        done(guest, f"printf %s '{source.passphrase}' > /tmp/key")
+        locked = guest.run("imager repair-boot --dry-run /dev/nvme0n1").output
+        assert "partition 3 of /dev/nvme0n1: it is locked" in locked
+        answer = guest.run(
+            "imager repair-boot --yes --unlock 3:/tmp/key /dev/nvme0n1 2>&1", timeout_seconds=REPAIR_SECONDS
+        )
+        print(answer.output)
+        # BIOS started this machine, and the system is made for UEFI: all but the loader is done.
+        assert answer.status == 10
+        assert "has a GPT without a BIOS boot partition" in answer.output
+        assert "ended with status" not in answer.output
+        assert not done(guest, "ls /dev/mapper | grep -v control; true")
+        done(guest, "cryptsetup open --key-file /tmp/key /dev/nvme0n1p3 vault && vgchange -qq -ay vg1")
+        done(guest, "mount /dev/vg1/root /mnt && mount /dev/nvme0n1p2 /mnt/boot")
+        done(guest, "chroot /mnt sh -c 'mkdir /run/x && unmkinitramfs /boot/initrd.img-* /run/x'", timeout_seconds=3600)
+        found = done(guest, "cat $(find /mnt/run/x -path '*cryptroot/crypttab')")
+        assert found.split() == ["vault", f"UUID={source.uuid('vault')}", "none", "luks,discard"]
