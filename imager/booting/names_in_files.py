@@ -21,6 +21,9 @@ _COMMAND_LINES: Final = (
 )
 _ENTRY_FOLDERS: Final = ("/boot/loader/entries", "/boot/efi/loader/entries", "/efi/loader/entries")
 _DEVICE_MAPS: Final = ("/boot/grub/device.map", "/boot/grub2/device.map")
+_LVM_DEVICES: Final = "/etc/lvm/devices/system.devices"
+"""lvmdevices(8); Fedora and RHEL have it since 34 and 9."""
+_TYPES_THAT_COME_ALONG: Final = frozenset(("crypt_uuid", "lvmlv_uuid", "md_uuid"))
 _FIXED_SIZE: Final = "/boot/grub2/grubenv"
 _GRUBENV_BYTES: Final = 1024
 
@@ -69,6 +72,7 @@ def naming_steps(tree: Tree, candidates: Sequence[Candidate], *, root_type: str 
             text = f"in {file.path} {becomes}; the old file stays as {file.path}.before-repair"
             yield Step("rewrite", text, path=file.path, new_text=new_text)
     yield from _device_map_steps(tree)
+    yield from _lvm_devices_steps(tree)
 
 
 def _all_names(files: Iterable[_File]) -> Iterator[OldName]:
@@ -93,3 +97,12 @@ def _device_map_steps(tree: Tree) -> Iterator[Step]:
     for path in _DEVICE_MAPS:
         if re.search(r"^\s*\([hf]d\d+\)\s+/dev/", tree.text(path), re.MULTILINE):
             yield Step("put-aside", f"put {path} aside, which names disks of the old machine", path=path)
+
+
+def _lvm_devices_steps(tree: Tree) -> Iterator[Step]:
+    """LVM's list of the disks that it may look at, by serial numbers: without a list it looks at all of them."""
+    types = re.findall(r"\bIDTYPE=(\w+)", tree.text(_LVM_DEVICES))
+    if set(types) - _TYPES_THAT_COME_ALONG:
+        yield Step(
+            "put-aside", f"put {_LVM_DEVICES} aside, which knows only disks of the old machine", path=_LVM_DEVICES
+        )

@@ -191,6 +191,16 @@ def test_a_map_of_old_disks_is_put_aside(tmp_path: Path) -> None:
     assert (tmp_path / "boot/grub/device.map.before-repair").exists()
 
 
+@pytest.mark.parametrize(
+    ("kind", "is_put_aside"), [("sys_wwid", True), ("sys_serial", True), ("devname", True), ("crypt_uuid", False)]
+)
+def test_a_list_of_old_disks_does_not_keep_lvm_from_the_new_one(tmp_path: Path, kind: str, is_put_aside: bool) -> None:
+    text = f"VERSION=1.1.2\nIDTYPE={kind} IDNAME=x DEVNAME=/dev/sda3 PVID=abc PART=3\n"
+    tree = made_tree(tmp_path, {"/etc/lvm/devices/system.devices": text})
+    paths = [step.path for step in naming_steps(tree, DISK)]
+    assert paths == (["/etc/lvm/devices/system.devices"] if is_put_aside else [])
+
+
 def test_names_that_are_not_clear_are_told(tmp_path: Path) -> None:
     tree = made_tree(tmp_path, {"/etc/fstab": "/dev/sda7 /data ext4 defaults 0 2\n"})
     assert not [*naming_steps(tree, DISK)]
