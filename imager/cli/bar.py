@@ -26,6 +26,8 @@ class Bar:
             dynamic_ncols=True,
             mininterval=0.2,
             file=sys.stderr,
+            # Where nobody knows how much lies ahead, nothing is counted either: what runs, and how long it has.
+            bar_format=None if total_bytes is not None else "{desc} [{elapsed}]",
         )
 
     def advance(self, count_bytes: int) -> None:

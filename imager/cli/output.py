@@ -21,9 +21,16 @@ from imager.text import shown, storable
 
 
 def tell(text: str) -> None:
-    """A line on standard error; when that is full or gone, the work and its exit status still count."""
+    """A line on standard error; when that is full or gone, the work and its exit status still count.
+
+    A bar that is on the screen stays below it.
+    """
+    drawing = sys.modules.get("tqdm")
     try:
-        print(text, file=sys.stderr, flush=True)
+        if drawing is not None:
+            drawing.tqdm.write(text, file=sys.stderr)
+        else:
+            print(text, file=sys.stderr, flush=True)
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
