@@ -164,7 +164,7 @@ def check(
 
 def _done_line(recovery: Recovery) -> str:
     targets = ", ".join(str(result["target"]) for result in recovery.results)
-    log = f"; the log is {recovery.log.path}" if recovery.log.path else ""
+    log = f"; the log is {recovery.log.path}, the report lies beside it" if recovery.log.path else ""
     return f"done: {targets}{log}"
 
 

@@ -16,7 +16,7 @@ STYLE: Final = """
   --c6: #a6bd58; --c7: #8d98de; } }
 * { box-sizing: border-box; }
 body { margin: 0; padding: 1.5rem 1rem 3rem; background: var(--paper); color: var(--ink);
-  font: 16px/1.5 system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
+  font: 1rem/1.5 system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
 main { max-width: 62rem; margin: 0 auto; }
 h1 { font-size: 1.9rem; line-height: 1.2; margin: 0; }
 h2 { font-size: 1.25rem; margin: 0 0 .75rem; }
@@ -65,7 +65,7 @@ pre { margin: .6rem 0 0; white-space: pre-wrap; overflow-wrap: anywhere;
 code { font: .92em ui-monospace, "DejaVu Sans Mono", monospace; overflow-wrap: anywhere; }
 summary { cursor: pointer; font-weight: 600; }
 footer { max-width: 62rem; margin: 0 auto; color: var(--soft); font-size: .85rem; }
-@media print { body { background: none; padding: 0; font-size: 11px; }
+@media print { :root { font-size: 11px; } body { background: none; padding: 0; }
   section, header { break-inside: avoid; padding: .6rem .9rem; }
   section.disk { break-inside: auto; } section.log { display: none; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; } }
