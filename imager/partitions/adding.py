@@ -11,6 +11,7 @@ References:
 
 from __future__ import annotations
 
+import re
 import struct
 import uuid
 import zlib
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from imager.blocks import BlockReader
-from imager.errors import TargetFailed, TargetRefused, TargetTooSmall
+from imager.errors import ImageDamaged, TargetFailed, TargetRefused, TargetTooSmall
 from imager.extents import Extents
 from imager.layout import Layout, Partition
 from imager.partitions.adapt import Patch
@@ -28,7 +29,8 @@ from imager.partitions.gpt import PRIMARY_LBA, GptCopy
 from imager.partitions.mbr import MAX_SIZE, PARTITION_RECORD_OFFSET, RECORD_BYTES, SECTOR_BYTES, Mbr
 from imager.partitions.refit import chs_address
 from imager.partitions.sectors import BadStructure, Sectors
-from imager.partitions.types import gpt_type_name
+from imager.partitions.types import MBR_EXTENDED, MBR_GPT_PROTECTIVE, UNUSED, gpt_type_name
+from imager.text import one_line
 
 _ALIGNMENT: Final = 1024 * 1024
 _LINUX_PLACES: Final = ("Linux root", "Linux /usr", "Linux home", "Linux server", "Linux variable", "Linux user")
@@ -36,6 +38,11 @@ _LINUX_PLACES: Final = ("Linux root", "Linux /usr", "Linux home", "Linux server"
 _PRIMARY_NUMBERS: Final = range(1, 5)
 _NAME_BYTES: Final = 72
 _ENTRY: Final = struct.Struct("<16s16sQQQ72s")
+_GUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_BYTE: Final = re.compile(r"[0-9a-f]{2}")
+_ATTRIBUTES: Final = re.compile(r"[0-9a-f]{0,16}")
+_NO_TYPES: Final = {UNUSED, "00", f"{MBR_GPT_PROTECTIVE:02x}", *(f"{each:02x}" for each in MBR_EXTENDED)}
+"""Not those of a partition that holds anything itself."""
 _SAME: Final = {
     "83": "0fc63daf-8483-4772-8e79-3d69d8477de4",
     "82": "0657fd6d-a4ab-43c4-84e5-0933c84b4f4f",
@@ -86,9 +93,11 @@ def find_room(
         new_id: Makes the id of a partition whose own is taken.
 
     Raises:
+        ImageDamaged: What the image says of the partition cannot be.
         TargetRefused: The disk has no table, a damaged one, no free entry, or no type for it.
         TargetTooSmall: No gap is large enough.
     """
+    _check_wanted(wanted)
     _check_table(layout, disk_name)
     is_gpt = layout.table.kind == "gpt"
     sector = layout.logical_sector_bytes
@@ -110,6 +119,28 @@ def find_room(
     given = wanted.uuid if is_from_gpt and not is_taken else str(new_id())
     attributes = wanted.attributes if is_from_gpt else ""
     return NewEntry(number, start, start + size, type_, given, wanted.name, attributes, tuple(changed))
+
+
+def _check_wanted(wanted: Partition) -> None:
+    """An image is untrusted, and so is what it says of its partitions."""
+    is_from_gpt = len(wanted.type) > 2
+    checks = (
+        (
+            "type",
+            wanted.type,
+            (_GUID if is_from_gpt else _BYTE).fullmatch(wanted.type) and wanted.type not in _NO_TYPES,
+        ),
+        ("UUID", wanted.uuid, not is_from_gpt or _GUID.fullmatch(wanted.uuid)),
+        ("attributes", wanted.attributes, not is_from_gpt or _ATTRIBUTES.fullmatch(wanted.attributes)),
+        ("size", str(wanted.size_bytes), wanted.size_bytes),
+    )
+    for what, value, is_right in checks:
+        if not is_right:
+            raise ImageDamaged(
+                f"the {what} of partition {wanted.number} in the image cannot be: {one_line(value[:64])!r}",
+                hint="Make a partition by hand, then restore onto it.",
+                number=wanted.number,
+            )
 
 
 def _check_table(layout: Layout, disk_name: str) -> None:
