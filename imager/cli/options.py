@@ -118,7 +118,13 @@ GrowOption = Annotated[
 ]
 FitOption = Annotated[
     bool,
-    typer.Option("--fit", help="Move partitions together on a smaller disk, where there is room between them."),
+    typer.Option("--fit", help="On a smaller disk, move partitions together, and make file systems smaller if needed."),
+]
+ScratchOption = Annotated[
+    str | None,
+    typer.Option(
+        "--scratch", metavar="FOLDER", help="Where file systems are made smaller; else where temporary files lie."
+    ),
 ]
 GapsOption = Annotated[bool, typer.Option("--gaps", help="Copy all of the space between partitions.")]
 

@@ -9,7 +9,17 @@ from typing import Annotated
 
 import typer
 
-from imager.cli.options import DebugOption, FitOption, GrowOption, JsonOption, QuietOption, disk_name, epilog, file_name
+from imager.cli.options import (
+    DebugOption,
+    FitOption,
+    GrowOption,
+    JsonOption,
+    QuietOption,
+    ScratchOption,
+    disk_name,
+    epilog,
+    file_name,
+)
 from imager.cli.output import Console
 from imager.cli.problems import reports_problems
 from imager.cli.restore import Wanted
@@ -34,6 +44,7 @@ def command(
     ],
     grow: GrowOption = None,
     fit: FitOption = False,
+    scratch: ScratchOption = None,
     plan: Annotated[
         str | None,
         typer.Option("--plan", metavar="FILE", help="Sizes of partitions, from a plan.", callback=file_name),
@@ -52,7 +63,7 @@ def command(
     from imager.fitting.plan_file import plan_text
 
     console = Console(json=as_json, quiet=quiet)
-    wanted = Wanted(None, None, table_only=False, boot_only=False, grow=grow, plan=plan, fit=fit)
+    wanted = Wanted(None, None, table_only=False, boot_only=False, grow=grow, plan=plan, fit=fit, scratch=scratch or "")
     choices = RestoreChoices(wanted, accept_damage=True)
     with ExitStack() as stack:
         planned = plan_restores([(image, wanted.place(target))], choices, stack)

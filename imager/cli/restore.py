@@ -20,6 +20,7 @@ from imager.cli.options import (
     ProgressOption,
     QuietOption,
     ReportOption,
+    ScratchOption,
     ThreadsOption,
     YesOption,
     disk_name,
@@ -91,6 +92,7 @@ def command(
     boot_only: Annotated[bool, typer.Option("--boot-only", help="Write the boot code and nothing else.")] = False,
     grow: GrowOption = None,
     fit: FitOption = False,
+    scratch: ScratchOption = None,
     plan: Annotated[
         str | None,
         typer.Option(
@@ -139,7 +141,7 @@ def command(
     from imager.cli.unlock import parse_requests
 
     console = Console(json=as_json, quiet=quiet, progress_as=progress)
-    wanted = Wanted(partition, onto, table_only, boot_only, grow, grow_volume, plan, fit)
+    wanted = Wanted(partition, onto, table_only, boot_only, grow, grow_volume, plan, fit, scratch or "")
     if repair_boot and (partition is not None or table_only or boot_only):
         raise UsageError(
             "--repair-boot is for whole disks", hint="Repair a disk that is restored already: imager repair-boot DISK."
@@ -193,6 +195,7 @@ class Wanted:
     grow_volume: str | None = None
     plan: str | None = None
     fit: bool = False
+    scratch: str = ""
 
     def place(self, target: str | None) -> str:
         """The device or file that is opened for writing.

@@ -34,6 +34,7 @@ from imager.restore.inside import looked_into
 from imager.restore.looking import look_at_target, refuse_shared_targets
 from imager.restore.plan import Plan, RestoreOptions, make_plan
 from imager.restore.sets import SetImage, check_together, missing_sentences
+from imager.restore.shrinking import check_shrinking
 from imager.restore.together import Outcome, Task, failure_of, restore_all
 from imager.restore.told import outcome_lines
 
@@ -160,8 +161,10 @@ def _plan(opened: StreamedImage, files: Sequence[str], place: str, choices: Rest
     )
     final = None if opened.streamed else opened.final
     grow = _rule(wanted, about.image_id)
-    options = RestoreOptions(accept_damage=choices.accept_damage, verify=choices.verify, grow=grow)
-    return make_plan(about, final, state, wanted.scope(state, about.layout), options)
+    options = RestoreOptions(choices.accept_damage, choices.verify, grow, wanted.scratch)
+    plan = make_plan(about, final, state, wanted.scope(state, about.layout), options)
+    check_shrinking(plan, opened)
+    return plan
 
 
 def _rule(wanted: Wanted, image_id: UUID) -> Rule | None:

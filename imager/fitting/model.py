@@ -90,6 +90,11 @@ class Fitted:
         return self.end - self.start
 
     @property
+    def is_smaller(self) -> bool:
+        """Whether it is smaller than in the image."""
+        return self.new_size < self.old_size
+
+    @property
     def is_changed(self) -> bool:
         """Whether place or size differ from those in the image."""
         return (self.start, self.end) != (self.image_start, self.image_end)
@@ -125,6 +130,11 @@ class Fitting:
     def partition(self, number: int) -> Fitted:
         """The place of a partition that the layout has."""
         return next(each for each in self.partitions if each.number == number)
+
+    @property
+    def shrunk(self) -> tuple[Fitted, ...]:
+        """The partitions whose content must be made smaller."""
+        return tuple(each for each in self.partitions if each.is_smaller and each.kind != "extended")
 
     @property
     def moved(self) -> tuple[Fitted, ...]:
@@ -169,7 +179,10 @@ class Fitting:
 
     def _on_target(self, entry: Partition) -> Partition:
         place = self.partition(entry.number)
-        return replace(entry, start=place.start, end=place.end)
+        content = entry.content
+        if content and place.is_smaller:
+            content = replace(content, mapped_bytes=min(content.mapped_bytes, place.new_size))
+        return replace(entry, start=place.start, end=place.end, content=content)
 
     def as_dict(self) -> dict[str, Any]:
         """The places as facts, for JSON."""

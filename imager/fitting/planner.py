@@ -45,10 +45,15 @@ def fit(layout: Layout, target_size: int, rule: Rule) -> Fitting:
     boxes = _with_sizes(boxes, layout, rule)
     growing = _growing(boxes, layout, rule)
     end, grain = usable_end(layout, target_size), grain_of(boxes)
+    weights = {box.number: box.size for box in growing}
     try:
-        places = arrange(boxes, {box.number: box.size for box in growing}, end, grain)
+        places = arrange(boxes, weights, end, grain)
     except TargetTooSmall as error:
-        raise TargetTooSmall(error.message, hint=_way_out(boxes, end, grain), **error.facts) from error
+        sizes = sizes_that_fit(boxes, end, grain)
+        if rule.kind != "fit" or sizes is None:
+            raise TargetTooSmall(error.message, hint=_way_out(boxes, sizes), **error.facts) from error
+        boxes = [replace(box, wanted=sizes.get(box.number)) for box in boxes]
+        places = arrange(boxes, weights, end, grain)
     if growing and places == {box.number: box.place for box in boxes} and end - boxes[-1].entry.end >= grain:
         raise _obstructed(boxes, growing)
     fitted = tuple(_fitted(entry, layout, boxes, places, end) for entry in layout.partitions)
@@ -144,11 +149,11 @@ def _with_sizes(boxes: Sequence[Box], layout: Layout, rule: Rule) -> list[Box]:
 def _checked_size(box: Box, wanted: int) -> int:
     if wanted > box.size and box.trait.barred:
         raise UsageError(f"partition {box.number} cannot grow: {box.trait.barred}", number=box.number)
-    if wanted < box.size:
+    least = -(-box.trait.minimum_bytes // MIB) * MIB if box.trait.minimum_bytes < box.size else box.size
+    if wanted < least:
         raise UsageError(
-            f"partition {box.number} cannot be smaller than {exact_size_text(box.size)}, "
+            f"partition {box.number} cannot be smaller than {exact_size_text(least)}, "
             f"and {exact_size_text(wanted)} are wanted",
-            hint="What lies in a partition cannot be made smaller yet; make it smaller before it is imaged.",
             number=box.number,
         )
     return wanted
@@ -206,20 +211,24 @@ def _nothing(rule: Rule) -> str:
     return f"nothing grows (--grow {rule}): the target has no more room than the disk in the image"
 
 
-def _way_out(boxes: Sequence[Box], end: int, grain: int) -> str:
+def _way_out(boxes: Sequence[Box], sizes: Mapping[int, int] | None) -> str:
     """What would have to be made smaller, as far as that can be told."""
-    sizes = sizes_that_fit(boxes, end, grain)
     if sizes is None:
-        return "Choose a larger disk: what is in use in the partitions does not fit either."
+        return "Choose a larger disk: what is in the partitions cannot be made as small as that."
     told = [f"partition {box.number} to {size_text(sizes[box.number])}" for box in boxes if box.number in sizes]
-    return f"Choose a larger disk, or make smaller before it is imaged: {', '.join(told)}."
+    return f"Choose a larger disk, or let --fit make smaller: {', '.join(told)}."
 
 
 def _why(boxes: Sequence[Box], growing: Sequence[Box], places: Mapping[int, Place], rule: Rule) -> Iterator[str]:
     larger = [box for box in boxes if places[box.number][1] - places[box.number][0] > box.entry.size_bytes]
-    if rule.kind in ("sizes", "fit") and not larger:
+    smaller = [box for box in boxes if box.size < box.entry.size_bytes]
+    if smaller:
+        yield f"partitions that are made smaller: {', '.join(str(box.number) for box in smaller)}"
+    if rule.kind in ("sizes", "fit") and not larger and not smaller:
         moves = any(places[box.number] != box.place for box in boxes)
         yield "partitions move together, with the sizes that they have" if moves else "everything fits as it is"
+        return
+    if not larger and smaller:
         return
     if not larger:
         yield _nothing(rule)

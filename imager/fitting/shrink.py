@@ -42,4 +42,10 @@ def _cut(segment: Sequence[Box], missing: int, grain: int) -> dict[int, int]:
     # One grain more for each: a start that is aligned may need it.
     wanted = min(total, -(-missing // grain) * grain + grain * len(segment))
     gives = {number: min(most, -(-wanted * most // total // grain) * grain) for number, most in spare.items() if most}
-    return {box.number: box.size - gives[box.number] for box in segment if gives.get(box.number)}
+    return {box.number: _rounded(box, box.size - gives[box.number], grain) for box in segment if gives.get(box.number)}
+
+
+def _rounded(box: Box, size: int, grain: int) -> int:
+    """A whole number of grains, where that is not too small: file systems end with whole clusters."""
+    rounded = size // grain * grain
+    return rounded if rounded >= box.trait.minimum_bytes else size

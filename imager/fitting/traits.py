@@ -41,7 +41,7 @@ _SERVICE: Final = {
 }
 _ABSOLUTE: Final = {**dict.fromkeys(("a5", "a6", "a9"), "its own BSD label counts the sectors of the disk")}
 _READ_ONLY: Final = frozenset({"squashfs", "erofs", "iso9660", "udf", "cramfs"})
-_CAN_SHRINK: Final = frozenset({"ext2", "ext3", "ext4", "ntfs", "btrfs"})
+_CAN_SHRINK: Final = frozenset({"ext2", "ext3", "ext4", "ntfs"})
 _SPARE_SHARE: Final = 8
 _SPARE_BYTES: Final = 16 * 1024**2
 """A file system cannot be made as small as what it holds: it needs tables for it, and room to move blocks around."""
@@ -91,7 +91,8 @@ def content_trait(content: Content) -> Trait:
 
 def _minimum(entry: Partition, content: Content) -> int:
     """The size that it could be made, by programs that can do that; with room for what they need themselves."""
-    if content.type not in _CAN_SHRINK or content.whole_reason or content.used_bytes is None:
+    is_known = content.used_bytes is not None and not content.whole_reason
+    if content.type not in _CAN_SHRINK or content.used_bytes is None or not is_known or not entry.captured:
         return entry.size_bytes
     needed = content.used_bytes + content.used_bytes // _SPARE_SHARE + _SPARE_BYTES
     return min(entry.size_bytes, needed)

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Where bytes of the image go when its partitions are fitted to the target.
 
-Partitions take their content along. What lies between them, boot code above all, stays where it was, unless a partition
-lies there now. The table goes nowhere: it is made anew from the image's (`imager.partitions.refit`). Boot sectors of
-partitions that move are among what is written last, because they are changed in memory before.
+Partitions take their content along; what has to be smaller comes from elsewhere (`imager.restore.shrinking`). What lies
+between partitions, boot code above all, stays where it was, unless a partition lies there now. The table goes nowhere:
+it is made anew from the image's (`imager.partitions.refit`). Boot sectors of partitions that move are among what is
+written last, because they are changed in memory before.
 """
 
 from __future__ import annotations
@@ -46,16 +47,18 @@ def _table(layout: Layout) -> Extents:
 
 
 def _boot_sectors(layout: Layout, fitting: Fitting) -> Extents:
-    moved = {place.number for place in fitting.moved}
+    moved = {place.number for place in fitting.moved if not place.is_smaller}
     sector = layout.logical_sector_bytes
     return Extents.union_of(boot_sector_ranges(entry, sector) for entry in layout.partitions if entry.number in moved)
 
 
 def _moves(layout: Layout, fitting: Fitting) -> Moves:
     content = [place for place in fitting.partitions if place.kind != "extended"]
-    moved = [Move(place.image_start, place.image_end, place.distance) for place in content if place.distance]
-    staying = Extents.of((place.image_start, place.image_end) for place in content if not place.distance)
-    elsewhere = Extents.of((move.start, move.end) for move in moved)
+    written = [place for place in content if not place.is_smaller]  # what is smaller does not come from the image
+    moved = [Move(place.image_start, place.image_end, place.distance) for place in written if place.distance]
+    staying = Extents.of((place.image_start, place.image_end) for place in written if not place.distance)
+    gone = [place for place in content if place.distance or place.is_smaller]
+    elsewhere = Extents.of((place.image_start, place.image_end) for place in gone)
     occupied = Extents.of((place.start, place.end) for place in content)
     between = Extents.single(0, min(layout.size_bytes, fitting.target_size)) - elsewhere - occupied
     between -= _made_anew(layout, fitting)

@@ -7,14 +7,15 @@ its own that it uses again and again, and write them in place.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
 from imager.crew import Crew
 from imager.devices.buffers import aligned_buffer
-from imager.devices.target import TargetDisk
+from imager.devices.target import TargetDisk, open_target
 from imager.errors import ImagerError, Interrupted
 from imager.image.frames import Decoder, of_image
 from imager.image.group import Group
@@ -22,6 +23,8 @@ from imager.image.reader import Image, StreamedImage
 from imager.progress import NullProgress, Progress
 from imager.restore.plan import Plan
 from imager.restore.receiving import Receiver, RestoreResult
+from imager.restore.shrinking import shrunk_content
+from imager.restore.write import Extra
 
 __all__ = ["RestoreResult", "execute"]
 
@@ -46,12 +49,30 @@ def execute(
     Raises:
         ImageError: The image is damaged, or ends too early: the target is incomplete then.
         TargetFailed: A write failed, or the target does not hold what was written.
+        VolumeFailed: A file system cannot be made as small as it must be; the target was not touched.
         Interrupted: The user ended it.
     """
     shown = progress or NullProgress()
-    receiver = Receiver(plan, target, threads=threads, progress=shown)
+
+    def fill(part: Plan, image: Image, path: Path) -> None:
+        with open_target(path, create_size=part.target.size_bytes) as scratch:
+            execute(part, image, scratch, threads=threads, progress=shown)
+
+    with shrunk_content(plan, source, fill) as extra:
+        return _execute(plan, source, target, threads, shown, extra)
+
+
+def _execute(
+    plan: Plan,
+    source: StreamedImage,
+    target: TargetDisk,
+    threads: int | None,
+    shown: Progress,
+    extra: Sequence[Extra],
+) -> RestoreResult:
+    receiver = Receiver(plan, target, threads=threads, progress=shown, extra=extra)
     try:
-        shown.start(plan.placement.take.total_bytes, "restore")
+        shown.start(plan.placement.take.total_bytes + sum(each.used.total_bytes for each in extra), "restore")
         receiver.begin()
         _pump(plan, source, receiver, threads)
         return receiver.finish(source.final)

@@ -13,7 +13,7 @@ from typing import Any
 from imager.damage import DamagedPart, damaged_parts
 from imager.errors import ImageIncomplete, TargetTooSmall, UsageError
 from imager.extents import Extents
-from imager.fitting.model import Fitting
+from imager.fitting.model import Fitted, Fitting
 from imager.fitting.planner import fit
 from imager.image.description import Description, FinalFacts
 from imager.layout import Layout
@@ -101,6 +101,11 @@ class Plan:
     def grown(self) -> dict[int, tuple[int, int]]:
         """Old and new size of every partition that grows, by number; 0 stands for a disk without a table."""
         return self.fitting.grown(self.layout) if self.fitting else {}
+
+    @property
+    def shrunk(self) -> tuple[Fitted, ...]:
+        """The partitions whose content is made smaller before anything is written."""
+        return self.fitting.shrunk if self.fitting else ()
 
     def has_step(self, kind: StepKind) -> bool:
         """Whether a stage is part of the plan."""

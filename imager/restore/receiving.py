@@ -6,6 +6,7 @@ Content comes from whoever has it: an image (`imager.restore.job`) or a disk (`i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from imager.progress import NullProgress, Progress
 from imager.restore.plan import Plan
 from imager.restore.readback import read_back
 from imager.restore.steps import DoneStep
-from imager.restore.write import TargetSink
+from imager.restore.write import Extra, TargetSink
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ class Receiver:
         threads: int | None = None,
         progress: Progress | None = None,
         reading_back: Progress | None = None,
+        extra: Sequence[Extra] = (),
     ) -> None:
         """Prepare; nothing is written yet.
 
@@ -90,13 +92,15 @@ class Receiver:
             threads: How many read back at a time; by default one a core.
             progress: Told of every byte that is written.
             reading_back: Told of every byte that is read back; by default the same.
+            extra: Content that does not come from the image.
         """
         self._plan = plan
         self._target = target
         self._threads = threads
         self._progress = progress or NullProgress()
         self._reading_back = reading_back or self._progress
-        self._sink = TargetSink(plan, target, verify=plan.options.verify, progress=self._progress)
+        self._sink = TargetSink(plan, target, verify=plan.options.verify, progress=self._progress, extra=extra)
+        self._wanted = plan.placement.take.total_bytes + sum(each.used.total_bytes for each in extra)
 
     def begin(self) -> None:
         """Make the target unrecognisable and clear what will not be written."""
@@ -116,13 +120,12 @@ class Receiver:
         self._sink.finish(final)
         self._progress.done()
         if self._plan.options.verify:
-            wanted = self._plan.placement.take.total_bytes
             self._sink.steps.begin("verify")
-            read_back(self._sink.written, self._target, self._threads, self._reading_back, wanted)
+            read_back(self._sink.written, self._target, self._threads, self._reading_back, self._wanted)
         hindrances = self._show_table()
         return RestoreResult(
             target=self._plan.target.name,
-            written_bytes=self._plan.placement.take.total_bytes,
+            written_bytes=self._wanted,
             cleared_bytes=self._plan.clear_ranges.total_bytes,
             is_verified=self._plan.options.verify,
             changes=self._sink.sentences,

@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 from imager.extents import Extents
 from imager.fitting.boot_sectors import TYPES as COUNTING_TYPES
-from imager.fitting.model import Fitting, Rule
+from imager.fitting.model import Fitted, Fitting, Rule
 from imager.layout import Layout
 from imager.pictures.sizes import size_text
 from imager.restore.clearing import Clearing
@@ -25,18 +25,22 @@ class RestoreOptions:
         accept_damage: Restore an image that lacks some of its content.
         verify: Read everything back when it is written.
         grow: Who gets the room that a larger disk has; None when it stays unpartitioned.
+        scratch: Folder for file systems that are made smaller; by default the one for temporary files.
     """
 
     accept_damage: bool = False
     verify: bool = False
     grow: Rule | None = None
+    scratch: str = ""
 
 
 StepKind = Literal[
+    "shrink",
     "create",
     "invalidate",
     "clear",
     "write",
+    "write-shrunk",
     "mend",
     "relocate",
     "refit",
@@ -75,6 +79,12 @@ def _counting(layout: Layout, fitting: Fitting) -> list[str]:
     return [str(entry.number) for entry in counting if entry.number in moved]
 
 
+def _shrink_step(place: Fitted) -> Step:
+    sizes = f"from {size_text(place.old_size)} to {size_text(place.new_size)}"
+    text = f"make what is in partition {place.number} smaller, {sizes}, in a scratch file; only then go on"
+    return Step("shrink", text, place.new_size)
+
+
 def planned_steps(
     layout: Layout,
     target: TargetState,
@@ -86,7 +96,8 @@ def planned_steps(
     fitting: Fitting | None,
 ) -> tuple[Step, ...]:
     """Everything that is done, in order."""
-    steps: list[Step] = []
+    smaller = fitting.shrunk if fitting else ()
+    steps = [_shrink_step(place) for place in smaller]
     if not target.exists:
         text = f"make the file {target.name} of {size_text(target.size_bytes)}, with nothing in it"
         steps.append(Step("create", text, target.size_bytes))
@@ -98,6 +109,8 @@ def planned_steps(
     first = placed.take - placed.last
     if len(first):
         steps.append(Step("write", "write the content, each chunk checked before", first.total_bytes))
+    if smaller:
+        steps.append(Step("write-shrunk", "write what was made smaller"))
     if fitting and fitting.is_changed:
         if counting := _counting(layout, fitting):
             text = f"tell the boot sectors of partitions that move where they lie then: {', '.join(counting)}"

@@ -98,8 +98,10 @@ def written_rows(layout: Layout, scope: RestoreScope, placed: Placement) -> list
     rows, rest = [], placed.take
     for entry in layout.partitions:
         if entry.kind != "extended":
-            rows.append(row(partition_text(entry), entry.start, entry.end, placed.take.clip(entry.start, entry.end)))
             rest -= Extents.single(entry.start, entry.end)
+            if placed.moves.sources.touches(entry.start, entry.end):  # else it is made smaller, and comes from there
+                taken = placed.take.clip(entry.start, entry.end)
+                rows.append(row(partition_text(entry), entry.start, entry.end, taken))
     whole = content_text(layout.content) or "the disk"
     what = "partition table, boot code and gaps" if layout.partitions else whole
     return [row(what, 0, min(layout.size_bytes, placed.window[1]), rest), *rows]
@@ -244,7 +246,7 @@ def _change_text(place: Fitted) -> str:
     if place.new_size != place.old_size:
         sizes += f" -> {size_text(place.new_size)}"
     where = f"moves from byte {place.image_start} to {place.start}" if place.distance else "stays in its place"
-    grows = "grows and " if place.new_size > place.old_size else ""
+    grows = "grows and " if place.new_size > place.old_size else "is made smaller and " if place.is_smaller else ""
     return f"{sizes}, {grows}{where}"
 
 

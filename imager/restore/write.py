@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import bisect
 import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from imager.blocks import BlockReader
@@ -29,6 +31,7 @@ from imager.partitions.refit import refit
 from imager.progress import NullProgress, Progress
 from imager.restore.plan import Plan
 from imager.restore.readback import Written
+from imager.restore.scope import HEAD_BYTES
 from imager.restore.steps import StepLog
 
 _INCOMPLETE: Final = {
@@ -104,6 +107,21 @@ class _OnTarget(BlockReader):
         return bytes(content)
 
 
+@dataclass(frozen=True)
+class Extra:
+    """Content of a partition that does not come from the image.
+
+    Attributes:
+        reader: The partition.
+        used: What is written of it.
+        start: Where it starts on the target.
+    """
+
+    reader: BlockReader
+    used: Extents
+    start: int
+
+
 class TargetSink:
     """Takes the checked chunks of an image or of a disk, in any order, and writes what the plan says.
 
@@ -115,7 +133,13 @@ class TargetSink:
     """
 
     def __init__(
-        self, plan: Plan, target: TargetDisk, *, verify: bool = False, progress: Progress | None = None
+        self,
+        plan: Plan,
+        target: TargetDisk,
+        *,
+        verify: bool = False,
+        progress: Progress | None = None,
+        extra: Sequence[Extra] = (),
     ) -> None:
         self.written = Written(plan, is_kept=verify)
         self.damage: tuple[DamagedPart, ...] = ()
@@ -127,6 +151,7 @@ class TargetSink:
         self._now = plan.placement.take - plan.placement.last
         self._held = plan.placement.last | plan.placement.consulted
         self._kept = KeptBytes(plan.disk_size, plan.layout.logical_sector_bytes)
+        self._extra = extra
         self._lock = threading.Lock()
         self._received_bytes = 0
         self._state = f"{plan.target.name} was not touched"
@@ -204,6 +229,9 @@ class TargetSink:
         """
         self._check_complete(final)
         last = self._plan.placement.last & self._kept.ranges
+        self.steps.begin("write-shrunk")
+        for each in self._extra:
+            self._write_extra(each)
         self.steps.begin("mend")
         self._mend()
         self.steps.begin("refit" if self._plan.has_step("refit") else "relocate")
@@ -237,6 +265,14 @@ class TargetSink:
             self._target.write(patch.offset, patch.content)
             self.written.piece(patch.offset, memoryview(patch.content))
         self._target.flush()
+
+    def _write_extra(self, extra: Extra) -> None:
+        for start, end in extra.used:
+            for at in range(start, end, HEAD_BYTES):
+                piece = memoryview(extra.reader.read(at, min(HEAD_BYTES, end - at)))
+                self._target.write(extra.start + at, piece)
+                self.written.piece(extra.start + at, piece)
+                self._progress.advance(len(piece))
 
     def _mend(self) -> None:
         """Tell the boot sectors of partitions that move where they lie now; they wait in memory."""
