@@ -3,15 +3,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from html import escape
+from typing import Final
 
 from imager.text import one_line
 
+_NO_CHARACTERS: Final = re.compile("[\ufffe\uffff]")  # XML 1.0, section 2.2
+
 
 def escaped(text: str) -> str:
-    """A text as content of an element or of an attribute; control characters are shown as such."""
-    return escape(one_line(text), quote=True)
+    """A text as content of an element or of an attribute; what is no character is shown by its number."""
+    return escape(_NO_CHARACTERS.sub(lambda match: f"\\u{ord(match[0]):04x}", one_line(text)), quote=True)
 
 
 def tag(name: str, *content: str, **attributes: str | float) -> str:
