@@ -19,11 +19,11 @@ from typing import ClassVar
 import imager.process
 from bootmedia.recovery.choose import Candidate
 from bootmedia.recovery.places import Surroundings
-from bootmedia.recovery.report import Log
 from bootmedia.wizard.app import Wizard
 from bootmedia.wizard.screens.frame import Frame
 from bootmedia.wizard.terminal import Ability
 from imager.process import run
+from imager.reports.log import Log
 
 MIB = 1 << 20
 MEDIUM = Path("/run/medium")

@@ -7,26 +7,24 @@ import os
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import App
 from textual.binding import Binding, BindingType
 from textual.scrollbar import ScrollBar, ScrollBarRender
 
-from bootmedia.recovery.choose import Candidate
-from bootmedia.recovery.errors import NoAnswers
-from bootmedia.recovery.facts import candidates, machine_facts
-from bootmedia.recovery.finding import find_answers
-from bootmedia.recovery.places import Surroundings
-from bootmedia.recovery.report import Log
-from bootmedia.wizard.choice import Choice, Source
 from bootmedia.wizard.pipeline import Pipeline
 from bootmedia.wizard.running import Outcome, Runner
 from bootmedia.wizard.screens.look import CSS, NO_COLOUR_CSS
 from bootmedia.wizard.screens.welcome import Ask, Welcome
-from bootmedia.wizard.targets import held_paths
 from bootmedia.wizard.terminal import Ability
-from imager.pictures.bar import Style
+
+if TYPE_CHECKING:  # imported late at run time: the first screen is there before the library is
+    from bootmedia.recovery.choose import Candidate
+    from bootmedia.recovery.places import Surroundings
+    from bootmedia.wizard.choice import Source
+    from imager.pictures.bar import Style
+    from imager.reports.log import Log
 
 
 class _PlainScrollBar(ScrollBarRender):
@@ -41,8 +39,6 @@ class Wizard(App[None]):
 
     Attributes:
         journal: Everything that was done.
-        around: What is outside; tests put their own in its place.
-        stack_bottom: How many screens are below the first one of a task.
     """
 
     ENABLE_COMMAND_PALETTE = False
@@ -60,7 +56,7 @@ class Wizard(App[None]):
         super().__init__(ansi_color=not shows.colour, watch_css=False)
         self.animation_level = "none"
         self.journal = journal
-        self.around = around or Surroundings()
+        self._around = around
         self._shows = shows
         self._work: object | None = None
 
@@ -68,8 +64,18 @@ class Wizard(App[None]):
         """The first screen."""
         self.push_screen(Welcome())
 
+    @property
+    def around(self) -> Surroundings:
+        """What is outside."""
+        from bootmedia.recovery.places import Surroundings
+
+        self._around = self._around or Surroundings()
+        return self._around
+
     def picture_style(self) -> Style:
         """How pictures are drawn."""
+        from imager.pictures.bar import Style
+
         return Style(min(100, self.size.width - 4), blocks=self._shows.blocks)  # colours come with the screen
 
     def log_line(self, text: str) -> None:
@@ -102,6 +108,10 @@ class Wizard(App[None]):
 
     def find_answers(self) -> str:
         """Where a recovery.toml for this machine is; "" for nowhere."""
+        from bootmedia.recovery.errors import NoAnswers
+        from bootmedia.recovery.facts import machine_facts
+        from bootmedia.recovery.finding import find_answers
+
         try:
             return find_answers(None, machine_facts(self.around.system), self.around).name
         except NoAnswers:
@@ -109,6 +119,9 @@ class Wizard(App[None]):
 
     def candidates(self, image: str = "") -> Sequence[Candidate]:
         """Every disk of the machine, with why it must stay as it is."""
+        from bootmedia.recovery.facts import candidates
+        from bootmedia.wizard.targets import held_paths
+
         folders = [str(folder) for folder in self.around.stick_folders()]
         return candidates(dict(held_paths(image, folders)), self.around.system)
 
@@ -143,6 +156,7 @@ class Wizard(App[None]):
         self.push_screen(Place(self._image_picked))
 
     def _image_picked(self, source: Source) -> None:
+        from bootmedia.wizard.choice import Choice
         from bootmedia.wizard.screens.restore import Contents
 
         folder = str(self.journal.path.parent) if self.journal.path else ""

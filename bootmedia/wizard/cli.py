@@ -6,12 +6,13 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+import time
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from bootmedia.recovery.report import Log
+    from imager.reports.log import Log
 
 _HELP: Final = """usage: recovery-wizard
 
@@ -65,13 +66,12 @@ def _start() -> int:
 
 def _journal() -> Log:
     """A log in memory and in a file below /run, which every console has."""
-    from bootmedia.recovery.facts import machine_facts
-    from bootmedia.recovery.report import Log
     from imager.errors import StoreError
+    from imager.reports.log import Log
 
     journal = Log()
     try:
-        journal.keep_in(log_folder(), machine_facts())
+        journal.keep(log_folder(), time.strftime("wizard-%Y%m%d-%H%M%S-", time.gmtime()) + str(os.getpid()))
     except StoreError as error:
         _say(f"recovery-wizard: {error.message}")
     return journal

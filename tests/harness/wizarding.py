@@ -15,10 +15,10 @@ from textual import events
 from textual.pilot import Pilot
 
 from bootmedia.recovery.places import Surroundings
-from bootmedia.recovery.report import Log
 from bootmedia.wizard.app import Wizard
 from bootmedia.wizard.screens.frame import Frame
 from bootmedia.wizard.terminal import Ability
+from imager.reports.log import Log
 
 PATIENCE_SECONDS = 300
 CAPABLE = Ability()

@@ -7,12 +7,13 @@ Nothing is told by colour alone. What is chosen is shown in reverse, which termi
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from rich.style import Style
 from rich.text import Text
 
-from imager.pictures.bar import Style as PictureStyle
+if TYPE_CHECKING:  # with it comes numpy, and the first screen does without
+    from imager.pictures.bar import Style as PictureStyle
 
 STYLES: Final = {
     "strong": Style(bold=True, color="#ffffff"),

@@ -36,7 +36,8 @@ class Welcome(Frame):
     def entered(self) -> None:
         """Fill the list at once; whether there are answers is looked for beside it."""
         self._fill("looking for one ...", usable=False)
-        self.in_background(self.wizard.find_answers, self._answers_found)
+        # Not before the screen is drawn: what looks for them takes seconds to load on a slow machine.
+        self.set_timer(0.5, lambda: self.in_background(self.wizard.find_answers, self._answers_found))
 
     def on_screen_resume(self) -> None:
         """After another screen: no command is shown here."""
