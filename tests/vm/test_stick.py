@@ -90,3 +90,17 @@ def test_the_memory_test_starts_where_the_firmware_lets_it(medium, firmware):
             return
         guest.type("\x1b[B" * 5 + "\r")
         guest.wait_for("Memtest86", timeout_seconds=BOOT_SECONDS)
+
+
+def test_a_stick_beside_a_cd_is_found_and_a_laptops_own_partition_is_not(prepared, medium, tmp_path):
+    stick, inside = tmp_path / "stick.img", tmp_path / "inside.img"
+    for disk in (stick, inside):
+        blank(disk, 1 << 30)
+        ran(app, "write", medium, disk, "--data-format", "ext4", "--yes")
+    disks = (Disk(inside, Bus.AHCI, throw_away=True), Disk(stick, Bus.USB, throw_away=True))
+    with switched_on(Machine(Firmware.BIOS, prepared.medium, disks=disks)) as guest:
+        guest.wait_for(r"^bootmedia: ready.*\n", timeout_seconds=BOOT_SECONDS)
+        guest.take_shell()
+        source = done(guest, "findmnt -no SOURCE /run/bootmedia/data")
+        assert "/usb" in done(guest, f"realpath /sys/class/block/{source.removeprefix('/dev/')}")
+        assert len(done(guest, "grep ' ext4 ' /proc/mounts").splitlines()) == 1
