@@ -225,6 +225,8 @@ class Wanted:
             raise UsageError(
                 f"{' and '.join(given)} contradict each other", hint="--grow and --plan move partitions as --fit does."
             )
+        if self.grow == "last" and self.partition is not None:
+            return  # it gets all of its place
         if given and (self.partition is not None or self.table_only or self.boot_only):
             raise UsageError(
                 f"{given[0]} is for whole disks", hint="Leave out --partition, --table-only or --boot-only."

@@ -160,8 +160,9 @@ def _plan(opened: StreamedImage, files: Sequence[str], place: str, choices: Rest
         twins_of=about.layout if brings_identifiers else None,
     )
     final = None if opened.streamed else opened.final
-    grow = _rule(wanted, about.image_id)
-    options = RestoreOptions(choices.accept_damage, choices.verify, grow, wanted.scratch)
+    fills = wanted.partition is not None and wanted.grow is not None
+    grow = None if fills else _rule(wanted, about.image_id)
+    options = RestoreOptions(choices.accept_damage, choices.verify, grow, wanted.scratch, fills)
     plan = make_plan(about, final, state, wanted.scope(state, about.layout), options)
     check_shrinking(plan, opened)
     return plan

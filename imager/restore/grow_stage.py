@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from imager.errors import UsageError
@@ -15,6 +15,7 @@ from imager.layout import Layout
 from imager.opening import Secrets
 from imager.progress import Progress
 from imager.restore.afterwards import Say, StageResult, WrittenDisk
+from imager.restore.outlook import layout_after
 from imager.restore.plan import Plan
 
 
@@ -87,7 +88,8 @@ def grow_stages(
     Raises:
         UsageError: There is no such volume.
     """
-    held = layouts or [plan.layout for plan in plans]
+    images = layouts or [plan.layout for plan in plans]
+    held = [_numbered_as_on_target(plan, layout) for plan, layout in zip(plans, images, strict=True)]
     growing = [(plan, layout) for plan, layout in zip(plans, held, strict=True) if plan.grown]
     if volume is not None and not growing:
         raise UsageError(f"no partition grows, so {volume} cannot", hint="It belongs to --grow and a larger target.")
@@ -100,3 +102,10 @@ def grow_stages(
         mine = volume if layout in having or not having else None
         steps[plan.target.name] = grow_steps(layout, plan.grown, mine, unlocked=known.keys(), disk=plan.target.name)
     return (GrowStage(steps, known),)
+
+
+def _numbered_as_on_target(plan: Plan, image: Layout) -> Layout:
+    """What is on the target, for a single partition: it may have another number there than in the image."""
+    if plan.scope.kind != "partition":
+        return image
+    return layout_after(replace(plan, layout=image)) or image

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from imager.extents import Extents
-from imager.layout import Content, Gap, Layout, Partition
+from imager.layout import Content, Gap, Layout, Partition, Table
 from imager.restore.scope import wanted_partition
 
 if TYPE_CHECKING:
@@ -22,13 +22,22 @@ def layout_after(plan: Plan) -> Layout | None:
     if plan.scope.kind == "boot":
         return now
     if plan.scope.kind == "partition":
-        return _with_partition(plan, now) if now is not None else None
+        return _with_partition(plan, now) if now is not None else _alone(plan)
     if plan.fitting is not None:
         return plan.fitting.layout_on_target(plan.layout)
     there = plan.layout
     if plan.scope.kind == "table":
         there = replace(there, partitions=tuple(_of_unknown_content(entry) for entry in there.partitions))
     return _on_target(there, plan.target.size_bytes)
+
+
+def filled_place(plan: Plan) -> dict[int, tuple[int, int]]:
+    """Old and new size of a partition in a place that is larger, by the number that it has on the target."""
+    start, end = plan.scope.onto_start, plan.scope.onto_end
+    size = wanted_partition(plan.layout, plan.scope.number).size_bytes
+    entries = plan.target.layout.partitions if plan.target.layout else ()
+    number = next((entry.number for entry in entries if (entry.start, entry.end) == (start, end)), 0)
+    return {number: (size, end - start)} if size < end - start and plan.scope.new is None else {}
 
 
 def _of_unknown_content(entry: Partition) -> Partition:
@@ -42,6 +51,15 @@ def _on_target(layout: Layout, size_bytes: int) -> Layout:
     occupied = Extents.of((entry.start, entry.end) for entry in layout.partitions if entry.kind != "extended")
     gaps = tuple(Gap(start, end, 0) for start, end in occupied.complement(size_bytes, 0))
     return replace(layout, size_bytes=size_bytes, gaps=gaps)
+
+
+def _alone(plan: Plan) -> Layout | None:
+    """A device that nobody could tell anything of, when the partition gets all of it."""
+    size, sector = plan.target.size_bytes, plan.target.logical_sector_bytes
+    if (plan.scope.onto_start, plan.scope.onto_end) != (0, size):
+        return None
+    content = wanted_partition(plan.layout, plan.scope.number).content
+    return Layout(plan.target.identity, size, sector, sector, Table("none"), content=content)
 
 
 def _with_partition(plan: Plan, now: Layout) -> Layout:

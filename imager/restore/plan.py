@@ -22,6 +22,7 @@ from imager.pictures.bar import Style
 from imager.restore.clearing import Clearing, layout_marks, plan_clearing, volume_marks
 from imager.restore.fitted import place_fitted
 from imager.restore.guards import TargetState, check_boot_code_place, check_sector_size, check_target
+from imager.restore.outlook import filled_place
 from imager.restore.placement import Placement
 from imager.restore.scope import HEAD_BYTES, MIB, RestoreScope, place, wanted_partition
 from imager.restore.step_plan import RestoreOptions, Step, StepKind, planned_steps
@@ -100,6 +101,8 @@ class Plan:
     @property
     def grown(self) -> dict[int, tuple[int, int]]:
         """Old and new size of every partition that grows, by number; 0 stands for a disk without a table."""
+        if self.options.fill and self.scope.kind == "partition":
+            return filled_place(self)
         return self.fitting.grown(self.layout) if self.fitting else {}
 
     @property
@@ -186,7 +189,7 @@ def make_plan(
         steps=planned_steps(layout, target, scope, options, placed, invalidate, clearing, fitting),
         will_be_lost=lost_sentences(target, scope),
         written=tuple(WrittenRow(*row) for row in written_rows(layout, scope, placed)),
-        warnings=warning_sentences(description, target, scope, placed, fitting),
+        warnings=warning_sentences(description, target, scope, placed, fitting, fills=options.fill),
         damage=damage,
         fitting=fitting,
     )

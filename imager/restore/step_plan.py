@@ -25,6 +25,7 @@ class RestoreOptions:
         accept_damage: Restore an image that lacks some of its content.
         verify: Read everything back when it is written.
         grow: Who gets the room that a larger disk has; None when it stays unpartitioned.
+        fill: A single partition grows to fill a place that is larger.
         scratch: Folder for file systems that are made smaller; by default the one for temporary files.
     """
 
@@ -32,6 +33,7 @@ class RestoreOptions:
     verify: bool = False
     grow: Rule | None = None
     scratch: str = ""
+    fill: bool = False
 
 
 StepKind = Literal[

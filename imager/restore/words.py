@@ -108,7 +108,13 @@ def written_rows(layout: Layout, scope: RestoreScope, placed: Placement) -> list
 
 
 def warning_sentences(
-    description: Description, target: TargetState, scope: RestoreScope, placed: Placement, fitting: Fitting | None
+    description: Description,
+    target: TargetState,
+    scope: RestoreScope,
+    placed: Placement,
+    fitting: Fitting | None,
+    *,
+    fills: bool,
 ) -> tuple[str, ...]:
     """What the user should know before agreeing."""
     found = [f"{twin}: both may not be used at the same time" for twin in target.twin_disks]
@@ -120,7 +126,7 @@ def warning_sentences(
             for entry in description.layout.partitions
             if not entry.captured
         ]
-    if scope.kind == "partition":
+    if scope.kind == "partition" and not fills:
         found += _larger_place(wanted_partition(description.layout, scope.number), scope)
     found += _left_out_sentences(description.layout, scope)
     needed = placed.take.total_bytes
@@ -150,7 +156,7 @@ def _larger_place(entry: Partition, scope: RestoreScope) -> Iterator[str]:
     if more <= 0 or scope.new is not None:
         return
     program = _GROWING.get(entry.content.type if entry.content else "", "")
-    how = f" until {program} grows it" if program else ""
+    how = f" until {program} grows it (--grow last)" if program else ""
     yield f"its place is {size_text(more)} larger than the partition in the image: what lies in it keeps its size{how}"
 
 

@@ -224,3 +224,28 @@ def test_any_block_device_takes_a_partition(image: Path, tmp_path: Path) -> None
         done = imager("restore", "--yes", "--partition", "2", "--onto", disk, image)
         assert done.returncode == 0, done.stderr
         call("e2fsck", "-f", "-n", disk)
+
+
+def blocks(part: Path) -> int:
+    listed = call("dumpe2fs", "-h", part)
+    return int(re.search(r"^Block count: *(\d+)$", listed, re.MULTILINE)[1]) * int(  # type: ignore[index]
+        re.search(r"^Block size: *(\d+)$", listed, re.MULTILINE)[1]  # type: ignore[index]
+    )
+
+
+@needs_root
+@pytest.mark.parametrize("by_number", [True, False])
+def test_what_is_restored_grows_to_fill_a_larger_place_when_that_is_wanted(
+    by_number, image: Path, tmp_path: Path
+) -> None:
+    backing = gpt_disk(tmp_path / "backing", 96 * MIB, [Part(16 * MIB), Part(4 * MIB), Part(40 * MIB)])
+    kept = content(backing, MIB, 17 * MIB)
+    with loop_device(backing) as disk, partitions(disk) as parts:
+        words = ("--onto", "3", image, disk) if by_number else ("--onto", parts[2], image)
+        planned = imager("restore", "--dry-run", "--grow", "last", "--partition", "2", *words).stdout.decode()
+        assert "resize2fs" in planned
+        done = imager("restore", "--yes", "--verify", "--grow", "last", "--partition", "2", *words)
+        assert done.returncode == 0, done.stderr
+        call("e2fsck", "-f", "-n", parts[2])
+        assert blocks(parts[2]) == 40 * MIB
+    assert content(backing, MIB, 17 * MIB) == kept
