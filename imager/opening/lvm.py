@@ -95,21 +95,29 @@ def groups(devices: Sequence[str]) -> list[Group]:
 def activate(stack: ExitStack, group: Group, devices: Sequence[str], *, writable: bool) -> dict[str, str]:
     """Activate the volumes of a group until the stack is closed; the path of each, by names such as vg0/root.
 
+    One volume that cannot be activated does not keep the others from it.
+
     Raises:
-        VolumeFailed: It cannot be activated, or a group in use on this machine would be taken for it.
+        VolumeFailed: None of it can be activated, or a group in use on this machine would be taken for it.
     """
     refuse_twins(group, devices)
     is_ours = f"vg_uuid={group.uuid}"
     chosen = ("--select", is_ours)
     read_only = "" if writable else group.name
+    refused: ProgramFailed | None = None
     try:
         with uninterrupted():
             stack.callback(again_and_again, lambda: lvm("vgchange", "--activate", "n", *chosen, devices=devices))
-            lvm("vgchange", "--activate", "y", *chosen, devices=devices, read_only=read_only)
+            try:
+                lvm("vgchange", "--activate", "y", *chosen, devices=devices, read_only=read_only)
+            except ProgramFailed as error:
+                refused = error
         found = rows("lvs", "lv_name,lv_active", "--select", f"{is_ours} && lv_role=public", devices=devices)
     except ProgramFailed as error:
         raise VolumeFailed(error.message) from error
     names = [row["lv_name"] for row in found if row["lv_active"] == "active"]
+    if refused and not names:
+        raise VolumeFailed(refused.message) from refused
     return {f"{group.name}/{name}": f"/dev/mapper/{mapper.lvm_name(group.name, name)}" for name in names}
 
 

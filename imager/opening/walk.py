@@ -7,7 +7,7 @@ made. In reverse order all of it is closed, whatever happens.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
@@ -169,6 +169,15 @@ class _Walk:
                 continue
             for name, path in paths.items():
                 self._add(own, path, name)
+            self._tell_of_inactive(own, paths.keys())
+
+    def _tell_of_inactive(self, members: Sequence[OpenVolume], active: Collection[str]) -> None:
+        """Logical volumes that lvm did not activate: damaged ones, and those that are marked to be skipped."""
+        inside = {each.name: (each, member) for member in members for each in member.content.inside}
+        for name, (content, member) in inside.items():
+            if name not in active and content.type != "thin-pool":
+                reason = "lvm did not activate it"
+                self.opened.unopened.append(Unopened(name, reason, content, member.disk, member.partition))
 
     def _show_linear_volumes(self, members: Sequence[OpenVolume]) -> None:
         paths, others = lvm.shown_by_loops(self._stack, members, writable=self._writable)
