@@ -4,7 +4,9 @@
 The library is called on the volume as a device of its own. fatresize, which stands on the same code, works on a whole
 disk and writes its partition table anew, with what libparted does not know left out.
 
-    python3 -m imager.growing.fat32 DEVICE
+    python3 .../imager/growing/fat32.py DEVICE
+
+It imports nothing of imager, so that it runs by its path.
 
 References:
     parted/device.h, parted/geom.h and parted/filesys.h of GNU Parted 3.

@@ -99,7 +99,8 @@ def _ntfs(volume: OpenVolume) -> None:
 
 def _fat32(volume: OpenVolume) -> None:
     _tool(_BEFORE, "fsck.fat", "-n", volume.path)
-    _tool(_FAILED, sys.executable, "-m", fat32.__name__, volume.path)
+    # By its path: where imager is not a module that every Python of the machine finds, as on the boot medium.
+    _tool(_FAILED, sys.executable, "-I", fat32.__file__, volume.path)
     # The library leaves the label out of the boot sector; it is still in the root directory.
     _tool(_AFTER, "fsck.fat", "-a", volume.path, allowed=(0, _FSCK_CORRECTED))
     _tool(_AFTER, "fsck.fat", "-n", volume.path)
