@@ -46,7 +46,11 @@ def old_system(source: Source, folder: Path, esp: str) -> Path:
     """An installed Debian that knows nothing but the machine that it was on."""
     folder.mkdir()
     fstab = f"/dev/vda2 / ext4 errors=remount-ro 0 1\n/dev/vda3 none swap sw 0 0\n{esp}"
-    options = 'GRUB_CMDLINE_LINUX="resume=/dev/vda3 console=tty0 console=ttyS0,115200"\nGRUB_TIMEOUT=0\n'
+    # There is no screen, on which GRUB's menu would wait for ever.
+    options = (
+        'GRUB_CMDLINE_LINUX="resume=/dev/vda3 console=tty0 console=ttyS0,115200"\nGRUB_TIMEOUT=0\n'
+        'GRUB_TERMINAL="console serial"\nGRUB_SERIAL_COMMAND="serial --unit=0 --speed=115200"\n'
+    )
     system = unpack(folder, {"etc/fstab": fstab, "etc/hostname": "old\n", "etc/default/grub": options})
     settings = system / "etc/initramfs-tools"
     # What MODULES=dep gives on a machine with virtio; here is none that it could look at.
