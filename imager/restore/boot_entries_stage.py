@@ -73,10 +73,11 @@ class BootEntries:
 
     def _without_entries(self) -> Iterator[str]:
         if self.partitions:
-            missing = " is missing: --repair-boot or a rescue system must make it" if self._lacks_fallback() else ""
+            lacking = ", which is missing here" if self._lacks_fallback() else ""
             yield (
-                "leave the firmware alone, as BIOS started this machine; on one with UEFI, start the disk from the "
-                f"firmware's boot menu or through its fallback path \\EFI\\BOOT{missing}"
+                "leave the firmware alone, as BIOS started this machine; one with UEFI finds the disk through its boot "
+                f"menu or the fallback path \\EFI\\BOOT{lacking}: a restore, or imager repair-boot, on a medium that "
+                "UEFI started does the rest"
             )
         elif self.firmware.is_uefi and self.is_bios_system:
             yield (

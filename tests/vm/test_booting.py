@@ -152,5 +152,5 @@ def test_a_machine_started_by_bios_is_told_what_uefi_needs(prepared, source, tmp
         done(guest, "mount -o ro /dev/disk/by-label/CARRIER /mnt")
         planned = done(guest, f"imager restore --dry-run {source.image} /dev/vda")
         assert "as BIOS started this machine" in planned
-        assert "\\EFI\\BOOT is missing" in planned
+        assert "\\EFI\\BOOT, which is missing here" in planned
         done(guest, f"imager restore {source.image} /dev/vda --yes --quiet")
