@@ -66,8 +66,8 @@ class Done:
         if self.failure:
             later = f" By hand: {'; '.join(self.step.commands)}" if self.step.commands else ""
             return f"{what}: {self.failure}.{later}"
-        how = table.growing(self.step.type)
-        note = f"; {how.note}" if how and how.note else ""
+        known = table.note(self.step.type)
+        note = f"; {known}" if known else ""
         if not self.after_bytes:
             return f"{what} was grown; its size could not be read{note}"
         if self.after_bytes <= self.before_bytes:

@@ -159,7 +159,7 @@ class _Planner:
             self._file_system(place, content)
 
     def _file_system(self, place: _Place, content: Content) -> None:
-        how = _how(content)
+        how = table.growing(content)
         if how is None:
             known = table.staying(content.type)
             commands = tuple(word.format(device=place.device) for word in known.by_hand)
@@ -256,12 +256,8 @@ def _can_grow(content: Content) -> bool:
     """Whether a logical volume holds a file system that can grow, directly or in a container."""
     if content.type in table.LUKS.types:
         return any(_can_grow(each) for each in content.inside)
-    how = _how(content)
+    how = table.growing(content)
     return how is not None and how is not table.SWAP and _unfit(content) is None
-
-
-def _how(content: Content) -> table.Growing | None:
-    return table.growing(content.type, content.facts.get("version", ""))
 
 
 def _unfit(content: Content) -> table.Unfit | None:

@@ -6,6 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from imager.layout import Content
+
 FAT32: Final = "libparted-fs-resize"
 """Of all that is called, the only one that is a library."""
 EXT_TYPES: Final = ("ext2", "ext3", "ext4")
@@ -86,7 +88,8 @@ FILE_SYSTEMS: Final = (
         (FAT32,),
         ("gparted {device}",),
         "GParted's way: libparted makes the tables larger and moves the files that are in their way. It is checked "
-        "first; one that is not in order is not grown. FAT12 and FAT16 stay as they are.",
+        "first; one that is not in order is not grown. FAT12 and FAT16 stay as they are, and FAT32 with clusters of "
+        "less than 4 KiB, as small EFI system partitions have.",
         "fsck.fat -n",
     ),
     Growing(
@@ -146,8 +149,8 @@ STAYING: Final = (
     ),
     NotGrowing(
         ("vfat",),
-        "FAT12, FAT16",
-        "FAT12 and FAT16 have no numbers for more clusters",
+        "FAT12, FAT16, FAT32 with small clusters",
+        "only FAT32 with clusters of 4 KiB or more can be grown",
         ("copy its files away", "mkfs.fat {device}", "copy them back"),
     ),
     NotGrowing(
@@ -196,11 +199,28 @@ UNFIT: Final = (
 )
 
 
-def growing(content_type: str, version: str = "") -> Growing | None:
-    """How a file system or swap grows, or None; FAT has versions that cannot."""
-    if content_type == "vfat" and version != "FAT32":
+FAT32_LEAST_CLUSTER_BYTES: Final = 4096
+"""With smaller ones libparted does not find sizes that it knows."""
+FAT32_LEAST_CLUSTERS: Final = 65525
+"""Fewer are FAT16 by the specification, whatever the boot sector says, and libparted would make that of it."""
+
+
+def growing(content: Content) -> Growing | None:
+    """How a file system or swap grows, or None; not every FAT can."""
+    if content.type == "vfat" and not _is_growing_fat(content):
         return None
-    return next((each for each in (*FILE_SYSTEMS, SWAP) if content_type in each.types), None)
+    return next((each for each in (*FILE_SYSTEMS, SWAP) if content.type in each.types), None)
+
+
+def _is_growing_fat(content: Content) -> bool:
+    cluster, size = content.block_size_bytes or 0, content.size_bytes or 0
+    is_large = cluster >= FAT32_LEAST_CLUSTER_BYTES and size // cluster > FAT32_LEAST_CLUSTERS
+    return content.facts.get("version") == "FAT32" and is_large
+
+
+def note(content_type: str) -> str:
+    """What to know of a kind of content when it has grown."""
+    return next((each.note for each in FILE_SYSTEMS if content_type in each.types), "")
 
 
 def staying(content_type: str) -> NotGrowing:

@@ -185,9 +185,21 @@ def test_what_says_that_it_is_not_in_order_stays():
     assert grow_steps(disk(flagged), grown()).staying[0].commands == ("e2fsck -f /dev/sdX1", "resize2fs /dev/sdX1")
 
 
-@pytest.mark.parametrize(("version", "grows"), [("FAT12", False), ("FAT16", False), ("FAT32", True), ("", False)])
-def test_of_fat_only_fat32_grows(version, grows):
-    plan = grow_steps(disk(filesystem("vfat", facts={"version": version})), grown())
+@pytest.mark.parametrize(
+    ("version", "cluster", "size", "grows"),
+    [
+        ("FAT12", 4096, 4 * GIB, False),
+        ("FAT16", 4096, 4 * GIB, False),
+        ("FAT32", 4096, 300 * MIB, True),
+        ("FAT32", 32768, 4 * GIB, True),
+        ("FAT32", 512, 64 * MIB, False),  # an EFI system partition, as mkfs.fat makes it
+        ("FAT32", 4096, 100 * MIB, False),  # fewer clusters than a FAT32 has: libparted would make FAT16 of it
+        ("", 4096, 4 * GIB, False),
+    ],
+)
+def test_of_fat_only_fat32_with_large_clusters_grows(version, cluster, size, grows):
+    content = filesystem("vfat", size=size, block_size_bytes=cluster, facts={"version": version})
+    plan = grow_steps(disk(content), grown())
     assert bool(plan.steps) == grows == (not plan.staying)
 
 
