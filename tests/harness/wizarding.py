@@ -13,6 +13,7 @@ from typing import Any
 
 from textual import events
 from textual.pilot import Pilot
+from textual.widgets import Input
 
 from bootmedia.recovery.places import Surroundings
 from bootmedia.wizard.app import Wizard
@@ -57,11 +58,16 @@ class Person:
 
     async def types(self, text: str) -> None:
         """Type into the field that has the cursor, and press Enter; long texts are pasted."""
+        field = self.wizard.focused
+        assert isinstance(field, Input), f"nothing to type into:\n{self.screen}"
         if len(text) > 12:
             self.wizard.post_message(events.Paste(text))
-            await self.pilot.pause()
         else:
             await self.pilot.press(*({"/": "slash", " ": "space"}.get(character, character) for character in text))
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not field.value.endswith(text):
+            assert time.monotonic() < deadline, f"{text} was not typed:\n{self.screen}"
+            await self.pilot.pause(0.05)
         await self.presses("enter")
 
     async def chooses(self, name: str) -> None:

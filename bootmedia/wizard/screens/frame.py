@@ -13,6 +13,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.message import Message
 from textual.screen import Screen
+from textual.style import Style
 from textual.widget import Widget
 from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
@@ -40,6 +41,12 @@ class Menu(OptionList):
     """Lines of which one is chosen with the arrow keys."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("space", "select", show=False)]
+
+    def get_visual_style(self, *component_classes: str, partial: bool = False) -> Style:
+        """The line that would be chosen is in reverse where there are no colours; textual forgets that word of CSS."""
+        style = super().get_visual_style(*component_classes, partial=partial)
+        is_marked = self.has_focus and "option-list--option-highlighted" in component_classes
+        return style + Style(reverse=True) if is_marked and self.app.no_color else style
 
     def fill(self, options: Iterable[tuple[str, Text, bool]], highlighted: str = "") -> None:
         """Put other lines in its place: id, text, whether it can be chosen."""

@@ -57,7 +57,6 @@ Input > .input--placeholder { color: #8b97a5; }
 """
 
 NO_COLOUR_CSS: Final = """
-Menu:focus > .option-list--option-highlighted { text-style: bold reverse; }
 #title { text-style: bold reverse; }
 #danger.armed { text-style: bold reverse; }
 #keys { text-style: reverse; }

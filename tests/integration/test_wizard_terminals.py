@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The wizard on terminals of several kinds, as a program; pyte shows what stands there."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.harness.terminals import ESCAPE, Terminal, in_a_terminal
+
+WIZARD = [sys.executable, "-m", "bootmedia.wizard.cli"]
+NO_COLOUR = {("default", "default")}
+
+
+def environment(**others: str) -> dict[str, str]:
+    known = {name: os.environ[name] for name in ("HOME", "PATH", "LANG") if name in os.environ}
+    return {**known, "PYTHONUTF8": "1", **others}
+
+
+def ended(terminal: Terminal, program: subprocess.Popen[bytes]) -> int:
+    terminal.types("q")
+    return program.wait(300)
+
+
+@pytest.mark.parametrize(
+    ("name", "has_colour"), [("vt100", False), ("vt220", False), ("linux", True), ("xterm-256color", True)]
+)
+def test_the_first_screen_fits_every_terminal_and_q_leaves_it(name, has_colour) -> None:
+    with in_a_terminal(WIZARD, environment(TERM=name)) as (terminal, program):
+        lines = terminal.sees("Nothing has been written to any disk.", "Power off", "q shell")
+        assert lines[0].startswith(" Recovery")
+        assert "q shell" in lines[23]
+        assert (terminal.colours() <= NO_COLOUR) is not has_colour
+        assert has_colour or terminal.text.isascii()
+        assert has_colour or terminal.marked()[0].strip().startswith("Restore")
+        assert ended(terminal, program) == 0
+        terminal_is_as_before(terminal, "recovery-wizard: left. Type recovery-wizard to come back.")
+
+
+def terminal_is_as_before(terminal: Terminal, *words: str) -> None:
+    deadline = time.monotonic() + 60
+    while not all(word in terminal.text for word in words) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert all(word in terminal.text for word in words), terminal.text
+
+
+def test_colours_are_not_used_where_nobody_wants_them() -> None:
+    with in_a_terminal(WIZARD, environment(TERM="xterm-256color", NO_COLOR="1")) as (terminal, program):
+        terminal.sees("Power off")
+        assert terminal.colours() <= NO_COLOUR
+        terminal.chooses("Restore")
+        terminal.sees("which", "A path") if "which" in terminal.text else terminal.sees("A path")
+        terminal.types(ESCAPE)
+        terminal.sees("Power off")
+        assert ended(terminal, program) == 0
+
+
+def test_a_serial_line_without_a_size_gets_one() -> None:
+    with in_a_terminal(WIZARD, environment(TERM="vt220"), size=None) as (terminal, program):
+        lines = terminal.sees("Power off", "q shell")
+        assert "q shell" in lines[23]
+        assert ended(terminal, program) == 0
+
+
+def test_a_terminal_that_cannot_show_it_is_told_so() -> None:
+    with in_a_terminal(WIZARD, environment(TERM="dumb")) as (terminal, program):
+        assert program.wait(300) == 2
+        terminal_is_as_before(terminal, "this terminal cannot show a full screen")
+
+
+def test_a_defect_ends_in_a_sentence_and_a_log_and_not_in_a_trace(tmp_path) -> None:
+    broken = tmp_path / "broken.py"
+    broken.write_text(
+        "from bootmedia.wizard import app, cli\n"
+        "def begin(self, task): raise RuntimeError('something odd')\n"
+        "app.Wizard.begin = begin\n"
+        "cli.main()\n"
+    )
+    words = [sys.executable, str(broken)]
+    with in_a_terminal(words, environment(TERM="vt100", PYTHONPATH=os.getcwd())) as (terminal, program):
+        terminal.sees("Power off")
+        terminal.chooses("Restore")
+        assert program.wait(300) == 1
+        terminal_is_as_before(terminal, "recovery-wizard: it ended with a defect; its log is")
+        text = "".join(terminal.lines)
+        assert "Traceback" not in text
+        log = text.partition("its log is ")[2].split(".log")[0] + ".log"
+        assert "RuntimeError: something odd" in Path(log).read_text()
