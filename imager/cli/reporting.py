@@ -77,7 +77,7 @@ class Reporting:
         if self._folder is None or isinstance(error, GeneratorExit):
             return
         self.name("nothing-planned")
-        if error is not None:
+        if error is not None and not isinstance(error, BrokenPipeError):  # nobody reads the result, which is in here
             self._fail(_as_told(error))
         self._save(self._folder)
         self._log.close()

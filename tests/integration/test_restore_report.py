@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -248,6 +249,16 @@ def test_sigterm_in_the_middle_is_reported(tmp_path: Path) -> None:
     assert process.returncode == 143
     assert headline(tmp_path / "r") == "Stopped before its end"
     assert "is incomplete" in files(tmp_path / "r")[".txt"].read_text()
+
+
+def test_a_result_that_nobody_reads_is_no_failure(image: Path, target: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "imager", "restore", "--yes", "--report", tmp_path / "r", image, target]
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(list(map(str, command)), stdout=write, stderr=subprocess.PIPE, check=False)
+    os.close(write)
+    assert done.returncode == 141, done.stderr
+    assert headline(tmp_path / "r") == "Restored"
 
 
 def test_several_disks_are_on_one_page(disk: Path, image: Path, target: Path, tmp_path: Path) -> None:
