@@ -57,6 +57,9 @@ def _start() -> int:
         wizard = Wizard(shows, journal)
         wizard.run(mouse=False)
         return _ended(wizard.return_code or 0, journal)
+    except ImportError as error:
+        _say(f"recovery-wizard: {error}: this medium was made without the wizard; the commands are all there")
+        return 2
     except Exception:  # the one place for what nobody foresaw: a sentence and a shell
         return _crashed(traceback.format_exc(), journal)
     finally:

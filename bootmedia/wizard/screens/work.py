@@ -126,7 +126,7 @@ class Work(Frame):
 
     def action_shell(self) -> None:
         """Nor for a shell."""
-        self.tell("This runs until it ends.", "c cancels it. Alt+F2 is another console of this machine.", "warning")
+        self.tell("This runs until it ends.", "c cancels it. Alt+F2 is a shell on the second console.", "warning")
 
 
 def progress_text(moved: Moved, running: str, marks: Sequence[str], width: int) -> Text:

@@ -1,7 +1,7 @@
 # Who comes over SSH gets the wizard, once.
 if [ -t 0 ] && [ -t 1 ] && [ -n "${SSH_CONNECTION-}" ] && [ -z "${TMUX-}${BOOTMEDIA_WIZARD-}" ]; then
 	export BOOTMEDIA_WIZARD=1
-	grep -qw bootmedia.wizard=off /proc/cmdline || recovery-wizard
+	if [ -d /usr/lib/python3/dist-packages/rich ] && ! grep -qw bootmedia.wizard=off /proc/cmdline; then recovery-wizard; fi
 fi
 # Once a console: what can be done here. `bootmedia test` waits for the last line.
 if [ -t 1 ] && [ -z "${BOOTMEDIA_GREETED-}" ] && [ -z "${SSH_CONNECTION-}${TMUX-}" ]; then
