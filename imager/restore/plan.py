@@ -221,7 +221,7 @@ def _check_fits(layout: Layout, scope: RestoreScope, target: TargetState) -> Non
             f"{target.name} is too small: it has {target.size_bytes} bytes, and {short} bytes are missing "
             "to hold every partition of the image",
             hint="choose a larger target, or restore single partitions with --partition; "
-            "--fit moves partitions together where there is room between them",
+            "--fit moves partitions together, and makes file systems smaller if needed",
             path=target.name,
             size_bytes=target.size_bytes,
             missing_bytes=short,

@@ -11,6 +11,7 @@ from imager.extents import Extents
 from imager.fitting.model import Fitted, Fitting
 from imager.image.description import Description
 from imager.layout import Content, Layout, Partition
+from imager.partitions.adapt import table_only_ranges
 from imager.pictures.bar import Style, disk_bar
 from imager.pictures.sizes import size_text
 from imager.restore.guards import TargetState
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from imager.restore.plan import Plan, WrittenRow
 
 Row = tuple[str, int, int, int, int]
+
+_EDGES_BYTES: Final = 16 * 1024**2
+"""So much of gaps is in every image, because signatures could lie at their edges."""
 
 
 def content_text(content: Content | None) -> str:
@@ -118,8 +122,10 @@ def warning_sentences(
 ) -> tuple[str, ...]:
     """What the user should know before agreeing."""
     found = [f"{twin}: both may not be used at the same time" for twin in target.twin_disks]
-    if scope.kind in ("whole", "table"):
-        found += _size_sentences(description.layout, target, placed, fitting)
+    if fitting:
+        found += [*fitting.warnings, *_fitting_sentences(description, placed, fitting)]
+    elif scope.kind in ("whole", "table"):
+        found += _size_sentences(description.layout, target, placed)
     if scope.kind == "whole":
         found += [
             f"{partition_text(entry)} was left out of the image: it will be empty"
@@ -176,11 +182,27 @@ def _left_out_sentences(layout: Layout, scope: RestoreScope) -> Iterator[str]:
                 )
 
 
-def _size_sentences(layout: Layout, target: TargetState, placed: Placement, fitting: Fitting | None) -> Iterator[str]:
+def _fitting_sentences(description: Description, placed: Placement, fitting: Fitting) -> Iterator[str]:
+    """What fitting partitions costs."""
+    layout = description.layout
+    cells = description.used.align_outward(description.chunk_size, description.disk_size)
+    scratch = sum(cells.clip(place.image_start, place.image_end).total_bytes for place in fitting.shrunk)
+    if scratch:
+        yield (
+            f"making smaller needs {size_text(scratch)} of room for scratch files (--scratch says where); "
+            "blocks lie in other places afterwards, files are the same"
+        )
+    inside = Extents.of((entry.start, entry.end) for entry in layout.partitions if entry.kind != "extended")
+    lost = description.used - inside - table_only_ranges(layout) - placed.moves.sources
+    if fitting.is_changed and lost.total_bytes > _EDGES_BYTES:
+        yield f"{size_text(lost.total_bytes)} outside of partitions have no place any more, and are not written"
+    if placed.moves_table:
+        yield "the backup GPT moves to the end of the target, and the primary one points there"
+
+
+def _size_sentences(layout: Layout, target: TargetState, placed: Placement) -> Iterator[str]:
     more = target.size_bytes - layout.size_bytes
-    if fitting:
-        yield from fitting.warnings
-    elif more > 0:
+    if more > 0:
         yield (
             f"the target is {size_text(more)} larger than the image's disk: the rest stays unpartitioned "
             "(--grow gives it to partitions)"
