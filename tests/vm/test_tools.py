@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import io
+import re
+from pathlib import Path
 
 import pytest
 
@@ -51,6 +53,26 @@ def test_shells_accept_the_scripts(name):
     call("busybox", "sh", "-n", RECIPE / name)
     # Words of a line, and not lines, are wanted in both places that SC2013 warns of.
     call("shellcheck", "--shell=dash", "--exclude=SC2013", RECIPE / name)
+
+
+def test_a_stick_is_not_mounted_whole_before_its_partitions_are_known(tmp_path):
+    """The kernel shows a disk first and its partitions a moment later; mounted whole, they could not be opened."""
+    (function,) = re.findall(r"^block_devices\(\) \{.*?^\}\n", (RECIPE / "initrd/init").read_text(), re.M | re.S)
+    shown, run = tmp_path / "block", tmp_path / "run"
+    run.mkdir()
+    script = function.replace("/sys/class/block", str(shown)).replace("/run/", f"{run}/") + "block_devices"
+
+    def seen(*names):
+        for name in names:
+            (shown / name).mkdir(parents=True)
+            if name[-1].isdigit() and "/" in name:
+                (shown / name / "partition").touch()
+                (shown / Path(name).name).symlink_to(shown / name)
+        return call("busybox", "sh", "-c", script).split()
+
+    assert seen("sda", "sr0", "loop0") == ["sr0"]
+    assert seen("sda/sda1", "sdb") == ["sda1", "sr0"]
+    assert seen() == ["sda1", "sdb", "sr0"]  # a stick without partitions, seen twice
 
 
 @pytest.mark.parametrize("name", ["customize.sh", "prove"])
