@@ -22,7 +22,7 @@ from typing import Final
 from imager.blocks import BlockReader
 from imager.devices.opening import open_source
 from imager.errors import ImagerError, StoreError, UsageError, VolumeFailed
-from imager.extents import Extents
+from imager.examine import Volume, examine
 from imager.fitting.boot_sectors import mended
 from imager.fitting.model import Fitted
 from imager.image.reader import Image, StreamedImage
@@ -33,7 +33,6 @@ from imager.restore.guards import TargetState
 from imager.restore.plan import Plan, RestoreScope, make_plan
 from imager.restore.scope import wanted_partition
 from imager.restore.write import Extra
-from imager.survey import Disk, survey
 
 Fill = Callable[[Plan, Image, Path], None]
 
@@ -137,7 +136,9 @@ def _shrunk(plan: Plan, source: Image, place: Fitted, folder: Path, fill: Fill, 
     _mend(plan, entry, place, path)
     sector = plan.layout.logical_sector_bytes
     reader = stack.enter_context(open_source(str(path), exclusive_check=False, sector_size=sector))
-    return Extra(reader, _used(reader, path), place.start)
+    # Not the holes of the file: zeros that are in use count, and its tool may have made holes of them.
+    used = examine(Volume(reader, str(path), partition_type=entry.type)).used
+    return Extra(reader, used, place.start)
 
 
 def _plan_of(source: Image, plan: Plan, entry: Partition, path: Path) -> Plan:
@@ -146,11 +147,6 @@ def _plan_of(source: Image, plan: Plan, entry: Partition, path: Path) -> Plan:
     target = TargetState(Identity(path=str(path), transport="file"), entry.size_bytes, sector, False, False)
     scope = RestoreScope.partition(entry.number, 0, entry.size_bytes)
     return make_plan(source.description, source.final, target, scope)
-
-
-def _used(reader: BlockReader, path: Path) -> Extents:
-    """What is in use of the smaller file system; zeros that are in use count, holes of the file tell nothing."""
-    return survey([Disk(reader, str(path))])[0].used
 
 
 def _mend(plan: Plan, entry: Partition, place: Fitted, path: Path) -> None:

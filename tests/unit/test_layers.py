@@ -51,7 +51,7 @@ MAY_IMPORT = {
     "capture": {*SURVEYING, "survey", "crew", "damage", "stores", "image", "pictures", "progress", "__init__"},
     "restore": SURVEYING
     | AFTERWARDS
-    | {"survey", "crew", "damage", "fitting", "stores", "image", "pictures", "progress"},
+    | {"examine", "survey", "crew", "damage", "fitting", "stores", "image", "pictures", "progress"},
     "cloning": {*SURVEYING, "survey", "image", "capture", "restore", "progress"},
     "reports": {"errors", "extents", "text", "layout", "pictures", "damage", "image", "progress", "restore"},
 }
