@@ -19,6 +19,7 @@ from bootmedia.machine import Machine
 from imager.process import PIPE, Running, start
 
 _LAST_CHARACTERS = 800
+_LAST_WORDS_SECONDS = 30
 _WIZARD_STARTS = "the wizard follows"
 _ESCAPES = re.compile(r"\x1b(\[[0-9;?!]*[A-Za-z]|[()][A-Za-z0-9]|[=>c78]|\][^\a]*\a)|\r")
 
@@ -148,6 +149,10 @@ class Guest:
         self._running.kill()
         self._running.wait()
 
+    def hear_out(self) -> None:
+        """Take what a machine said last, after it went off; then its line may be closed."""
+        self._listener.join(_LAST_WORDS_SECONDS)
+
     def wait_until_off(self, *, timeout_seconds: float) -> None:
         """Wait until the machine has switched itself off.
 
@@ -188,3 +193,4 @@ def switched_on(machine: Machine, *, scratch: Path | None = None) -> Iterator[Gu
             finally:
                 if guest.is_on:
                     guest.pull_the_plug()
+                guest.hear_out()
