@@ -9,6 +9,8 @@ BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 # Two workers: the tests run programs and wait for disks, and a newcomer's machine has other work too.
 JOBS ?= 2
+# Test by test in the order of tests/vm/conftest.py, and some files as a whole.
+VM_ORDER := --dist loadgroup --no-loadscope-reorder
 # More words for pytest, such as ARGS="-k gpt -x".
 ARGS ?=
 PYTHON_FILES := imager tests scripts docs $(wildcard bench bootmedia)
@@ -50,7 +52,12 @@ test-long: ## Run only the long tests
 .PHONY: test-vm
 test-vm: ## Build a boot medium and try it in virtual machines (half an hour; the first run fetches packages)
 	@scripts/setup.sh base test vm
-	@nice $(PYTEST) -n $(JOBS) --dist load --maxschedchunk 1 $(ARGS) tests/vm
+	@nice $(PYTEST) -n $(JOBS) $(VM_ORDER) -m "not slow" $(ARGS) tests/vm
+
+.PHONY: test-vm-long
+test-vm-long: ## Run the tests in virtual machines that others cover for the most part, too
+	@scripts/setup.sh base test vm
+	@nice $(PYTEST) -n $(JOBS) $(VM_ORDER) -m slow $(ARGS) tests/vm
 
 .PHONY: practice-machine
 practice-machine: ## Make the disk of a small Debian machine to practise a recovery on (docs/tutorial/first-recovery.md)

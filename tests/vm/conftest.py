@@ -103,9 +103,19 @@ def facts(text):
     return json.loads(text[text.index("{") :])
 
 
+_LONG = ("test_machines", "test_repair_boot")
+_ON_ONE_WORKER = ("test_growing", "test_netboot", "test_stick", "test_unattended")
+"""Their tests share a guest or a medium, which would else be made twice."""
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """The longest tests first: with two workers the short ones then fill the time beside the last of them."""
-    items.sort(key=lambda item: 0 if "test_machines" in item.nodeid else 1)
+    order = [*_LONG, *_ON_ONE_WORKER]
+    for item in items:
+        if item.path.stem in _ON_ONE_WORKER:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    items.sort(key=lambda item: order.index(item.path.stem) if item.path.stem in order else len(order))
 
 
 @pytest.fixture(scope="session", autouse=True)

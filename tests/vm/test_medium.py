@@ -43,8 +43,8 @@ def done(guest, command, *, timeout_seconds=300):
 @pytest.mark.parametrize(
     ("firmware", "bus", "node", "as_stick"),
     [
-        (Firmware.BIOS, Bus.AHCI, "/dev/sda", False),
-        (Firmware.UEFI, Bus.VIRTIO, "/dev/vda", True),
+        pytest.param(Firmware.BIOS, Bus.AHCI, "/dev/sda", False, marks=pytest.mark.slow),
+        pytest.param(Firmware.UEFI, Bus.VIRTIO, "/dev/vda", True, marks=pytest.mark.slow),
         (Firmware.SECURE_BOOT, Bus.NVME, "/dev/nvme0n1", False),
     ],
     ids=["bios-ahci", "uefi-virtio-stick", "secure-boot-nvme"],

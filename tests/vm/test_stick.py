@@ -36,7 +36,12 @@ def medium(prepared, tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("firmware", "kind"),
-    [(Firmware.BIOS, "exfat"), (Firmware.UEFI, "exfat"), (Firmware.SECURE_BOOT, "exfat"), (Firmware.UEFI, "ext4")],
+    [
+        (Firmware.BIOS, "exfat"),
+        pytest.param(Firmware.UEFI, "exfat", marks=pytest.mark.slow),
+        pytest.param(Firmware.SECURE_BOOT, "exfat", marks=pytest.mark.slow),
+        (Firmware.UEFI, "ext4"),
+    ],
     ids=["bios", "uefi", "secure-boot", "ext4"],
 )
 def test_it_starts_and_restores_and_keeps_a_log(prepared, medium, tmp_path, firmware, kind):
