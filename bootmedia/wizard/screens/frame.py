@@ -49,7 +49,12 @@ class Menu(OptionList):
         return style + Style(reverse=True) if is_marked and self.app.no_color else style
 
     def fill(self, options: Iterable[tuple[str, Text, bool]], highlighted: str = "") -> None:
-        """Put other lines in its place: id, text, whether it can be chosen."""
+        """Put other lines in its place: id, text, whether it can be chosen.
+
+        Without a word where to go, the mark stays where it was: lists grow while somebody reads them.
+        """
+        marked = self.highlighted_option
+        highlighted = highlighted or (str(marked.id) if marked is not None else "")
         self.clear_options()
         self.add_options([Option(text, id=name, disabled=not usable) for name, text, usable in options])
         usable_ids = [option.id for option in self.options if not option.disabled]

@@ -58,10 +58,7 @@ unknown   it does not tell: virtual disks, USB adapters, RAID controllers
         self._fill()
 
     def _fill(self) -> None:
-        before = self.menu.highlighted
         self.menu.fill([(disk.path, self._row(disk), disk.path in self._found) for disk in self._disks])
-        if before is not None and before < self.menu.option_count:
-            self.menu.highlighted = before
 
     def _row(self, disk: Candidate) -> Text:
         health = self._found.get(disk.path)

@@ -64,7 +64,7 @@ class Contents(Lines):
             self.show([f"This cannot be restored: {outcome.message}", "", outcome.hint])
             return
         image = ImageFacts.read(outcome.facts())
-        self._choice = replace(self._choice, image=image, accept_damage=bool(image.damaged_bytes))
+        self._choice = replace(self._choice, image=image)
         self.show([f"image     {self._choice.source}", *image.lines(self.wizard.picture_style())])
 
     def action_go_on(self) -> None:

@@ -46,10 +46,7 @@ class Welcome(Frame):
     def _fill(self, about_answers: str, *, usable: bool) -> None:
         rows: list[tuple[str, Text, bool]] = [(name, _row(title, about), True) for name, title, about in ENTRIES]
         rows.insert(1, (_UNATTENDED[0], _row(_UNATTENDED[1], about_answers), usable))
-        before = self.menu.highlighted
         self.menu.fill(rows)
-        if before is not None and not self.menu.get_option_at_index(before).disabled:
-            self.menu.highlighted = before
 
     def _answers_found(self, found: str) -> None:
         self._fill(f"found at {found}: plan, then run" if found else "there is none", usable=bool(found))
