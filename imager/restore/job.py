@@ -7,7 +7,7 @@ its own that it uses again and again, and write them in place.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from imager.progress import NullProgress, Progress
 from imager.restore.plan import Plan
 from imager.restore.receiving import Receiver, RestoreResult
 from imager.restore.shrinking import shrunk_content
-from imager.restore.write import Extra
+from imager.restore.write import Prepared
 
 __all__ = ["RestoreResult", "execute"]
 
@@ -58,8 +58,8 @@ def execute(
         with open_target(path, create_size=part.target.size_bytes) as scratch:
             execute(part, image, scratch, threads=threads, progress=shown)
 
-    with shrunk_content(plan, source, fill) as extra:
-        return _execute(plan, source, target, threads, shown, extra)
+    with shrunk_content(plan, source, fill) as prepared:
+        return _execute(plan, source, target, threads, shown, prepared)
 
 
 def _execute(
@@ -68,11 +68,11 @@ def _execute(
     target: TargetDisk,
     threads: int | None,
     shown: Progress,
-    extra: Sequence[Extra],
+    prepared: Prepared,
 ) -> RestoreResult:
-    receiver = Receiver(plan, target, threads=threads, progress=shown, extra=extra)
+    receiver = Receiver(plan, target, threads=threads, progress=shown, prepared=prepared)
     try:
-        shown.start(plan.placement.take.total_bytes + sum(each.used.total_bytes for each in extra), "restore")
+        shown.start(plan.placement.take.total_bytes + prepared.count_bytes, "restore")
         receiver.begin()
         _pump(plan, source, receiver, threads)
         return receiver.finish(source.final)

@@ -6,7 +6,6 @@ Content comes from whoever has it: an image (`imager.restore.job`) or a disk (`i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +17,7 @@ from imager.progress import NullProgress, Progress
 from imager.restore.plan import Plan
 from imager.restore.readback import read_back
 from imager.restore.steps import DoneStep
-from imager.restore.write import Extra, TargetSink
+from imager.restore.write import Prepared, TargetSink
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ class Receiver:
         threads: int | None = None,
         progress: Progress | None = None,
         reading_back: Progress | None = None,
-        extra: Sequence[Extra] = (),
+        prepared: Prepared = Prepared(),  # noqa: B008  frozen
     ) -> None:
         """Prepare; nothing is written yet.
 
@@ -92,15 +91,16 @@ class Receiver:
             threads: How many read back at a time; by default one a core.
             progress: Told of every byte that is written.
             reading_back: Told of every byte that is read back; by default the same.
-            extra: Content that does not come from the image.
+            prepared: What was done before.
         """
         self._plan = plan
         self._target = target
         self._threads = threads
         self._progress = progress or NullProgress()
         self._reading_back = reading_back or self._progress
-        self._sink = TargetSink(plan, target, verify=plan.options.verify, progress=self._progress, extra=extra)
-        self._wanted = plan.placement.take.total_bytes + sum(each.used.total_bytes for each in extra)
+        self._sink = TargetSink(plan, target, verify=plan.options.verify, progress=self._progress, prepared=prepared)
+        self._wanted = plan.placement.take.total_bytes + prepared.count_bytes
+        self._changes = prepared.sentences
 
     def begin(self) -> None:
         """Make the target unrecognisable and clear what will not be written."""
@@ -128,7 +128,7 @@ class Receiver:
             written_bytes=self._wanted,
             cleared_bytes=self._plan.clear_ranges.total_bytes,
             is_verified=self._plan.options.verify,
-            changes=self._sink.sentences,
+            changes=(*self._changes, *self._sink.sentences),
             damage=self._sink.damage,
             warnings=hindrances,
             steps=self._sink.steps.steps,

@@ -32,7 +32,8 @@ from imager.process import ProgramFailed, find_program, run
 from imager.restore.guards import TargetState
 from imager.restore.plan import Plan, RestoreScope, make_plan
 from imager.restore.scope import wanted_partition
-from imager.restore.write import Extra
+from imager.restore.steps import StepLog
+from imager.restore.write import Extra, Prepared
 
 Fill = Callable[[Plan, Image, Path], None]
 
@@ -94,7 +95,7 @@ def scratch_folder(plan: Plan) -> str:
 
 
 @contextmanager
-def shrunk_content(plan: Plan, source: StreamedImage, fill: Fill) -> Iterator[tuple[Extra, ...]]:
+def shrunk_content(plan: Plan, source: StreamedImage, fill: Fill) -> Iterator[Prepared]:
     """What is written in place of what the image has; the scratch files are gone when the block is left.
 
     Args:
@@ -107,18 +108,30 @@ def shrunk_content(plan: Plan, source: StreamedImage, fill: Fill) -> Iterator[tu
         ImageError: The image is damaged there.
     """
     if not plan.shrunk:
-        yield ()
+        yield Prepared()
         return
     check_shrinking(plan, source)
     image = _readable(source)
+    log = StepLog(plan.steps)
+    log.begin("shrink")
     with ExitStack() as stack:
         try:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="imager-", dir=scratch_folder(plan))))
             made = tuple(_shrunk(plan, image, place, folder, fill, stack) for place in plan.shrunk)
         except ImagerError as error:
-            error.message += f"; {plan.target.name} was not touched"
+            state = f"{plan.target.name} was not touched"
+            error.message += f"; {state}"
+            error.facts |= {"state": state, "steps": log.steps}
             raise
-        yield made
+        log.end()
+        yield Prepared(made, log.steps, tuple(_sentence(place) for place in plan.shrunk))
+
+
+def _sentence(place: Fitted) -> str:
+    return (
+        f"what is in partition {place.number} was made smaller, "
+        f"from {size_text(place.old_size)} to {size_text(place.new_size)}"
+    )
 
 
 def _shrunk(plan: Plan, source: Image, place: Fitted, folder: Path, fill: Fill, stack: ExitStack) -> Extra:

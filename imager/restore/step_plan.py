@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -81,10 +82,10 @@ def _counting(layout: Layout, fitting: Fitting) -> list[str]:
     return [str(entry.number) for entry in counting if entry.number in moved]
 
 
-def _shrink_step(place: Fitted) -> Step:
-    sizes = f"from {size_text(place.old_size)} to {size_text(place.new_size)}"
-    text = f"make what is in partition {place.number} smaller, {sizes}, in a scratch file; only then go on"
-    return Step("shrink", text, place.new_size)
+def _shrink_step(places: Sequence[Fitted]) -> Step:
+    sizes = (f"{each.number} from {size_text(each.old_size)} to {size_text(each.new_size)}" for each in places)
+    text = f"make what is in partitions smaller, in scratch files: {', '.join(sizes)}; only then go on"
+    return Step("shrink", text, sum(each.new_size for each in places))
 
 
 def planned_steps(
@@ -99,7 +100,7 @@ def planned_steps(
 ) -> tuple[Step, ...]:
     """Everything that is done, in order."""
     smaller = fitting.shrunk if fitting else ()
-    steps = [_shrink_step(place) for place in smaller]
+    steps = [_shrink_step(smaller)] if smaller else []
     if not target.exists:
         text = f"make the file {target.name} of {size_text(target.size_bytes)}, with nothing in it"
         steps.append(Step("create", text, target.size_bytes))

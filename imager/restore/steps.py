@@ -49,10 +49,15 @@ def stamp() -> str:
 class StepLog:
     """Which steps were begun and which of them ended; one after the other."""
 
-    def __init__(self, planned: Sequence[Step], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        planned: Sequence[Step],
+        clock: Callable[[], float] = time.monotonic,
+        before: Sequence[DoneStep] = (),
+    ) -> None:
         self._texts: dict[str, str] = {step.kind: step.text for step in planned}
         self._clock = clock
-        self._done: list[DoneStep] = []
+        self._done = list(before)
         self._running: tuple[str, str, float] | None = None
 
     def begin(self, kind: str) -> None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import bisect
 import threading
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -32,7 +31,7 @@ from imager.progress import NullProgress, Progress
 from imager.restore.plan import Plan
 from imager.restore.readback import Written
 from imager.restore.scope import HEAD_BYTES
-from imager.restore.steps import StepLog
+from imager.restore.steps import DoneStep, StepLog
 
 _INCOMPLETE: Final = {
     "whole": "{name} is incomplete and has no partition table: run the restore again",
@@ -108,6 +107,26 @@ class _OnTarget(BlockReader):
 
 
 @dataclass(frozen=True)
+class Prepared:
+    """What was done before the target is touched.
+
+    Attributes:
+        extra: Content that is written in place of what the image has.
+        steps: The steps that this took.
+        sentences: What was changed, for people.
+    """
+
+    extra: tuple[Extra, ...] = ()
+    steps: tuple[DoneStep, ...] = ()
+    sentences: tuple[str, ...] = ()
+
+    @property
+    def count_bytes(self) -> int:
+        """How much of it is written."""
+        return sum(each.used.total_bytes for each in self.extra)
+
+
+@dataclass(frozen=True)
 class Extra:
     """Content of a partition that does not come from the image.
 
@@ -139,19 +158,19 @@ class TargetSink:
         *,
         verify: bool = False,
         progress: Progress | None = None,
-        extra: Sequence[Extra] = (),
+        prepared: Prepared = Prepared(),
     ) -> None:
         self.written = Written(plan, is_kept=verify)
         self.damage: tuple[DamagedPart, ...] = ()
         self.sentences: tuple[str, ...] = ()
-        self.steps = StepLog(plan.steps)
+        self.steps = StepLog(plan.steps, before=prepared.steps)
         self._plan = plan
         self._target = target
         self._progress = progress or NullProgress()
         self._now = plan.placement.take - plan.placement.last
         self._held = plan.placement.last | plan.placement.consulted
         self._kept = KeptBytes(plan.disk_size, plan.layout.logical_sector_bytes)
-        self._extra = extra
+        self._prepared = prepared
         self._lock = threading.Lock()
         self._received_bytes = 0
         self._state = f"{plan.target.name} was not touched"
@@ -230,7 +249,7 @@ class TargetSink:
         self._check_complete(final)
         last = self._plan.placement.last & self._kept.ranges
         self.steps.begin("write-shrunk")
-        for each in self._extra:
+        for each in self._prepared.extra:
             self._write_extra(each)
         self.steps.begin("mend")
         self._mend()
