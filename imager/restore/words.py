@@ -245,7 +245,14 @@ def _picture_lines(now: Layout | None, then: Layout | None, style: Style) -> Ite
     room = style.columns - len("  before ")
     for name, layout in (("before", now), ("after ", then)):
         if layout is not None:
-            yield f"{name} {disk_bar(layout, replace(style, columns=room))}"
+            yield f"{name} {disk_bar(_without_zeros(layout), replace(style, columns=room))}"
+
+
+def _without_zeros(layout: Layout) -> Layout:
+    """A blank disk is drawn as free: a capture of it would copy what nobody uses, but nothing is lost with it."""
+    if layout.content is None or layout.content.kind != "blank":
+        return layout
+    return replace(layout, content=replace(layout.content, mapped_bytes=0))
 
 
 def _fitting_lines(layout: Layout, fitting: Fitting) -> Iterator[str]:

@@ -9,6 +9,7 @@ from imager.devices.usage import Use
 from imager.errors import ImageIncomplete, TargetRefused, TargetTooSmall
 from imager.extents import Extents
 from imager.image.description import FinalFacts
+from imager.layout import Content
 from imager.restore.plan import RestoreOptions, RestoreScope, make_plan
 from tests.harness.restoring import (
     MIB,
@@ -216,3 +217,22 @@ def test_plan_is_text_and_facts():
 def test_warnings_of_the_image_are_part_of_the_plan():
     layout = replace(GPT, warnings=("a warning from the capture",))
     assert "a warning from the capture" in make_plan(describe(layout), FinalFacts(), target_of(DISK)).warnings
+
+
+def pictures(target):
+    plan = make_plan(describe(GPT, USED), FinalFacts(), target)
+    return {line.split()[0]: line for line in plan.lines() if line.lstrip().startswith(("before |", "after  |"))}
+
+
+def test_the_plan_draws_the_target_as_it_is_and_as_it_will_be():
+    drawn = pictures(target_of(DISK, layout=OLD))
+    assert "|1" in drawn["before"]
+    assert "|2" in drawn["after"]
+    assert drawn["before"] != drawn["after"]
+    assert max(map(len, drawn.values())) <= 80
+
+
+def test_a_blank_disk_is_drawn_as_free():
+    content = Content("blank", "blank", mapped_bytes=DISK)
+    blank = replace(bare_layout(DISK), content=content)
+    assert set(pictures(target_of(DISK, layout=blank))["before"].split()[1]) == {"|", "."}

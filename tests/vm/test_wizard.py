@@ -37,7 +37,7 @@ def test_a_machine_is_restored_by_hand_over_its_serial_line(prepared, tmp_path):
         terminal.chooses("EMPTY1", seconds=BOOT_SECONDS)
         terminal.sees("WILL BE DESTROYED: EVERYTHING", "(*) The whole disk", seconds=BOOT_SECONDS)
         terminal.chooses("Go on", seconds=BOOT_SECONDS)
-        terminal.sees("Restore, step 6", "after", seconds=BOOT_SECONDS)
+        terminal.sees("Restore, step 6", "before |", "now on it, and lost", seconds=BOOT_SECONDS)
         terminal.types(ENTER)
         terminal.sees("type the name of the disk: sda or EMPTY1", seconds=BOOT_SECONDS)
         terminal.types("EMPTY1" + ENTER)
