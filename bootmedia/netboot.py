@@ -35,6 +35,8 @@ _LOADERS = {
     "mmx64.efi": "usr/lib/shim/mmx64.efi.signed",
     "grub.pxe": "usr/lib/grub/i386-pc/bootmedia-pxe.img",
 }
+# Whatever the given file is called: dnsmasq reads the name.
+_IPXE = "undionly.kpxe"
 _BUSYBOX = "usr/bin/busybox"
 _MODULES = "usr/lib/modules"
 _FIRMWARE = "usr/lib/firmware"
@@ -136,7 +138,7 @@ def _put(source: Path, target: Path, *, of: Path | None = None) -> None:
 
 
 def _loaders(wishes: NetbootWishes) -> dict[str, Path | str]:
-    return dict(_LOADERS) | ({wishes.ipxe.name: wishes.ipxe.absolute()} if wishes.ipxe else {})
+    return dict(_LOADERS) | ({_IPXE: wishes.ipxe.absolute()} if wishes.ipxe else {})
 
 
 def _initrd(recipe: Recipe, root: Path, opened: Opened, time: int, progress: Progress) -> bytes:
@@ -202,7 +204,7 @@ def write_texts(made: Path, place: Path, opened: Opened, wishes: NetbootWishes, 
         "FIRST_ADDRESS": first,
         "LAST_ADDRESS": last,
         "FOLDER": str(place),
-        "BIOS_LOADER": wishes.ipxe.name if wishes.ipxe else "grub.pxe",
+        "BIOS_LOADER": _IPXE if wishes.ipxe else "grub.pxe",
         "WEB_SERVERS": web_servers(served, place),
     }
     (made / "grub").mkdir()

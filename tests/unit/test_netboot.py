@@ -127,7 +127,7 @@ def test_ipxe_is_told_the_same_as_grub(tmp_path):
 
 
 def test_bios_machines_get_the_ipxe_that_was_given(tmp_path):
-    ipxe = tmp_path / "undionly.kpxe"
+    ipxe = tmp_path / "a,b #\n.kpxe"
     ipxe.write_bytes(b"ipxe")
     assert "dhcp-boot=tag:bios,tag:!ipxe,undionly.kpxe,," in texts(tmp_path / "made", ipxe=ipxe)["dnsmasq-alone.conf"]
 
