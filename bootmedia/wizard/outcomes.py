@@ -52,11 +52,21 @@ def _restored(result: object) -> Iterator[str]:
         return
     written, seconds = int(result["written_bytes"]), float(result.get("seconds") or 0)
     rate = size_text(round(written / max(seconds, 1e-9)))
-    verified = ", and read back: it is the same" if result.get("is_verified") or result.get("verified") else ""
+    verified = ", and read back: it is the same" if result.get("verified") else ""
     yield f"{size_text(written)} written to {result.get('target', 'the disk')}{verified}"
     yield f"in {duration_text(seconds)} ({rate}/s)"
     yield from (f"  {text}" for text in result.get("changes") or ())
-    yield from (f"warning: {text}" for text in result.get("warnings") or ())
+    yield from (f"warning: {text}" for text in result.get("result_warnings") or ())
+    for stage in result.get("afterwards") or ():
+        yield from _afterwards(stage)
+
+
+def _afterwards(stage: object) -> Iterator[str]:
+    """What was done in the restored system: grown, repaired, entered into the firmware."""
+    if isinstance(stage, dict):
+        yield from (f"  {text}" for text in stage.get("sentences") or ())
+        yield from (f"warning: {text}" for text in stage.get("warnings") or ())
+        yield from (f"DID NOT WORK: {text}" for text in stage.get("failures") or ())
 
 
 def _captured(image: object) -> Iterator[str]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -254,6 +255,16 @@ def test_what_a_terminal_can_show(environment: dict[str, str], encoding: str, ex
 def test_a_cancelled_restore_is_never_called_done() -> None:
     said = what_next(Outcome(143, cancelled=True), wrote=True)
     assert said == "Cancelled. The disk is half written and will not start: restore again."
+
+
+def test_what_was_done_after_the_last_byte_is_told() -> None:
+    stages = [{"sentences": ["partition 2 has grown"], "warnings": ["w"], "failures": ["no boot loader"]}]
+    result = {"target": "/dev/sdb", "written_bytes": 1, "seconds": 1.0, "verified": True, "afterwards": stages}
+    facts = {"result": result, "report": "/run/x.html"}
+    lines = list(result_lines(Outcome(0, json.dumps(facts).encode()), []))
+    wanted = ["  partition 2 has grown", "warning: w", "DID NOT WORK: no boot loader", "report: /run/x.html"]
+    assert [line for line in lines if line in wanted] == wanted
+    assert "read back" in lines[2]
 
 
 def test_a_failure_shows_message_and_hint() -> None:

@@ -36,7 +36,7 @@ Screen { background: #0d1218; color: #d7dde4; layout: vertical; }
 #danger { height: auto; max-height: 2; background: #0d1218; color: #8b97a5; padding: 0 1; margin: 0 0 1 0; }
 #danger.armed { background: #8c1d2c; color: #ffffff; text-style: bold; }
 #danger.well { color: #7fd48a; text-style: bold; }
-#text { height: auto; max-height: 60%; padding: 0 1; }
+#text { height: auto; max-height: 60%; padding: 0 1; margin: 0 0 1 0; }
 #form { height: 1fr; padding: 0 1; }
 #body { height: 1fr; padding: 0 1; scrollbar-size: 1 1; }
 #body:focus { background: #0d1218; }
@@ -81,7 +81,12 @@ def marked(line: str, style: PictureStyle | None = None) -> Text:
     if picture and style:
         return _drawn(picture["name"], picture["bar"], style)
     head = line.lstrip()
-    for start, name in (("DAMAGED", "danger"), ("warning", "warning"), ("now on it, and lost", "danger")):
+    for start, name in (
+        ("DAMAGED", "danger"),
+        ("DID NOT WORK", "danger"),
+        ("warning", "warning"),
+        ("now on it, and lost", "danger"),
+    ):
         if head.startswith(start):
             return styled((line, name))
     is_heading = line == head and head.rstrip(":") in _HEADINGS
