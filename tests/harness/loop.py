@@ -22,6 +22,8 @@ import pytest
 
 from tests.harness.programs import call
 
+_PATIENCE_SECONDS = 900
+
 
 def _why_no_loop_devices() -> str:
     if os.geteuid() != 0:
@@ -49,11 +51,16 @@ def loop_device(
 
 
 def detach(device: Path) -> None:
-    """Give the loop device back, and wait until it is free."""
+    """Give the loop device back, and wait until it is free.
+
+    A mount namespace that another program made while the device was mounted holds it as long as that program runs:
+    mmdebstrap, which takes minutes.
+    """
     backing = Path("/sys/block", device.name, "loop/backing_file")
     before = backing.read_text() if backing.exists() else None
     subprocess.run(["losetup", "--detach", device], check=False, capture_output=True)
-    for _ in range(100):
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while time.monotonic() < deadline:
         if not backing.exists() or backing.read_text() != before:
             return
         time.sleep(0.05)
