@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import Enum
 
 from bootmedia.recovery.choose import Candidate
 from bootmedia.wizard.images import ImageFacts
 from bootmedia.wizard.pipeline import Pipeline
-from bootmedia.wizard.targets import name_of, need_of
+from bootmedia.wizard.targets import Target, name_of, need_of, refusal
 from imager.pictures.sizes import size_text
 
 WATCHED = ("--yes", "--progress", "lines", "--json")
@@ -156,6 +157,21 @@ class Choice:
             and self.target.sector_bytes == layout.logical_sector_bytes
             and needed <= self.target.size_bytes
         )
+
+    def offered(self, disks: Iterable[Candidate]) -> list[Target]:
+        """Every disk, those that can be chosen first; the others with the reason.
+
+        A disk that is too small for all of the image is offered if it has partitions that one of the image's could
+        be written to.
+        """
+        rows = []
+        has_parts = self.image is not None and bool(self.image.layout.partitions)
+        for disk in disks:
+            never = refusal(disk, None)
+            short = replace(self, target=disk).whole_refusal()
+            has_room = has_parts and bool(disk.partitions) and "sectors" not in short
+            rows.append(Target(disk, never or ("" if has_room else short)))
+        return sorted(rows, key=lambda row: (not row.may_be_written, row.disk.path))
 
     def destroyed(self) -> str:
         """What will be destroyed, in one sentence; "" as long as no target was chosen."""

@@ -33,17 +33,6 @@ def need_of(image: ImageFacts, partition: int | None = None, onto: int | None = 
     return Need(layout.logical_sector_bytes, layout.size_bytes, image.least_bytes)
 
 
-def targets(disks: Iterable[Candidate], need: Need | None) -> list[Target]:
-    """Every disk, those that can be chosen first.
-
-    Args:
-        disks: The disks.
-        need: What must fit onto them; None when that is not decided here.
-    """
-    rows = [Target(disk, refusal(disk, need)) for disk in disks]
-    return sorted(rows, key=lambda row: (not row.may_be_written, row.disk.path))
-
-
 def refusal(disk: Candidate, need: Need | None) -> str:
     """Why a disk must not be written, as a verb and what follows; "" when it may."""
     if disk.kept:

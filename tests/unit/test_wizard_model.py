@@ -15,7 +15,6 @@ from bootmedia.wizard.images import ImageFacts, entries, is_image
 from bootmedia.wizard.outcomes import result_lines, what_next
 from bootmedia.wizard.pipeline import Pipeline
 from bootmedia.wizard.running import Moved, Outcome, Runner, Said, heard_in
-from bootmedia.wizard.targets import need_of, targets
 from bootmedia.wizard.terminal import ability
 from bootmedia.wizard.volumes import FileSystem, Share, mount_local
 from imager.layout import Content, Identity, Layout, Partition, Table
@@ -89,7 +88,7 @@ def test_disks_that_must_not_be_written_come_last_with_the_reason() -> None:
     small = Candidate("/dev/sda", size_bytes=8 * GIB)
     stick = Candidate("/dev/sdc", size_bytes=512 * GIB, kept="holds the recovery stick")
     busy = Candidate("/dev/sdd", size_bytes=512 * GIB, obstacle="/dev/sdd1 is mounted at /mnt")
-    rows = targets([small, stick, busy, DISK], need_of(IMAGE))
+    rows = replace(CHOICE, target=None).offered([small, stick, busy, DISK])
     assert [(row.disk.path, row.may_be_written) for row in rows] == [
         ("/dev/sdb", True),
         ("/dev/sda", False),
@@ -99,6 +98,20 @@ def test_disks_that_must_not_be_written_come_last_with_the_reason() -> None:
     reasons = [row.refusal for row in rows[1:]]
     assert reasons[0].startswith("has 8.0 GiB, and the image needs 60")
     assert reasons[1:] == ["holds the recovery stick", "cannot be written now: /dev/sdd1 is mounted at /mnt"]
+
+
+def test_a_disk_that_holds_the_partitions_moved_together_is_offered_for_that() -> None:
+    disk = Candidate("/dev/sdb", size_bytes=60 * GIB)  # the last partition ends there, and the backup table needs room
+    wide = replace(
+        LAYOUT, partitions=(PARTS[0], Partition(2, 4 * GIB, 62 * GIB, content=Content("filesystem", "ext4")))
+    )
+    chosen = replace(CHOICE, image=replace(IMAGE, layout=wide), target=disk)
+    assert chosen.may_fit()
+    assert [row.may_be_written for row in chosen.offered([disk])] == [True]
+    assert "--fit" in str(replace(chosen, fit=True).restore())
+    tiny = replace(disk, size_bytes=58 * GIB)
+    assert not replace(chosen, target=tiny).may_fit()
+    assert [row.may_be_written for row in chosen.offered([tiny])] == [False]
 
 
 def test_a_partition_that_is_too_small_says_so() -> None:

@@ -20,7 +20,7 @@ from bootmedia.wizard.running import Outcome
 from bootmedia.wizard.screens.frame import Form, Frame
 from bootmedia.wizard.screens.look import styled
 from bootmedia.wizard.screens.text import as_text
-from bootmedia.wizard.targets import Target, refusal
+from bootmedia.wizard.targets import Target
 from imager.pictures.sizes import size_text
 from imager.text import one_line
 
@@ -107,18 +107,11 @@ class ChooseTarget(Frame):
         self.in_background(lambda: self.wizard.candidates(self._choice.source.path), self._listed)
 
     def _listed(self, disks: Sequence[Candidate]) -> None:
-        # What fits is decided here for the whole disk; a single partition may fit where the whole disk does not.
-        rows = [self._row(disk) for disk in disks]
-        rows.sort(key=lambda row: (not row.may_be_written, row.disk.path))
+        rows = self._choice.offered(disks)
         self._rows = {row.disk.path: row for row in rows}
         if not any(row.may_be_written for row in rows):
             self.tell("No disk of this machine can be written.", "The reasons stand above; r looks again.", "warning")
         self.menu.fill([(row.disk.path, disk_row(row), row.may_be_written) for row in rows])
-
-    def _row(self, disk: Candidate) -> Target:
-        reason = refusal(disk, None) or replace(self._choice, target=disk).whole_refusal()
-        has_room = disk.partitions and not refusal(disk, None) and reason and "sectors" not in reason
-        return Target(disk, "" if has_room else reason)
 
     def chosen(self, name: str) -> None:
         """Go on to what of the image goes there."""

@@ -23,7 +23,7 @@ from bootmedia.wizard.screens.text import as_text
 from imager.pictures.sizes import duration_text, size_text
 
 _SHOWN_LINES = 200
-_EVERY_SECONDS = 0.25
+_EVERY_SECONDS = 0.5
 
 
 class Work(Frame):
@@ -66,7 +66,7 @@ class Work(Frame):
             yield Static("", id="lines", markup=False)
 
     def entered(self) -> None:
-        """Start it, and look four times a second how far it is."""
+        """Start it, and look twice a second how far it is."""
         self.set_stake(self._stake, now=True)
         self.set_command(self._command)
         self.wizard.work_begins(self)
