@@ -87,7 +87,7 @@ def test_bios_with_ipxe_in_the_card_restores_over_http(prepared, folder, tmp_pat
     with served(folder, tmp_path) as lan, switched_on(InTheNetwork(machine, lan)) as guest:
         started(guest)
         assert "GET /boot.ipxe" in said(tmp_path)
-        assert "grub.pxe" not in said(tmp_path).partition("GET /boot.ipxe")[2]
+        assert "grub.pxe to" not in said(tmp_path)
         assert BOOTIF in done(guest, "cat /proc/cmdline")
         assert "0 loaded units" in done(guest, "systemctl --failed --no-pager")
         done(guest, "for n in $(seq 300); do ip -4 route | grep -q 192.0.2 && break; sleep 1; done")
@@ -101,7 +101,6 @@ def test_secure_boot_over_pxe_beside_a_router(folder, tmp_path):
     machine = Machine(Firmware.SECURE_BOOT, more=card(rom=""))
     with served(folder, tmp_path, beside=True) as lan, switched_on(InTheNetwork(machine, lan)) as guest:
         started(guest)
-        assert "sent " in said(tmp_path)
         assert f"{folder}/shimx64.efi to" in said(tmp_path)
         assert f"{folder}/grubx64.efi to" in said(tmp_path)
         assert "GET /live/vmlinuz" in said(tmp_path)
