@@ -74,10 +74,10 @@ class Person:
         """Move to a line with the arrow keys, and press Enter."""
         screen = self.wizard.screen
         assert isinstance(screen, Frame)
-        wanted = screen.menu.get_option_index(name)
-        assert not screen.menu.get_option_at_index(wanted).disabled, f"{name} cannot be chosen:\n{self.screen}"
-        for _ in range(screen.menu.option_count):
-            if screen.menu.highlighted == wanted:
+        menu = screen.menu
+        assert not menu.get_option(name).disabled, f"{name} cannot be chosen:\n{self.screen}"
+        for _ in range(3 * menu.option_count):  # lists grow while somebody goes through them
+            if menu.highlighted_option is not None and menu.highlighted_option.id == name:
                 break
             await self.pilot.press("down")
         await self.presses("enter")
