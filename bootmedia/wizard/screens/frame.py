@@ -148,8 +148,8 @@ class Frame(Screen[Any]):
     def tell(self, message: str, hint: str = "", style: str = "danger") -> None:
         """Show what went wrong, and what to do, where the command stands."""
         self.wizard.log_line(f"{message} {hint}".strip())
-        parts: list[str | tuple[str, str]] = [(message, style)]
-        self.query_one("#command", Static).update(styled(*parts, f" {hint}" if hint else ""))
+        message = message if message.endswith((".", "?", "!", ":")) else f"{message}."
+        self.query_one("#command", Static).update(styled((message, style), f" {hint}" if hint else ""))
 
     # --- Work beside the screen -------------------------------------------------------------------------------------
 
@@ -226,8 +226,10 @@ class Form(Frame):
             if self.INTRODUCTION:
                 yield Static(self.INTRODUCTION, markup=False)
             for name, label, example in self.FIELDS:
-                yield Static(styled((label, "strong")), classes="label", markup=False)
-                yield Input(placeholder=example, id=name, password=name.startswith("password"), compact=True)
+                # Not inside of the field: without colours an example there looks as if it were filled in.
+                about = f"   such as {example}" if example else ""
+                yield Static(styled((label, "strong"), (about, "quiet")), classes="label", markup=False)
+                yield Input(id=name, password=name.startswith("password"), compact=True)
 
     def value(self, name: str) -> str:
         """What stands in a field."""

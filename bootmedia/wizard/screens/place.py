@@ -185,7 +185,9 @@ class PathForm(Form):
     """A path that is typed."""
 
     TITLE_TEXT = "a path"
-    FIELDS: ClassVar[Sequence[tuple[str, str, str]]] = (("path", "Path of an image or of a folder", "/mnt/x.img.zst"),)
+    FIELDS: ClassVar[Sequence[tuple[str, str, str]]] = (
+        ("path", "Path of an image or of a folder", "/mnt/images/server.img.zst"),
+    )
 
     def __init__(self, picked: Picked, *, folder_wanted: bool) -> None:
         super().__init__()

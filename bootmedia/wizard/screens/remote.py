@@ -113,7 +113,7 @@ class SmbForm(ShareForm):
     KIND = "smb"
     TITLE_TEXT = "Windows share (SMB)"
     FIELDS: ClassVar[Fields] = (
-        ("server", "Server", "192.168.1.10 or nas.example.org"),
+        ("server", "Server", "192.168.1.10"),
         ("path", "Share, and a folder in it", "backup/images"),
         ("user", "User (empty: guest)", ""),
         ("domain", "Domain (mostly empty)", ""),

@@ -72,7 +72,8 @@ class Steps(Frame):
             self._add(("  worked\n", "good"))
         else:
             self._all_well = False
-            self._add((f"  DID NOT WORK: {outcome.message} {outcome.hint}\n", "danger"))
+            self._add((f"  DID NOT WORK: {outcome.message}\n", "danger"))
+            self._add(f"  {outcome.hint}\n" if outcome.hint else "")
             if self._stop:
                 self._left.clear()
         self._next()
