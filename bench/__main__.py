@@ -127,7 +127,7 @@ class Bench:
 
         found = boots.boots(self.data, min(3, self.rounds.promised), note)
         self.verdicts += targets.of_boots(found)
-        self.numbers["boot"] = found.seconds
+        self.numbers["boot"] = asdict(found)
         self.sections += ["## Start of the medium", report.boots_table(found)]
 
     def _draw(self, name: str, title: str, svg: str) -> None:

@@ -43,21 +43,26 @@ STAGES = {
 }
 """What each says on the serial line when a stage begins."""
 
+Times = dict[str, dict[str, list[float]]]
+
 
 @dataclass
 class Boots:
-    """Seconds from the kernel's start to each stage, by system and stage, one for each round."""
+    """What the way from the kernel's start to each stage takes, by system and stage, one for each round."""
 
-    seconds: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    seconds: Times = field(default_factory=dict)
+    cpu_seconds: Times = field(default_factory=dict)
+    """Of QEMU, which has one thread for the one processor."""
 
-    def ratios(self) -> list[float]:
-        """How many times as long the medium takes, for each round."""
-        pairs = zip(self.seconds[OURS]["end"], self.seconds[EMPTY]["end"], strict=True)
-        return [ours / empty for ours, empty in pairs]
 
-    def ratio(self) -> float:
-        """The ratio of the medians."""
-        return statistics.median(self.seconds[OURS]["end"]) / statistics.median(self.seconds[EMPTY]["end"])
+def ratios(times: Times) -> list[float]:
+    """How many times as much the medium takes, for each round."""
+    return [ours / empty for ours, empty in zip(times[OURS]["end"], times[EMPTY]["end"], strict=True)]
+
+
+def ratio(times: Times) -> float:
+    """The ratio of the medians."""
+    return statistics.median(times[OURS]["end"]) / statistics.median(times[EMPTY]["end"])
 
 
 def boots(data: Path, rounds: int, note: Callable[[str], None]) -> Boots:
@@ -69,28 +74,35 @@ def boots(data: Path, rounds: int, note: Callable[[str], None]) -> Boots:
     try:
         require_programs("qemu-system-x86_64", "mmdebstrap", "mksquashfs", "xorriso")
         machines = _machines(data, note)
-        found = Boots({name: {stage: [] for stage, _ in stages} for name, stages in STAGES.items()})
+        found = Boots(_no_times(), _no_times())
         for number in range(rounds):
             for name, machine in machines.items():
                 reached = _start(machine, STAGES[name])
-                for stage, seconds in reached.items():
+                for stage, (seconds, cpu_seconds) in reached.items():
                     found.seconds[name][stage].append(seconds)
-                note(f"round {number + 1}: {name}: {', '.join(f'{s} {t:.1f} s' for s, t in reached.items())}")
+                    found.cpu_seconds[name][stage].append(cpu_seconds)
+                told = (f"{stage} {seconds:.1f} s, CPU {cpu:.1f} s" for stage, (seconds, cpu) in reached.items())
+                note(f"round {number + 1}: {name}: {'; '.join(told)}")
     except ImagerError as error:
         raise BenchError(f"{error.message} {error.hint}") from error
     return found
 
 
-def _start(machine: Machine, stages: tuple[tuple[str, str], ...]) -> dict[str, float]:
-    """Start it once; the seconds to each stage."""
+def _no_times() -> Times:
+    return {name: {stage: [] for stage, _ in stages} for name, stages in STAGES.items()}
+
+
+def _start(machine: Machine, stages: tuple[tuple[str, str], ...]) -> dict[str, tuple[float, float]]:
+    """Start it once; the seconds to each stage, and the CPU seconds."""
     with switched_on(machine) as guest:
-        begun = _moment(guest, _KERNEL)
-        return {name: _moment(guest, words) - begun for name, words in stages}
+        begun, cpu_begun = _moment(guest, _KERNEL)
+        moments = ((name, *_moment(guest, words)) for name, words in stages)
+        return {name: (moment - begun, cpu - cpu_begun) for name, moment, cpu in moments}
 
 
-def _moment(guest: Guest, words: str) -> float:
+def _moment(guest: Guest, words: str) -> tuple[float, float]:
     guest.wait_for(re.escape(words), timeout_seconds=_PATIENCE_SECONDS)
-    return time.monotonic()
+    return time.monotonic(), guest.cpu_seconds
 
 
 def _machines(data: Path, note: Callable[[str], None]) -> dict[str, Machine]:

@@ -83,13 +83,14 @@ def survey_table(found: Surveys) -> str:
 
 
 def boots_table(found: Boots) -> str:
-    """Seconds from the kernel's start to each stage."""
+    """Seconds from the kernel's start to each stage, and CPU seconds of the emulator."""
     stages = list(dict.fromkeys(stage for each in found.seconds.values() for stage in each))
     rows = [
-        [name, *(_varied(each[stage]) if stage in each else "" for stage in stages)]
-        for name, each in found.seconds.items()
+        [f"{name}, {what}", *(_varied(each[stage]) if stage in each else "" for stage in stages)]
+        for what, times in (("s", found.seconds), ("CPU s", found.cpu_seconds))
+        for name, each in times.items()
     ]
-    return table(["seconds from the kernel's start to", *stages], rows)
+    return table(["from the kernel's start to", *stages], rows)
 
 
 def growth_table(rows: list[Grown]) -> str:

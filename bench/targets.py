@@ -125,12 +125,15 @@ def of_surveys(found: surveys.Surveys) -> list[Verdict]:
 
 
 def of_boots(found: Boots) -> list[Verdict]:
-    """The medium's start."""
-    ratios = found.ratios()
+    """The medium's start: by wall time, as promised; by CPU time where the machine is busy with other work, too."""
+    from bench import boots  # see Bench.boot
+
+    each = boots.ratios(found.seconds)
+    wall, cpu = boots.ratio(found.seconds), boots.ratio(found.cpu_seconds)
     return [
         Verdict(
             f"the wizard's first screen against an otherwise empty systemd: ≤ {_BOOT_TIMES:g} times the time",
-            f"{found.ratio():.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
-            found.ratio() <= _BOOT_TIMES,
+            f"{wall:.2f} ({min(each):.2f} to {max(each):.2f}); by CPU {cpu:.2f}",
+            wall <= _BOOT_TIMES,
         )
     ]

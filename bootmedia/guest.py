@@ -69,6 +69,13 @@ class Guest:
         return self._running.poll() is None
 
     @property
+    def cpu_seconds(self) -> float:
+        """What the machine has cost this one so far: its work without the waiting, however busy this machine is."""
+        words = Path(f"/proc/{self._running.pid}/stat").read_text().rpartition(")")[2].split()
+        # User and system time of the process (proc_pid_stat(5), fields 14 and 15).
+        return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+
+    @property
     def is_silent(self) -> bool:
         """Whether the serial line is closed: nothing will come any more."""
         return not self._listener.is_alive()
