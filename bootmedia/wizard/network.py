@@ -112,9 +112,11 @@ def set_name_servers(servers: Sequence[str]) -> Pipeline:
 
 
 def tests(way_out: str, name: str) -> Iterator[Pipeline]:
-    """What shows where the network ends: gateway, names, web."""
+    """What shows where the network ends: gateway, names, web; without a web server only the first."""
     if way_out:
         yield Pipeline.of("ping", "-c", "2", "-W", "3", way_out)
+    if not name:
+        return
     host = re.sub(r"^\w+://([^/:]+).*$", r"\1", name)
     yield Pipeline.of("getent", "hosts", host)
     yield Pipeline.of("curl", "--silent", "--show-error", "--head", "--max-time", "15", name)

@@ -124,6 +124,13 @@ def test_name_servers_come_one_a_line() -> None:
     assert done.stdout == "nameserver 10.0.0.1\nnameserver 9.9.9.9\n"
 
 
+def test_no_server_is_asked_that_nobody_named() -> None:
+    assert [str(each) for each in tried("192.168.1.1", "")] == [
+        str(each) for each in list(tried("192.168.1.1", "x"))[:1]
+    ]
+    assert not list(tried("", ""))
+
+
 def test_the_network_is_tried_from_near_to_far() -> None:
     said = [str(each) for each in tried("10.0.0.1", "https://nas.example.org:8443/x")]
     assert [words.split()[0] for words in said] == ["ping", "getent", "curl"]

@@ -123,7 +123,9 @@ class TestForm(Form):
     """What is tried."""
 
     TITLE_TEXT = "Test of the network"
-    FIELDS: ClassVar[Sequence[tuple[str, str, str]]] = (("url", "A web server to try", "http://deb.debian.org/"),)
+    FIELDS: ClassVar[Sequence[tuple[str, str, str]]] = (
+        ("url", "A web server to try (empty: none)", "https://backup.example/"),
+    )
 
     def __init__(self, gateway: str) -> None:
         super().__init__()
@@ -131,5 +133,8 @@ class TestForm(Form):
 
     def submit(self) -> None:
         """Try it."""
-        url = self.value("url") or "http://deb.debian.org/"
-        self.wizard.switch_screen(Steps("Test of the network", network.tests(self._gateway, url)))
+        steps = list(network.tests(self._gateway, self.value("url")))
+        if not steps:
+            self.tell("There is no gateway to ask: name a web server, or look at cable and address.", style="warning")
+            return
+        self.wizard.switch_screen(Steps("Test of the network", steps))
