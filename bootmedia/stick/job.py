@@ -13,7 +13,7 @@ from typing import Final
 from blake3 import blake3
 
 from bootmedia.stick.data import MIB, Prepared
-from bootmedia.stick.medium import SECTOR_BYTES, with_data_entry
+from bootmedia.stick.medium import SECTOR_BYTES, unfinished_sector, with_data_entry
 from bootmedia.stick.plan import StickPlan
 from imager.devices.buffers import aligned_buffer
 from imager.devices.writing import TargetDisk
@@ -73,7 +73,7 @@ class Writing:
         sizes = plan.wishes.images
         total = plan.medium.size_bytes + (prepared.used.total_bytes + sum(sizes.values()) if prepared else 0)
         self.progress.start(total, "write")
-        self.target.zero(0, MIB)
+        self._erase_start()
         if not plan.keeps_data:
             self.target.zero(max(MIB, self.target.size - _TAIL_BYTES), min(_TAIL_BYTES, self.target.size - MIB))
         self.target.flush()
@@ -89,6 +89,16 @@ class Writing:
         self._put(0, memoryview(with_data_entry(first, plan.data) if plan.data else first))
         self.target.flush()
         self.progress.done()
+
+    def _erase_start(self) -> None:
+        """Nothing can start from it now; where data are kept, they can still be found."""
+        erased = 0
+        if self.plan.keeps_data and self.plan.data:
+            sector = unfinished_sector(self.plan.data)
+            self.target.write(0, sector)
+            self.target.flush()  # before the rest, by which the old medium is known, is gone
+            erased = len(sector)
+        self.target.zero(erased, MIB - erased)
 
     def _copy(self, source: Path, start: int, end: int, distance: int) -> None:
         """Copy bytes of a file to that distance from where they lie in it."""

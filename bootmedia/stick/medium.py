@@ -26,6 +26,9 @@ _TABLE: Final = 446
 _DISK_SIGNATURE: Final = slice(440, 444)
 _SIGNATURE: Final = slice(510, 512)
 _EFI: Final = 0xEF
+_UNFINISHED: Final = slice(16, 48)
+_UNFINISHED_MARK: Final = b"bootmedia write: unfinished".ljust(32, b"\0")
+_NOT_BOOTABLE: Final = b"\xcd\x18\xf4\xeb\xfd"  # int 18h: the BIOS tries the next disk; else the machine halts
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,11 @@ def is_medium(head: bytes) -> bool:
     )
 
 
+def is_ours(head: bytes) -> bool:
+    """Whether a disk was written by us, to its end or not."""
+    return is_medium(head) or head[_UNFINISHED] == _UNFINISHED_MARK
+
+
 def entries(head: bytes) -> dict[int, Entry]:
     """The partitions of an MBR by number."""
     if head[_SIGNATURE] != b"\x55\xaa":
@@ -70,12 +78,29 @@ def entries(head: bytes) -> dict[int, Entry]:
 
 def with_data_entry(head: bytes, entry: Entry) -> bytes:
     """The same first bytes with an entry for the data partition, and a disk signature: Windows would write one else."""
-    first, count = entry.start // SECTOR_BYTES, (entry.end - entry.start) // SECTOR_BYTES
-    # The old addresses of cylinder, head and sector say "too far for them".
-    packed = struct.pack("<B3sB3sII", 0, b"\xfe\xff\xff", entry.kind, b"\xfe\xff\xff", first, count)
     place = _TABLE + 16 * (DATA_NUMBER - 1)
     signature = hashlib.sha256(head).digest()[:4]
+    packed = _packed(entry)
     return head[: _DISK_SIGNATURE.start] + signature + head[_DISK_SIGNATURE.stop : place] + packed + head[place + 16 :]
+
+
+def unfinished_sector(entry: Entry) -> bytes:
+    """The first sector while a medium is written before a data partition that is kept.
+
+    It starts nothing, and still says where the data lies: a write that was cut short can be done again without losing
+    them.
+    """
+    sector = bytearray(SECTOR_BYTES)
+    sector[: len(_NOT_BOOTABLE)] = _NOT_BOOTABLE
+    sector[_UNFINISHED] = _UNFINISHED_MARK
+    sector[_SIGNATURE] = b"\x55\xaa"
+    return with_data_entry(bytes(sector), entry)
+
+
+def _packed(entry: Entry) -> bytes:
+    first, count = entry.start // SECTOR_BYTES, (entry.end - entry.start) // SECTOR_BYTES
+    # The old addresses of cylinder, head and sector say "too far for them".
+    return struct.pack("<B3sB3sII", 0, b"\xfe\xff\xff", entry.kind, b"\xfe\xff\xff", first, count)
 
 
 def read_medium(path: Path) -> Medium:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from bootmedia.stick.data import KINDS, LEAST_BYTES, MIB
 from bootmedia.stick.exfat import is_possible_name
-from bootmedia.stick.medium import DATA_NUMBER, HEAD_BYTES, SECTOR_BYTES, Entry, Medium, entries, is_medium
+from bootmedia.stick.medium import DATA_NUMBER, HEAD_BYTES, SECTOR_BYTES, Entry, Medium, entries, is_ours
 from imager.errors import TargetRefused, TargetTooSmall, UsageError
 from imager.pictures.sizes import size_text
 from imager.restore.guards import TargetState, check_sector_size, check_target
@@ -207,8 +207,8 @@ def _check_wishes(wishes: Wishes) -> None:
 
 
 def _own_data(found: Found) -> Entry | None:
-    """The data partition of a stick that was written by us before."""
-    entry = entries(found.head).get(DATA_NUMBER) if is_medium(found.head) else None
+    """The data partition of a stick that was written by us before, to its end or not."""
+    entry = entries(found.head).get(DATA_NUMBER) if is_ours(found.head) else None
     return entry if entry and HEAD_BYTES < entry.start < entry.end <= found.state.size_bytes else None
 
 

@@ -103,6 +103,34 @@ def test_a_second_medium_leaves_the_data_alone(tmp_path, medium, stick):
 
 
 @needs_root
+@pytest.mark.parametrize("passed", [0, 1], ids=["before the medium", "in the middle of it"])
+def test_data_survive_a_write_that_is_cut_short_and_done_again(tmp_path, medium, stick, monkeypatch, passed):
+    """`Write it again` is what the message says: that must not be what loses the only copy."""
+    from bootmedia.stick.job import Writing
+
+    write(medium, stick, "--data-format", "ext4")
+    with data_partition(stick) as device, mounted(device, tmp_path / "mounted") as folder:
+        (folder / "images" / "precious").write_text("only copy")
+    before, keep = third(stick), Writing._put
+
+    def cut_short(self, offset, view):
+        if len(self.written) == passed:
+            raise KeyboardInterrupt
+        keep(self, offset, view)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Writing, "_put", cut_short)
+        assert "incomplete: write it again" in write(medium, stick, status=130)
+    entries = json.loads(call("sfdisk", "--json", stick))["partitiontable"]["partitions"]
+    assert [each["start"] * 512 for each in entries] == [before[0]]
+    assert 'kept\n  partition 3 (ext4 "RECOVERY")' in write(medium, stick, "--dry-run")
+    write(medium, stick)
+    assert third(stick) == before
+    with data_partition(stick) as device:
+        assert call("debugfs", "-R", "cat images/precious", device).endswith("only copy")
+
+
+@needs_root
 def test_a_disk_that_is_no_stick_is_refused_and_a_mounted_one_always(tmp_path, medium, stick):
     before = stick.read_bytes()
     with loop_device(stick) as device:
