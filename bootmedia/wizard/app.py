@@ -15,7 +15,7 @@ from textual.scrollbar import ScrollBar, ScrollBarRender
 
 from bootmedia.wizard.pipeline import Pipeline
 from bootmedia.wizard.running import Outcome, Runner
-from bootmedia.wizard.screens.look import CSS, NO_COLOUR_CSS
+from bootmedia.wizard.screens.look import CSS, FEW_COLOURS_CSS, NO_COLOUR_CSS
 from bootmedia.wizard.screens.welcome import Ask, Welcome
 from bootmedia.wizard.terminal import Ability
 
@@ -52,7 +52,8 @@ class Wizard(App[None]):
         ScrollBar.renderer = _PlainScrollBar
         if not shows.colour:
             os.environ["NO_COLOR"] = "1"  # textual reads it once, here
-        self.CSS = CSS if shows.colour else CSS + NO_COLOUR_CSS  # type: ignore[misc]
+        more = FEW_COLOURS_CSS if shows.few_colours else "" if shows.colour else NO_COLOUR_CSS
+        self.CSS = CSS + more  # type: ignore[misc]
         super().__init__(ansi_color=not shows.colour, watch_css=False)
         self.animation_level = "none"
         self.journal = journal

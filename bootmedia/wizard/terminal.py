@@ -29,11 +29,13 @@ class Ability:
     Attributes:
         full_screen: It can place the cursor.
         colour: It knows colours, and they are wanted.
+        few_colours: Sixteen of them, and only eight behind letters, as on the Linux console.
         blocks: It has characters beyond ASCII.
     """
 
     full_screen: bool = True
     colour: bool = True
+    few_colours: bool = False
     blocks: bool = True
 
 
@@ -41,13 +43,14 @@ def ability(environment: Mapping[str, str], encoding: str) -> Ability:
     """What the environment says of the terminal."""
     name = environment.get("TERM", "") or "dumb"
     if name in ("dumb", "unknown"):
-        return Ability(False, False, False)
+        return Ability(full_screen=False, colour=False, blocks=False)
     # A serial line is called vt100 or vt220 by getty: what hangs on it may be an old terminal, and the character set
     # of its emulator is not known.
     is_plain = name.startswith("vt") or name.endswith("-m")
     colour = not is_plain and not environment.get("NO_COLOR")
     blocks = not is_plain and encoding.lower().replace("-", "") == "utf8" and not environment.get("RECOVERY_ASCII")
-    return Ability(True, colour, blocks)
+    is_rich = "256color" in name or environment.get("COLORTERM", "") in ("truecolor", "24bit")
+    return Ability(True, colour, colour and not is_rich, blocks)
 
 
 def set_size(descriptor: int) -> None:

@@ -46,6 +46,11 @@ class Terminal:
         """Foreground and background of every cell."""
         return {(cell.fg, cell.bg) for row in self._screen.buffer.values() for cell in row.values()}
 
+    def background(self, row: int) -> str:
+        """What a line is written on, behind its first letters."""
+        self.lines  # noqa: B018  follows the screen
+        return str(self._screen.buffer[row][3].bg)
+
     def sees(self, *words: str, seconds: float = 300) -> list[str]:
         """Wait for words on the screen."""
         deadline = time.monotonic() + seconds

@@ -91,3 +91,15 @@ def test_a_defect_ends_in_a_sentence_and_a_log_and_not_in_a_trace(tmp_path) -> N
         assert "Traceback" not in text
         log = text.partition("its log is ")[2].split(".log")[0] + ".log"
         assert "RuntimeError: something odd" in Path(log).read_text()
+
+
+def test_the_linux_console_gets_the_backgrounds_that_it_has() -> None:
+    """console_codes(4): 100 to 107 are shown as 40 to 47, so what is marked in bright black would not be seen."""
+    with in_a_terminal(WIZARD, environment(TERM="linux")) as (terminal, program):
+        terminal.sees("Power off")
+        deadline = time.monotonic() + 60
+        while terminal.background(3) != "blue" and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert [terminal.background(row) for row in (3, 4)] == ["blue", "black"]
+        assert not [background for _, background in terminal.colours() if background.startswith("bright")]
+        assert ended(terminal, program) == 0

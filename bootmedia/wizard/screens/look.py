@@ -56,6 +56,15 @@ Input > .input--placeholder { color: #8b97a5; }
 .label { height: 1; margin: 1 0 0 0; }
 """
 
+FEW_COLOURS_CSS: Final = """
+#title, Input, Input:focus, Menu > .option-list--option-highlighted { background: #0000aa; color: #ffffff; }
+Menu:focus > .option-list--option-highlighted { background: #0000aa; color: #ffffff; }
+#danger.armed { background: #aa0000; color: #ffffff; }
+#keys { background: #000000; color: #aaaaaa; }
+* { scrollbar-background: #000000; }
+"""
+"""console_codes(4): the Linux console shows bright backgrounds, which dark ones become, as black."""
+
 NO_COLOUR_CSS: Final = """
 #title { text-style: bold reverse; }
 #danger.armed { text-style: bold reverse; }
