@@ -118,7 +118,9 @@ def _machines(data: Path, note: Callable[[str], None]) -> dict[str, Machine]:
     opened = open_medium(medium, folder / "opened")
     note("building the empty system")
     empty = _empty_medium(_empty_base(recipe, cache, opened.kernel_version), opened, folder)
-    boot = DirectBoot(opened.kernel, folder / "opened/live/initrd", opened.kernel_options)
+    # One console: on the medium they take turns, and which is first is not told from outside.
+    options = f"{opened.kernel_options} systemd.mask=getty@tty1.service"
+    boot = DirectBoot(opened.kernel, folder / "opened/live/initrd", options)
     machine = Machine(Firmware.BIOS, direct_boot=boot)
     return {OURS: replace(machine, medium=medium), EMPTY: replace(machine, medium=empty)}
 

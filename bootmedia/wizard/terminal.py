@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import re
@@ -11,7 +12,7 @@ import struct
 import termios
 import time
 import tty
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -90,3 +91,11 @@ def _read_answer(descriptor: int) -> bytes:
             break
         answer += os.read(descriptor, 64)
     return answer
+
+
+def give_the_turn_on(environment: MutableMapping[str, str]) -> None:
+    """The next console may start its wizard: unlock what bootmedia-console has locked for this one, if it has."""
+    number = environment.pop("BOOTMEDIA_TURN", "")
+    if number.isdecimal():
+        with contextlib.suppress(OSError):
+            fcntl.flock(int(number), fcntl.LOCK_UN)

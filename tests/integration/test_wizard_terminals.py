@@ -42,6 +42,18 @@ def test_the_first_screen_fits_every_terminal_and_q_leaves_it(name, has_colour) 
         terminal_is_as_before(terminal, "recovery-wizard: left. Type recovery-wizard to come back.")
 
 
+def test_the_next_console_may_begin_when_the_first_screen_is_there(tmp_path) -> None:
+    """As bootmedia-console does it, whose shell keeps the lock's file open; flock(1) says whether it is free."""
+    lock = tmp_path / "turn"
+    console = ["bash", "-c", 'exec 9>"$1"; flock 9; BOOTMEDIA_TURN=9 "${@:2}"; exit $?', "bash", str(lock), *WIZARD]
+    with in_a_terminal(console, environment(TERM="linux")) as (terminal, program):
+        terminal.sees("one moment")
+        assert subprocess.run(["flock", "--nonblock", lock, "true"], check=False).returncode == 1
+        terminal.sees("Power off")
+        subprocess.run(["flock", lock, "true"], check=True, timeout=300)
+        assert ended(terminal, program) == 0
+
+
 def terminal_is_as_before(terminal: Terminal, *words: str) -> None:
     deadline = time.monotonic() + 60
     while not all(word in terminal.text for word in words) and time.monotonic() < deadline:

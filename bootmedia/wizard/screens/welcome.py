@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -11,6 +12,7 @@ from rich.text import Text
 from bootmedia.wizard.pipeline import Pipeline
 from bootmedia.wizard.screens.frame import Frame
 from bootmedia.wizard.screens.look import styled
+from bootmedia.wizard.terminal import give_the_turn_on
 
 ENTRIES: Sequence[tuple[str, str, str]] = (
     ("restore", "Restore", "an image onto a disk of this machine"),
@@ -37,7 +39,11 @@ class Welcome(Frame):
         """Fill the list at once; whether there are answers is looked for beside it."""
         self._fill("looking for one ...", usable=False)
         # Not before the screen is drawn: what looks for them takes seconds to load on a slow machine.
-        self.set_timer(0.5, lambda: self.in_background(self.wizard.find_answers, self._answers_found))
+        self.set_timer(0.5, self._drawn)
+
+    def _drawn(self) -> None:
+        give_the_turn_on(os.environ)
+        self.in_background(self.wizard.find_answers, self._answers_found)
 
     def on_screen_resume(self) -> None:
         """After another screen: no command is shown here."""
