@@ -126,7 +126,7 @@ def read_answers(content: bytes, name: str, *, in_image: bool = False) -> Answer
     try:
         text = content.decode("utf-8-sig")  # Notepad puts a mark before the first character
         tree = tomllib.loads(text.replace("\r\n", "\n"))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # not only what TOML forbids: also numbers of 5000 digits
         raise AnswersWrong(
             f"{name} is not TOML: {error}",
             hint='A key, a "=", and a value in quotation marks; see the page about recovery.toml.',

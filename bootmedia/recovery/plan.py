@@ -62,7 +62,8 @@ class Task:
         words += ["--accept-damage"] if self.restore.accept_damage else []
         words += ["--grow", self.restore.grow] if self.restore.grow else []
         words += ["--grow-volume", self.restore.grow_volume] if self.restore.grow_volume else []
-        words += [word for text in self.restore.unlock for word in ("--unlock", text)]
+        if self.restore.grow or self.restore.repair_boot:  # what else is restored needs no passphrase
+            words += [word for text in self.restore.unlock for word in ("--unlock", text)]
         words += ["--repair-boot"] if self.restore.repair_boot else []
         words += [] if self.restore.boot_entries else ["--no-boot-entries"]
         if self.restore.partition is not None:

@@ -30,7 +30,7 @@ def read_answers(path: str) -> str:
     try:
         text = content.decode("utf-8-sig").replace("\r\n", "\n")  # Notepad puts a mark before the first character
         tree = tomllib.loads(text)
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # not only what TOML forbids: also numbers of 5000 digits
         raise UsageError(
             f"--answers: {path} is not TOML: {one_line(str(error))}",
             hint="It is a recovery.toml, as an unattended restore wants it.",

@@ -147,6 +147,7 @@ def command(
             "--repair-boot is for whole disks", hint="Repair a disk that is restored already: imager repair-boot DISK."
         )
     pairs = _pairs(image, target, to, wanted)
+    _check_belonging(wanted, to, mixed=mixed, unlock=unlock, repair_boot=repair_boot)
     boot = BootChoices(entries=not no_boot_entries, repair=repair_boot)
     choices = RestoreChoices(wanted, verify, accept_damage, mixed, threads, parse_requests(unlock), boot)
     with Reporting(report, NAME, console) as reporting:
@@ -169,6 +170,27 @@ def _pairs(image: str | None, target: str | None, to: Sequence[str] | None, want
         raise UsageError("--to is for whole disks; single partitions are restored one at a time, with --partition")
     wanted.place("")  # for what contradicts
     return [_pair(text) for text in to]
+
+
+def _check_belonging(
+    wanted: Wanted, to: Sequence[str] | None, *, mixed: bool, unlock: Sequence[str] | None, repair_boot: bool
+) -> None:
+    """Refuse options that mean nothing without another one: whoever gives them expects something that will not be.
+
+    Raises:
+        UsageError: The other one is missing.
+    """
+    if mixed and not to:
+        raise UsageError(
+            "--mixed belongs to --to", hint="As in --mixed --to a.img.zst=/dev/sdb --to b.img.zst=/dev/sdc."
+        )
+    if wanted.scratch and not wanted.fit and wanted.plan is None:
+        raise UsageError("--scratch belongs to --fit or --plan, which make file systems smaller", hint="Leave it out.")
+    if unlock and wanted.grow is None and wanted.plan is None and not repair_boot:
+        raise UsageError(
+            "--unlock belongs to --grow, --plan or --repair-boot, which need what is in the partition",
+            hint="An encrypted partition is restored as it is, without its passphrase: leave --unlock out.",
+        )
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -20,7 +20,7 @@ from imager.cli.show import terminal_style
 from imager.cli.unlock import Request, unlock
 from imager.errors import ContentIncomplete, UsageError
 from imager.fitting.model import Rule
-from imager.fitting.plan_file import read_plan
+from imager.fitting.plan_file import MOST_BYTES, read_plan
 from imager.image.blocks import ImageReader
 from imager.image.description import Description
 from imager.image.reader import Image, StreamedImage, open_image
@@ -174,7 +174,8 @@ def _rule(wanted: Wanted, image_id: UUID) -> Rule | None:
     if wanted.plan is None:
         return Rule.parse(wanted.grow) if wanted.grow is not None else None
     try:
-        content = Path(wanted.plan).read_bytes()
+        with Path(wanted.plan).open("rb") as file:
+            content = file.read(MOST_BYTES + 1)  # a device may have no end
     except OSError as error:
         raise UsageError(f"{wanted.plan} cannot be read: {error.strerror}", path=wanted.plan) from error
     found = read_plan(content, wanted.plan)

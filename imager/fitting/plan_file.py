@@ -85,19 +85,30 @@ def read_plan(content: bytes, name: str) -> PlanFile:
         raise UsageError(f"{name}: the key {key!r} is not known", hint=hint, path=name, key=key)
     try:
         found = msgspec.convert(tree, _File)
-        return PlanFile(UUID(found.image), _rule(found))
+        return PlanFile(_image_id(found.image, name), _rule(found))
     except msgspec.ValidationError as error:
         raise UsageError(f"{name}: {error}".replace("$.", ""), path=name) from error
     except ValueError as error:
         raise UsageError(f"{name}: {error}", hint='Sizes are written like "80 GiB".', path=name) from error
 
 
+def _image_id(text: str, name: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError as error:
+        raise UsageError(
+            f"{name}: image = {text!r} is not the id of an image",
+            hint="imager plan --write writes it; imager info shows it.",
+            path=name,
+        ) from error
+
+
 def _tree(content: bytes, name: str) -> dict[str, Any]:
     if len(content) > MOST_BYTES:
-        raise UsageError(f"{name} has {len(content)} bytes; no plan has more than {MOST_BYTES}", path=name)
+        raise UsageError(f"{name} has more than the {MOST_BYTES} bytes of the longest plan", path=name)
     try:
         return tomllib.loads(content.decode("utf-8-sig").replace("\r\n", "\n"))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # not only what TOML forbids: also numbers of 5000 digits
         raise UsageError(f"{name} is not TOML: {error}", path=name) from error
 
 

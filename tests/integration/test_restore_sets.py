@@ -102,6 +102,11 @@ def test_a_plan_that_is_refused_stops_all_of_them(images, targets) -> None:
         (["--to", "b.zst=c", "--partition", "1", "--onto", "2"], "--to is for whole disks"),
         (["--to", "b.zst=c", "--table-only", "--boot-only"], "contradict each other"),
         ([], "the IMAGE is missing"),
+        (["a.zst", "b", "--mixed"], "--mixed belongs to --to"),
+        (["a.zst", "b", "--scratch", "folder"], "--scratch belongs to --fit or --plan"),
+        (["a.zst", "b", "--grow", "last", "--scratch", "folder"], "--scratch belongs to --fit or --plan"),
+        (["a.zst", "b", "--unlock", "1:key"], "--unlock belongs to --grow"),
+        (["a.zst", "b", "--table-only", "--unlock", "1:key"], "--unlock belongs to --grow"),
     ],
 )
 def test_words_that_do_not_fit_together(words, told) -> None:

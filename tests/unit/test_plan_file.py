@@ -65,7 +65,7 @@ def test_a_label_cannot_change_what_the_file_says():
         (HEAD + "[[partition]]\nnumber = 1\nsiez = 5\n", "'siez' is not known"),
         (HEAD + "disk = 1\n", "'disk' is not known"),
         ("format = 1\n", "image"),
-        ('image = "x"\n', "badly formed"),
+        ('image = "x"\n', "is not the id of an image"),
         (HEAD + '[[partition]]\nnumber = 0\nsize = "1 GiB"\n', ">= 1"),
         (HEAD + '[[partition]]\nnumber = 1\nsize = "large"\n', "partition 1: 'large' is not a size"),
         (HEAD + "[[partition]]\nnumber = 1\nsize = -5\n", ">= 0"),
@@ -73,6 +73,7 @@ def test_a_label_cannot_change_what_the_file_says():
         (HEAD + "".join(f'[[partition]]\nnumber = {n}\nsize = "rest"\n' for n in (1, 2)), "only one"),
         ("= 1", "not TOML"),
         ("\x00\xff", "not TOML"),
+        pytest.param("a = " + "9" * 5000, "not TOML", id="5000 digits"),
     ],
 )
 def test_what_is_not_understood_is_refused(text, told):
@@ -173,3 +174,9 @@ def test_whatever_the_sizes_nothing_overlaps_and_each_is_as_wanted(name, more_gi
         assert 0 <= wanted.get(each.number, each.old_size) - each.new_size < MIB
         before = each.end
     assert before <= fitting.usable_end
+
+
+@pytest.mark.parametrize("text", ["", "x", "6f0c"])
+def test_what_is_no_id_of_an_image_is_called_that(text):
+    with pytest.raises(UsageError, match="is not the id of an image"):
+        read_plan(f'image = "{text}"'.encode(), "p.toml")

@@ -136,6 +136,7 @@ def test_an_unknown_key_of_an_inline_table_is_found() -> None:
         (SMALL.replace("images/server.img.zst", "https://nas/a") + 'certificate = "zz"\n', "64 hexadecimal digits"),
         ("match", "is not TOML"),
         (b"\xff\xfe", "is not TOML"),
+        pytest.param("a = " + "9" * 5000, "is not TOML", id="5000 digits"),
         (b"#" * (1 << 20) + b"#", "no recovery.toml has more than"),
     ],
 )
