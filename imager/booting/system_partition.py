@@ -17,7 +17,7 @@ from typing import Final
 from imager.blocks import BlockReader, Slice
 from imager.booting.device_path import HardDrive
 from imager.booting.loaders import MOST_CSV_BYTES, Copy, Loader, find_loaders, plan_fallback
-from imager.errors import ImagerError
+from imager.errors import ImagerError, Interrupted
 from imager.filesystems.base import NotTrusted
 from imager.filesystems.fat.files import FatFiles
 from imager.layout import Layout, Partition
@@ -93,6 +93,8 @@ def _look_at(reader: BlockReader, entry: Partition, partition: HardDrive, arch: 
         tables = {
             path: _small_file(volume, path) for path in files if path.endswith((f"\\boot{arch}.csv", "\\boot.csv"))
         }
+    except Interrupted:
+        raise
     except (NotTrusted, ImagerError) as error:
         return SystemPartition(partition, disk, problem=str(error))
     loaders = find_loaders(files, tables, arch)

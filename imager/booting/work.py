@@ -14,7 +14,7 @@ from imager.booting.drivers import missing_names
 from imager.booting.inside import Inside
 from imager.booting.steps import RepairPlan, Step, TemporaryFile, by_hand
 from imager.booting.tree import Tree
-from imager.errors import ImagerError, VolumeFailed
+from imager.errors import ImagerError, Interrupted, VolumeFailed
 from imager.process import Finished
 
 Say = Callable[[str], None]
@@ -59,6 +59,8 @@ def _carry_out(step: Step, inside: Inside, say: Say) -> Outcome:
             inside.tree.put_aside(step.path)
         else:
             _run(step, inside, say)
+    except Interrupted:
+        raise
     except ImagerError as error:
         return Outcome(step, error.message)
     except OSError as error:

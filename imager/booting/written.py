@@ -10,7 +10,7 @@ from imager.booting.fallback import copy_loaders
 from imager.booting.system_partition import SystemPartition, hard_drive, system_partitions
 from imager.devices.inventory import list_disks
 from imager.devices.opening import open_source
-from imager.errors import ImagerError
+from imager.errors import ImagerError, Interrupted
 from imager.layout import Layout
 from imager.opening import mounted, opened_volumes
 from imager.partitions.read import read_table
@@ -53,6 +53,8 @@ def present_signatures(written: dict[str, Layout]) -> set[str]:
             with open_source(disk.identity.path, exclusive_check=False, write_back=False) as reader:
                 found = read_table(reader)
                 layouts.append(Layout(disk.identity, reader.size, reader.sector_size, 1, found.table, found.partitions))
+        except Interrupted:
+            raise
         except ImagerError:
             continue
     return {hard_drive(layout, entry).signature for layout in layouts for entry in layout.partitions} - {""}

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from imager.errors import ImagerError
+from imager.errors import ImagerError, Interrupted
 from imager.growing import fat32, table
 from imager.growing.filesystems import grow, size_of
 from imager.growing.managers import Sizes, extend_logical_volume, grow_physical_volume, grown_container
@@ -157,6 +157,8 @@ class _Work:
         if (disk, step.partition, step.outer) not in self._broken or _is_outermost(step):
             try:
                 done = Done(disk, step, *_grown(opened, disk, step))
+            except Interrupted:
+                raise
             except ImagerError as error:
                 done = Done(disk, step, failure=f"{error.message}{f' ({error.hint})' if error.hint else ''}")
         if done.failure:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from imager.devices.opening import open_source
-from imager.errors import ImagerError
+from imager.errors import ImagerError, Interrupted
 from imager.layout import Content, Layout
 from imager.survey import Disk, survey
 
@@ -23,5 +23,7 @@ def content_of(path: str) -> Content:
     """What lies directly in a volume; unknown when that cannot be told."""
     try:
         return layout_of(path).content or Content("unknown", "unknown")
+    except Interrupted:
+        raise
     except ImagerError as error:
         return Content("unknown", "unknown", warnings=(error.message,))

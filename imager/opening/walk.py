@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 from imager.devices.sysfs import System
-from imager.errors import ImagerError, VolumeFailed
+from imager.errors import ImagerError, Interrupted, VolumeFailed
 from imager.filesystems.registry import SHARED
 from imager.layout import Content, Layout
 from imager.opening import arrays, luks, lvm, mapper
@@ -149,6 +149,8 @@ class _Walk:
                 self._activate_groups(members)
             else:
                 self._show_linear_volumes(members)
+        except Interrupted:
+            raise
         except ImagerError as error:
             self._not_opened(members, error.message)
             self._settled.update(member.path for member in members)

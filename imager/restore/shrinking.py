@@ -21,7 +21,7 @@ from typing import Final
 
 from imager.blocks import BlockReader
 from imager.devices.opening import open_source
-from imager.errors import ImagerError, StoreError, UsageError, VolumeFailed
+from imager.errors import ImagerError, Interrupted, StoreError, UsageError, VolumeFailed
 from imager.examine import Volume, examine
 from imager.fitting.boot_sectors import mended
 from imager.fitting.model import Fitted
@@ -118,11 +118,12 @@ def shrunk_content(plan: Plan, source: StreamedImage, fill: Fill) -> Iterator[Pr
         try:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="imager-", dir=scratch_folder(plan))))
             made = tuple(_shrunk(plan, image, place, folder, fill, stack) for place in plan.shrunk)
-        except ImagerError as error:
+        except (KeyboardInterrupt, ImagerError) as caught:
+            error = Interrupted("interrupted") if isinstance(caught, KeyboardInterrupt) else caught
             state = f"{plan.target.name} was not touched"
             error.message += f"; {state}"
             error.facts |= {"state": state, "steps": log.steps}
-            raise
+            raise error from caught.__cause__
         log.end()
         yield Prepared(made, log.steps, tuple(_sentence(place) for place in plan.shrunk))
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -195,3 +196,35 @@ def test_a_stream_cannot_be_made_smaller(tmp_path):
         )
     assert (done.returncode, target.stat().st_blocks) == (2, 0)
     assert "stream" in done.stderr
+
+
+def ended_by(program, signal_name, folder, monkeypatch):
+    """Put a program before the real one that ends imager in the middle of its work."""
+    (folder / "bin").mkdir()
+    (folder / "bin" / program).write_text(f"#!/bin/sh\nkill -{signal_name} $PPID\nsleep 5\n")
+    (folder / "bin" / program).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder / 'bin'}:{os.environ['PATH']}")
+
+
+@pytest.mark.parametrize(("signal_name", "status"), [("INT", 130), ("TERM", 143)])
+def test_who_ends_it_while_it_is_made_smaller_hears_that_nothing_was_touched(
+    tmp_path, monkeypatch, signal_name, status
+):
+    disk = debian(tmp_path)
+    image, target = captured(disk), disk.with_name("target")
+    target.write_bytes(b"\xa5" * (90 * MIB))
+    ended_by("resize2fs", signal_name, tmp_path, monkeypatch)
+    done = imager("restore", "--yes", "--fit", image, target)
+    assert done.returncode == status
+    assert "target was not touched" in str(done.stderr)
+    assert target.read_bytes() == b"\xa5" * (90 * MIB)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_sigterm_while_it_grows_ends_the_command_and_not_only_the_step(tmp_path, monkeypatch):
+    disk = debian(tmp_path)
+    image, target = captured(disk), sparse_file(tmp_path / "target", 300 * MIB)
+    ended_by("e2fsck", "TERM", tmp_path, monkeypatch)
+    done = imager("restore", "--yes", "--grow", "last", image, target)
+    assert done.returncode == 143
+    assert "the restore is complete, but after it, grow was interrupted" in str(done.stderr)
