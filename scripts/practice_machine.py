@@ -33,14 +33,14 @@ def main() -> None:
     make.add_argument("disk", type=Path, nargs="?", default=FOLDER / "old.img")
     start = commands.add_parser("start", help="switch a machine on; Ctrl-C pulls its plug")
     start.add_argument("disk", type=Path)
-    start.add_argument("--medium", type=Path, help="a stick to start from")
+    start.add_argument("--stick", type=Path, help="a stick that it starts from")
     start.add_argument("--memory", type=Path, default=FOLDER / "firmware", help="folder of the firmware's memory")
     start.add_argument("--no-kvm", action="store_true", help="emulate the processor also where /dev/kvm could help")
     given = words.parse_args()
     if given.command == "make":
         make_disk(given.disk.absolute())
     else:
-        switch_on(given.disk, given.medium, given.memory, "tcg" if given.no_kvm else accelerator())
+        switch_on(given.disk, given.stick, given.memory, "tcg" if given.no_kvm else accelerator())
 
 
 def make_disk(disk: Path) -> None:
@@ -63,14 +63,13 @@ def accelerator() -> str:
     return "kvm" if os.access("/dev/kvm", os.R_OK | os.W_OK) else "tcg"
 
 
-def switch_on(disk: Path, medium: Path | None, memory: Path, accelerator: str) -> None:
+def switch_on(disk: Path, stick: Path | None, memory: Path, accelerator: str) -> None:
     """Become the machine."""
     memory.mkdir(parents=True, exist_ok=True)
     machine = Machine(
         Firmware.SECURE_BOOT,
-        medium,
-        as_stick=True,
-        disks=(Disk(disk, Bus.NVME, serial=disk.stem.upper()),),
+        # What comes first is started first.
+        disks=(*([Disk(stick, Bus.USB)] if stick else []), Disk(disk, Bus.NVME, serial=disk.stem.upper())),
         with_network=True,
         accelerator=accelerator,
     )
