@@ -108,10 +108,11 @@ def activate(stack: ExitStack, group: Group, devices: Sequence[str], *, writable
     try:
         with uninterrupted():
             stack.callback(again_and_again, lambda: lvm("vgchange", "--activate", "n", *chosen, devices=devices))
-            try:
-                lvm("vgchange", "--activate", "y", *chosen, devices=devices, read_only=read_only)
-            except ProgramFailed as error:
-                refused = error
+            # Read-only where that works; a thin pool may have to write to its metadata, whoever reads from it.
+            for way in dict.fromkeys((read_only, "")):
+                refused = _activated(chosen, devices, way)
+                if refused is None:
+                    break
         found = rows("lvs", "lv_name,lv_active", "--select", f"{is_ours} && lv_role=public", devices=devices)
     except ProgramFailed as error:
         raise VolumeFailed(error.message) from error
@@ -119,6 +120,15 @@ def activate(stack: ExitStack, group: Group, devices: Sequence[str], *, writable
     if refused and not names:
         raise VolumeFailed(refused.message) from refused
     return {f"{group.name}/{name}": f"/dev/mapper/{mapper.lvm_name(group.name, name)}" for name in names}
+
+
+def _activated(chosen: Sequence[str], devices: Sequence[str], read_only: str) -> ProgramFailed | None:
+    """Activate what can be; what went wrong with the rest."""
+    try:
+        lvm("vgchange", "--activate", "y", *chosen, devices=devices, read_only=read_only)
+    except ProgramFailed as error:
+        return error
+    return None
 
 
 def refuse_twins(group: Group, devices: Sequence[str]) -> None:

@@ -175,7 +175,7 @@ def test_arrays_and_thin_volumes_are_opened_and_leave_no_trace(guest):
     assert "only 1 of the 2 members of the array are here" in ran(guest, "python3 /tmp/open.py /dev/vdc")
     ran(guest, "mdadm --assemble --readonly /dev/md7 /dev/vdc /dev/vdd")  # as a running system does by itself
     assert "ext4 mirrored" in ran(guest, "python3 /tmp/open.py /dev/vdc /dev/vdd")
-    ran(guest, "mdadm --stop /dev/md7")
+    ran(guest, "udevadm settle; mdadm --stop /dev/md7")
     assert ran(guest, "cat /dev/vdc /dev/vdd | sha256sum") == before
     ran(
         guest,
