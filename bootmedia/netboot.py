@@ -37,6 +37,7 @@ _LOADERS = {
 }
 # Whatever the given file is called: dnsmasq reads the name.
 _IPXE = "undionly.kpxe"
+_FIT_FOR_GRUB = re.compile(r"""^[A-Za-z0-9._~:/@%+=,-]+$|["'\\]""")
 _BUSYBOX = "usr/bin/busybox"
 _MODULES = "usr/lib/modules"
 _FIRMWARE = "usr/lib/firmware"
@@ -189,6 +190,14 @@ def _network_options(wishes: NetbootWishes) -> Iterator[str]:
         yield f"recovery={wishes.recovery_url}"
 
 
+def for_grub(options: str) -> str:
+    """Words as GRUB's shell takes them: unquoted, {, }, & and ? mean something to it (GRUB manual, Quoting).
+
+    A word with quotation marks comes from the menu of the medium, and is quoted already; no URL has any.
+    """
+    return " ".join(word if _FIT_FOR_GRUB.search(word) else f"'{word}'" for word in options.split())
+
+
 def write_texts(made: Path, place: Path, opened: Opened, wishes: NetbootWishes, options: str) -> None:
     """Write the configurations; they name the folder by the place that it will have."""
     served, text = wishes.served, wishes.recipe.text
@@ -197,6 +206,7 @@ def write_texts(made: Path, place: Path, opened: Opened, wishes: NetbootWishes, 
         "TITLE": re.sub(r"[^A-Za-z0-9 ._-]", "_", opened.title),
         "TIMEOUT_SECONDS": str(_TIMEOUT_SECONDS),
         "OPTIONS": options,
+        "GRUB_OPTIONS": for_grub(options),
         "URL": served.url,
         "PORT": str(served.port),
         "GRUB_FILES": served.grub_files,

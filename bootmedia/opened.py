@@ -52,8 +52,13 @@ def open_medium(medium: Path, folder: Path) -> Opened:
     for path in (kernel, *layers):
         if path.is_symlink() or not path.is_file():
             raise _no_medium(medium, f"live/{path.name} is no file")
-    if options is None or not layers or not all(_LAYER_NAME.fullmatch(path.name) for path in layers):
-        raise _no_medium(medium, "its boot menu or its layers are not of the expected form")
+    if (
+        not isinstance(about, dict)
+        or options is None
+        or not layers
+        or not all(_LAYER_NAME.fullmatch(path.name) for path in layers)
+    ):
+        raise _no_medium(medium, "its boot menu, its layers or its about.json are not of the expected form")
     version = str(about.get("kernel"))
     if not _VERSION.fullmatch(version):
         raise _no_medium(medium, f"its kernel calls itself {version!r}")

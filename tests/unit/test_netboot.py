@@ -98,11 +98,11 @@ def test_answers_that_a_boot_loader_would_misread_are_refused(text):
 # --- Configurations ---------------------------------------------------------------------------------------------
 
 
-def texts(folder, **wishes):
+def texts(folder, options=OPTIONS, **wishes):
     folder.mkdir()
     opened = Opened(Path("vmlinuz"), (), 'imager 1 "recovery"', KERNEL, OPTIONS)
     wished = NetbootWishes(read_recipe("minimal"), server(URL, None), **wishes)
-    write_texts(folder, folder, opened, wished, OPTIONS)
+    write_texts(folder, folder, opened, wished, options)
     return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
 
 
@@ -111,6 +111,13 @@ def test_grub_accepts_the_menu(tmp_path):
     call("grub-script-check", input_text=menu)
     assert f"linux (http,192.0.2.1:8080)/live/vmlinuz {OPTIONS} $card" in menu
     assert "@" not in menu
+
+
+@pytest.mark.parametrize("url", ["http://boss/{mac}.toml", "http://boss/?mac={mac}&key=[1]"])
+def test_grub_accepts_the_menu_with_answers_of_each_machine(tmp_path, url):
+    menu = texts(tmp_path / "made", f"{OPTIONS} recovery={url}")["grub/grub.cfg"]
+    call("grub-script-check", input_text=menu)
+    assert f"vmlinuz {OPTIONS} 'recovery={url}' $card" in menu
 
 
 @needs_dnsmasq
@@ -194,7 +201,8 @@ def test_the_folder_is_made_from_the_medium_alone(medium, tmp_path):
     assert (made / "shimx64.efi").read_bytes() == b"shim/shimx64.efi.signed"
     options = f"{OPTIONS} bootmedia.fetch={URL}live recovery=http://boss/{{mac}}.toml"
     assert options in (made / "boot.ipxe").read_text()
-    assert options in (made / "grub/grub.cfg").read_text()
+    quoted = options.replace("recovery=http://boss/{mac}.toml", "'recovery=http://boss/{mac}.toml'")
+    assert quoted in (made / "grub/grub.cfg").read_text()
     assert all(path.stat().st_mode & 0o004 for path in made.rglob("*")), "servers are other users"
 
 
