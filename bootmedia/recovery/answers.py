@@ -276,12 +276,14 @@ def _certificate_faults(certificate: str, url: str) -> Iterator[str]:
 
 
 def _report_faults(report: Report) -> Iterator[str]:
+    kinds = ("http://", "https://")
+    if report.url and not report.url.startswith(kinds):
+        yield f"[report] url: {report.url.rpartition('@')[2]!r} is no URL that begins with {' or '.join(kinds)}"
+        return
     try:
-        is_web = not report.url or place_of(report.url).kind == "http"
-    except ValueError:
-        is_web = False
-    if not is_web:
-        yield f"[report] url: {report.url!r} is no URL that begins with http:// or https://"
+        place_of(report.url or "http://nobody/")
+    except ValueError as error:
+        yield f"[report] url: {error}"
     yield from (f"[report] {sentence}" for sentence in _certificate_faults(report.certificate, report.url))
 
 
@@ -364,12 +366,18 @@ def place_of(text: str) -> ImagePlace:
         if not text.strip():
             raise ValueError("image is empty")
         return ImagePlace("path", text if text.startswith("/") else _relative(text))
-    parts = urlsplit(text)
-    port = parts.port  # looked at here, as it raises ValueError when it is none
+    try:
+        parts = urlsplit(text)
+        port = parts.port  # looked at here, as it raises ValueError when it is none
+    except ValueError as error:
+        raise ValueError(f"{text!r} is no URL: {error}") from error
+    if parts.password is not None or (parts.username and parts.scheme in ("http", "https")):
+        # Not repeated: it would stand in logs and reports.
+        raise ValueError(f"a URL for {parts.hostname!r} has a user or a password in it; nothing here sends them")
     if parts.scheme in ("http", "https") and parts.hostname:
         return ImagePlace("http", parts.path, host=parts.hostname, url=text)
     if parts.scheme == "ssh" and parts.hostname and len(parts.path) > 1:
-        if parts.hostname.startswith("-") or (parts.username or "").startswith("-") or parts.password:
+        if parts.hostname.startswith("-") or (parts.username or "").startswith("-"):
             raise ValueError(f"{text!r}: ssh would not take this as USER@HOST")
         return ImagePlace("ssh", parts.path, "", parts.username or "root", parts.hostname, port or 22, text)
     raise ValueError(f"{text!r} is neither a path, label=NAME/PATH, http://, https:// nor ssh://USER@HOST/PATH")

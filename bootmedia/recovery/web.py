@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import re
 import socket
 import ssl
 import time
@@ -27,6 +28,8 @@ _SECONDS: Final = 60.0
 _KEPT: Final = "/%?#[]@!$&'()*+,;=:-._~"
 """What RFC 3986 lets stand in a path and a query; all else is written as %XX."""
 _MOST_REDIRECTIONS: Final = 5
+_NUMBER: Final = re.compile(r"[0-9]{1,18}")
+"""Of bytes; what has more digits is no length of anything, and Python refuses to read thousands of them."""
 _SKIPPED_AT_ONCE: Final = 1 << 20
 _UNCHECKED: Final = "A certificate of your own is accepted by its fingerprint: certificate = in recovery.toml."
 
@@ -139,13 +142,24 @@ def request(
 
 
 def _redirected(url: str, location: str) -> str:
-    new = urljoin(url, location)
+    try:
+        new = urljoin(url, location)
+        urlsplit(new).port  # noqa: B018 - raises ValueError when it is none
+    except ValueError as error:
+        raise StoreError(f"{url} leads to {location}, which is no URL: {error}", path=url) from error
     if urlsplit(new).scheme not in ("http", "https") or (url.startswith("https:") and not new.startswith("https:")):
         raise StoreError(f"{url} leads to {new}, which is not followed: it is not as safe", path=url)
     return new
 
 
 def _connect(url: str, certificate: str, timeout_seconds: float) -> http.client.HTTPConnection:
+    try:
+        return _connected(url, certificate, timeout_seconds)
+    except http.client.InvalidURL as error:
+        raise StoreError(f"{url} is no URL: {error}", hint="Look at the URL.", path=url) from error
+
+
+def _connected(url: str, certificate: str, timeout_seconds: float) -> http.client.HTTPConnection:
     parts = urlsplit(url)
     host = parts.hostname or ""
     if parts.scheme == "http":
@@ -224,11 +238,11 @@ def _extent(response: http.client.HTTPResponse) -> tuple[int, int | None]:
     if response.status == 206:
         unit, _, words = response.headers.get("Content-Range", "").partition(" ")
         begin, _, size = words.partition("-")[0], None, words.rpartition("/")[2]
-        if unit == "bytes" and begin.isdecimal() and size.isdecimal():
+        if unit == "bytes" and _NUMBER.fullmatch(begin) and _NUMBER.fullmatch(size):
             return int(begin), int(size)
         return -1, None
     length = response.headers.get("Content-Length", "")
-    return 0, int(length) if length.isdecimal() else None
+    return 0, int(length) if _NUMBER.fullmatch(length) else None
 
 
 def _refused(url: str, response: http.client.HTTPResponse) -> StoreError:

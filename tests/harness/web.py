@@ -22,6 +22,7 @@ class Web:
         takes_ranges: Whether it can begin in the middle.
         breaks_at: It ends each of the next answers after so many bytes, one number an answer.
         claims: The length that it names, where that is not the right one.
+        claims_in_words: The same as a text, only in the header.
         statuses: It gives these instead of the next answers.
         redirects: Paths that lead elsewhere.
         changes_after_break: Whether the file is another one, as its ETag says, once an answer broke off.
@@ -34,6 +35,7 @@ class Web:
     takes_ranges: bool = True
     breaks_at: list[int] = field(default_factory=list)
     claims: int | None = None
+    claims_in_words: str = ""
     statuses: list[int] = field(default_factory=list)
     redirects: dict[str, str] = field(default_factory=dict)
     changes_after_break: bool = False
@@ -86,7 +88,7 @@ class _Handler(BaseHTTPRequestHandler):
         size = len(content) if web.claims is None else web.claims
         asked = self.headers.get("Range", "")
         begin = int(asked.removeprefix("bytes=").rstrip("-")) if asked and web.takes_ranges else 0
-        headers = {"Content-Length": str(size - begin), "ETag": f'"{web.version}"'}
+        headers = {"Content-Length": web.claims_in_words or str(size - begin), "ETag": f'"{web.version}"'}
         if begin >= size:
             self._answer(416)
             return

@@ -95,6 +95,19 @@ def test_redirections_are_followed_but_not_in_circles(web) -> None:
         read(f"{web.url}/round")
 
 
+@pytest.mark.parametrize("where", ["http://[::1", "http://127.0.0.1:99999/", "http://127.0.0.1:x/", "http://a b/"])
+def test_a_redirection_to_what_is_no_url_is_refused_in_words(web, where) -> None:
+    web.redirects = {"/old": where}
+    with pytest.raises(StoreError, match="is no URL") as caught:
+        read(f"{web.url}/old")
+    assert not isinstance(caught.value, Unreachable)
+
+
+def test_a_length_of_thousands_of_digits_is_passed_over(web) -> None:
+    web.claims_in_words = "9" * 5000
+    assert read(f"{web.url}/a") == CONTENT
+
+
 def test_a_small_file_may_not_be_large(web) -> None:
     with pytest.raises(StoreError, match="more than 1000 bytes"):
         get(f"{web.url}/a", 1000)

@@ -122,7 +122,7 @@ def test_an_unknown_key_of_an_inline_table_is_found() -> None:
         ("wait_seconds = -1\n" + SMALL, "wait_seconds: Expected `int` >= 0"),
         ("format = 2\n" + SMALL, "format 2 is not known here"),
         (SMALL + '[report]\nurl = "ftp://x/"\n', "is no URL that begins with http:// or https://"),
-        (SMALL + '[report]\nurl = "http://[x/"\n', "is no URL that begins with"),
+        (SMALL + '[report]\nurl = "http://[x/"\n', "'http://[x/' is no URL: Invalid IPv6 URL"),
         (SMALL.replace("images/server.img.zst", "http://h:99999/y"), "Port out of range"),
         (SMALL.replace("images/server.img.zst", "https://[h/y"), "Invalid IPv6 URL"),
         (SMALL.replace("images/", "../"), "leads out of its folder"),
@@ -206,3 +206,12 @@ def test_any_image_and_target_are_answers_or_a_refusal(image, target) -> None:
     text = f"[match]\nany = true\n[[restore]]\nimage = {quoted(image)}\ntarget = {quoted(target)}\n"
     with contextlib.suppress(AnswersWrong):
         read_answers(text.encode(), "r.toml")
+
+
+@pytest.mark.parametrize("url", ["http://joe:hunter2@nas/a", "https://nas:hunter2@x/a", "ssh://joe:hunter2@nas/a"])
+def test_a_password_in_a_url_is_refused_and_not_repeated(url: str) -> None:
+    """Messages end up in logs and reports."""
+    for text in (SMALL.replace("images/server.img.zst", url), f'{SMALL}[report]\nurl = "{url}"\n'):
+        with pytest.raises(AnswersWrong, match="has a user or a password in it|is no URL that begins") as caught:
+            read_answers(text.encode(), "recovery.toml")
+        assert "hunter2" not in f"{caught.value.message} {caught.value.hint} {caught.value.facts}"
