@@ -109,9 +109,10 @@ def command(
 ) -> None:
     """Make a medium that starts a machine without a system and has imager on it.
 
-    It starts on BIOS and on UEFI, with Secure Boot too, from a CD and from a USB stick, and ends in a root shell on the
-    screen and on the serial line. The first build fetches Debian packages and takes minutes; what does not depend on
-    the options is kept, and the next takes seconds. With SOURCE_DATE_EPOCH set, the same inputs give the same bytes.
+    It starts on BIOS and on UEFI, with Secure Boot too, from a CD and from a USB stick, and ends in the wizard on the
+    screen and on the serial line, with a root shell behind it. The first build fetches Debian packages and takes
+    minutes; what does not depend on the options is kept, and the next takes seconds. With SOURCE_DATE_EPOCH set, the
+    same inputs give the same bytes.
     """
     console = Console(json=as_json, quiet=quiet, progress_as=progress)
     if compression not in COMPRESSIONS:

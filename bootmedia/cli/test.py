@@ -58,8 +58,8 @@ def command(
 ) -> int:
     """Start a medium in a virtual machine (QEMU) and say how far it comes and when.
 
-    Ready means: a root shell on the serial line, or that an unattended restore counts down. Then the machine is
-    switched off; with --screen it is left to you. Neither the medium nor the disks are changed.
+    Ready means: the wizard or a root shell on the serial line, or that an unattended restore counts down. Then the
+    machine is switched off; with --screen it is left to you. Neither the medium nor the disks are changed.
     """
     console = Console(json=as_json, quiet=quiet)
     _require_files(medium, *(disk or ()))
