@@ -249,7 +249,7 @@ def ssh(
     """
     console = Console(json=as_json)
     if close:
-        close_door()
+        close_door(surroundings())
         console.result({"open": False}, ["Nobody comes in over SSH with a password; who is in stays."])
         return
     door = open_door(surroundings())

@@ -86,17 +86,13 @@ def open_door(around: Surroundings) -> Door:
         UsageError: This is not a running medium, or SSH is open in another way.
         ProgramFailed: sshd does not start.
     """
-    if not around.is_live:
-        raise UsageError(
-            "this system was not started from a recovery medium: its root would get another password",
-            hint="Use the SSH server of this system.",
-        )
+    _refuse_other_systems(around)
     if run(["systemctl", "is-active", "--quiet", "ssh.service"], allowed=(0, 1, 3, 4)).exit_code == 0:
         raise UsageError(
             "SSH is open already, for the key that this medium was built with",
             hint="To open it with a password instead: systemctl stop ssh; recovery ssh",
         )
-    close_door()
+    close_door(around)
     password = new_password()
     run(["chpasswd"], input_bytes=f"root:{password}\n".encode())
     _TOKEN.parent.mkdir(mode=0o700, exist_ok=True)
@@ -104,15 +100,28 @@ def open_door(around: Surroundings) -> Door:
     try:
         run(["systemctl", "start", _UNIT], timeout_seconds=120)
     except ProgramFailed:
-        close_door()
+        close_door(around)
         raise
     shown = run(["ssh-keygen", "-l", "-f", str(_HOST_KEY)]).output.decode()
     found = re.search(r"SHA256:\S+", shown)
     return Door(password, addresses_in(run(["ip", "-json", "address"]).output.decode()), found[0] if found else shown)
 
 
-def close_door() -> None:
-    """Let nobody in any more; who is in stays."""
+def close_door(around: Surroundings) -> None:
+    """Let nobody in any more; who is in stays.
+
+    Raises:
+        UsageError: This is not a running medium, whose root has no password to lose.
+    """
+    _refuse_other_systems(around)
     _TOKEN.unlink(missing_ok=True)
     run(["systemctl", "stop", _UNIT], timeout_seconds=120)
     run(["usermod", "--password", "*", "root"])
+
+
+def _refuse_other_systems(around: Surroundings) -> None:
+    if not around.is_live:
+        raise UsageError(
+            "this system was not started from a recovery medium: its root would get another password",
+            hint="Use the SSH server of this system.",
+        )

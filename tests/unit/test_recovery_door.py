@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from bootmedia.recovery.door import Door, addresses_in, new_password, open_door
+from bootmedia.recovery.door import Door, addresses_in, close_door, new_password, open_door
 from bootmedia.recovery.places import Surroundings
 from imager.errors import UsageError
 from tests.harness.programs import call
@@ -34,6 +34,9 @@ def test_all_that_is_needed_is_on_the_screen():
     assert "no address yet" in "\n".join(Door("ab-cd", (), "SHA256:x").lines())
 
 
-def test_the_password_of_another_system_is_left_alone(tmp_path):
+@pytest.mark.parametrize("do", [open_door, close_door])
+def test_the_password_of_another_system_is_left_alone(tmp_path, monkeypatch, do):
+    # Not even a test that fails may lock out the root of the machine that it runs on.
+    monkeypatch.setattr("bootmedia.recovery.door.run", lambda *words, **_: pytest.fail(f"{words} was started"))
     with pytest.raises(UsageError, match="not started from a recovery medium"):
-        open_door(Surroundings(medium=tmp_path / "gone" / "medium"))
+        do(Surroundings(medium=tmp_path / "gone" / "medium"))
