@@ -235,6 +235,7 @@ def _restore_faults(restore: Restore) -> Iterator[str]:
         yield "repair_boot is for whole disks: partition and repair_boot contradict each other"
     if key and key.kind not in ("path", "label"):
         yield "key must be a file, not a URL"
+    yield from _unlock_faults(restore)
     yield from _ssh_faults(restore, place)
     yield from _certificate_faults(restore.certificate, restore.image)
 
@@ -249,6 +250,15 @@ def _grow_faults(restore: Restore) -> Iterator[str]:
         GrowRule.parse(restore.grow)
     except UsageError:
         yield f"grow: {restore.grow!r} is no rule; known are {RULES_FOR_GROWING}"
+
+
+def _unlock_faults(restore: Restore) -> Iterator[str]:
+    for name in (text.partition(":")[2] for text in restore.unlock):
+        try:
+            if place_of(name).kind not in ("path", "label"):
+                yield f"unlock: {name!r} must be a file, not a URL"
+        except ValueError as error:
+            yield f"unlock: {error}"
 
 
 def _ssh_faults(restore: Restore, place: ImagePlace) -> Iterator[str]:

@@ -134,6 +134,8 @@ def test_an_unknown_key_of_an_inline_table_is_found() -> None:
         (SMALL.replace("images/server.img.zst", "ssh://nas/a") + 'host_key = "MD5:00"\n', "is no fingerprint"),
         (SMALL.replace("images/server.img.zst", "ssh://-oProxyCommand=x/a"), "ssh would not take this"),
         (SMALL.replace("images/server.img.zst", "https://nas/a") + 'certificate = "zz"\n', "64 hexadecimal digits"),
+        (SMALL + 'unlock = ["1:../key"]\n', "restore 1: unlock: '../key' leads out of its folder"),
+        (SMALL + 'unlock = ["disk:http://nas/key"]\n', "restore 1: unlock: 'http://nas/key' must be a file, not a URL"),
         ("match", "is not TOML"),
         (b"\xff\xfe", "is not TOML"),
         pytest.param("a = " + "9" * 5000, "is not TOML", id="5000 digits"),
@@ -212,6 +214,6 @@ def test_any_image_and_target_are_answers_or_a_refusal(image, target) -> None:
 def test_a_password_in_a_url_is_refused_and_not_repeated(url: str) -> None:
     """Messages end up in logs and reports."""
     for text in (SMALL.replace("images/server.img.zst", url), f'{SMALL}[report]\nurl = "{url}"\n'):
-        with pytest.raises(AnswersWrong, match="has a user or a password in it|is no URL that begins") as caught:
+        with pytest.raises(AnswersWrong, match=r"has a user or a password in it|is no URL that begins") as caught:
             read_answers(text.encode(), "recovery.toml")
         assert "hunter2" not in f"{caught.value.message} {caught.value.hint} {caught.value.facts}"
