@@ -14,6 +14,7 @@ from pathlib import Path
 
 from bootmedia.errors import MediumUnusable, ToolFailed
 from bootmedia.programs import follow
+from imager.errors import StoreError
 
 _LAYER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.squashfs")
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]*")
@@ -38,6 +39,7 @@ def open_medium(medium: Path, folder: Path) -> Opened:
 
     Raises:
         MediumUnusable: It is no medium of `bootmedia build`.
+        StoreError: There is no room for them.
     """
     wanted = {"/live": folder / "live", "/bootmedia": folder / "about", "/boot/grub/grub.cfg": folder / "grub.cfg"}
     try:
@@ -47,6 +49,7 @@ def open_medium(medium: Path, folder: Path) -> Opened:
         options = _FIRST_ENTRY.search((folder / "grub.cfg").read_text())
         layers = tuple(sorted((folder / "live").glob("*.squashfs")))
     except (ToolFailed, OSError, ValueError) as error:
+        _refuse_full_disk(error, folder)
         raise _no_medium(medium, str(error)) from error
     kernel = folder / "live" / "vmlinuz"
     for path in (kernel, *layers):
@@ -75,4 +78,18 @@ def take_out(layers: Sequence[Path], patterns: Sequence[str], folder: Path) -> N
     """Take files out of the layers; where several have one, the highest layer's."""
     for layer in layers:
         words = ["unsquashfs", "-force", "-quiet", "-no-progress", "-no-xattrs", "-d", str(folder), str(layer)]
-        follow([*words, *patterns])
+        try:
+            follow([*words, *patterns])
+        except ToolFailed as error:
+            _refuse_full_disk(error, folder)
+            raise
+
+
+def _refuse_full_disk(error: Exception, folder: Path) -> None:
+    """Say that there is no room, where this is what a program complains about: the medium has nothing to do with it."""
+    if isinstance(error, ToolFailed) and any("No space left on device" in line for line in error.lines):
+        raise StoreError(
+            f"{folder.parent.parent} has no room for what is taken out of the medium",
+            hint="It needs three times the size of the medium's live/, for a short time.",
+            path=str(folder.parent.parent),
+        ) from error

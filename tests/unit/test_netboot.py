@@ -21,6 +21,7 @@ from bootmedia.opened import Opened
 from bootmedia.recipes import RECIPE, read_recipe
 from bootmedia.served import answers_url, server
 from imager.errors import UsageError
+from tests.harness.loop import needs_root
 from tests.harness.programs import call, missing_tools
 
 URL = "http://192.0.2.1:8080/"
@@ -251,6 +252,20 @@ def test_a_folder_with_something_in_it_is_left_alone(medium, tmp_path):
     assert result.exit_code == 5
     assert "not an empty folder" in result.output
     assert [path.name for path in tmp_path.iterdir()] == ["made"]
+
+
+@needs_root
+def test_a_full_disk_is_not_taken_for_a_wrong_medium(medium, tmp_path):
+    small = tmp_path / "small"
+    small.mkdir()
+    call("mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", small)
+    try:
+        result = netboot(medium, small / "made", "--url", URL)
+        assert list(small.iterdir()) == []
+    finally:
+        call("umount", small)
+    assert result.exit_code == 5, result.output
+    assert f"{small} has no room" in result.output
 
 
 def test_what_is_no_medium_is_said_so(tmp_path):

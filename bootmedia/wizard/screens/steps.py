@@ -23,7 +23,7 @@ class Steps(Frame):
     Args:
         title: What this is.
         commands: In order; all are run, also when one fails, unless stop_at_failure.
-        secret: What they print is not kept in the log.
+        then: Told at the end whether all of it worked.
     """
 
     KEYS: ClassVar[Sequence[tuple[str, str]]] = (("Up/Down/PgUp/PgDn", "read"),)
