@@ -77,7 +77,7 @@ def server(url: str, address: str | None) -> Server:
 
 def _address(text: str, *, is_given: bool) -> ipaddress.IPv4Address:
     try:
-        return ipaddress.IPv4Address(text)
+        found = ipaddress.IPv4Address(text)
     except ValueError as error:
         if is_given:
             raise UsageError(f"--tftp-address {text!r} is not an IPv4 address") from error
@@ -85,6 +85,12 @@ def _address(text: str, *, is_given: bool) -> ipaddress.IPv4Address:
             f"--url names its server {text!r}, and dnsmasq needs an IPv4 address",
             hint="Give it with --tftp-address: that of the machine that dnsmasq runs on.",
         ) from error
+    if found.is_unspecified or found.is_multicast or found.is_reserved:
+        raise UsageError(
+            f"{found} is the address of no machine",
+            hint="Give the server's own in this network: `ip address` shows it.",
+        )
+    return found
 
 
 def answers_url(text: str) -> str:

@@ -90,6 +90,12 @@ def test_the_addresses_to_give_away_are_others_of_the_same_network(own):
     assert not first <= int(own.rpartition(".")[2]) <= last
 
 
+@pytest.mark.parametrize("address", ["0.0.0.0", "255.255.255.255", "224.0.0.1"])  # noqa: S104 - nothing binds to it
+def test_what_a_server_listens_on_is_not_where_it_is_found(address):
+    with pytest.raises(UsageError, match="the address of no machine"):
+        server(f"http://{address}:8080/", None)
+
+
 @pytest.mark.parametrize("text", ["file:///x", "http://x/a b", "http://x/'", "http://x/$a", "http://x/\\", "x", ""])
 def test_answers_that_a_boot_loader_would_misread_are_refused(text):
     with pytest.raises(UsageError, match="--recovery"):
