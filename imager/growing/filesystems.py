@@ -15,7 +15,6 @@ from typing import Final
 
 from imager.devices.opening import open_source
 from imager.errors import VolumeFailed
-from imager.filesystems.registry import probe_all
 from imager.growing import fat32, table
 from imager.opening import OpenVolume, mounted
 from imager.process import Finished, ProgramFailed, run
@@ -34,6 +33,8 @@ class NotGrown(VolumeFailed):
 
 def size_of(volume: OpenVolume) -> int:
     """How far the file system in a volume says that it reaches; 0 when it cannot be told."""
+    from imager.filesystems.registry import probe_all  # not on top: all parsers come with it
+
     with open_source(volume.path, exclusive_check=False, write_back=False) as reader:
         found = [content.size_bytes for _, content in probe_all(reader) if content.type == volume.content.type]
     return (found[0] or 0) if len(found) == 1 else 0

@@ -6,7 +6,6 @@ from __future__ import annotations
 from imager.devices.opening import open_source
 from imager.errors import ImagerError, Interrupted
 from imager.layout import Content, Layout
-from imager.survey import Disk, survey
 
 
 def layout_of(path: str) -> Layout:
@@ -15,6 +14,8 @@ def layout_of(path: str) -> Layout:
     Raises:
         ImagerError: It cannot be read.
     """
+    from imager.survey import Disk, survey  # not on top: all parsers, which a restore without stages does not need
+
     with open_source(path, exclusive_check=False, write_back=False) as reader:
         return survey([Disk(reader, path)])[0].layout
 

@@ -23,7 +23,6 @@ from imager.opening import mapper
 from imager.opening.model import OpenVolume
 from imager.opening.nodes import again_and_again, loop_device, uninterrupted
 from imager.process import ProgramFailed, run
-from imager.volumes import lvm as structures
 from imager.volumes.base import Member
 from imager.volumes.mapping import MappedVolume, contiguous
 
@@ -156,12 +155,14 @@ def shown_by_loops(
     stack: ExitStack, members: Sequence[OpenVolume], *, writable: bool
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Without device-mapper: volumes that lie in one piece, by loop devices; and why not the others, by their names."""
+    from imager.volumes.lvm import assemble  # not on top: only kernels without device-mapper need it
+
     with ExitStack() as reading:
         readers = [
             reading.enter_context(open_source(member.path, exclusive_check=False, write_back=False))
             for member in members
         ]
-        found = structures.assemble([Member(key, reader) for key, reader in enumerate(readers)])
+        found = assemble([Member(key, reader) for key, reader in enumerate(readers)])
     inside = (each for content in found.contents.values() for each in content.inside)
     others = {each.name: each.whole_reason or mapper.MISSING for each in inside}
     paths = {}

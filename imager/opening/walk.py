@@ -13,7 +13,6 @@ from dataclasses import replace
 
 from imager.devices.sysfs import System
 from imager.errors import ImagerError, Interrupted, VolumeFailed
-from imager.filesystems.registry import SHARED
 from imager.layout import Content, Layout
 from imager.opening import arrays, luks, lvm, mapper
 from imager.opening.identify import content_of
@@ -47,6 +46,7 @@ def opened_volumes(
 
 def _with_companions(volumes: Sequence[OpenVolume]) -> list[OpenVolume]:
     """Tell each device of a file system on several devices of the others."""
+    from imager.filesystems.registry import SHARED  # not on top: all parsers come with it
 
     def others(volume: OpenVolume) -> tuple[str, ...]:
         mine = (volume.content.type, volume.content.uuid)

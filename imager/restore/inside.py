@@ -12,9 +12,7 @@ from dataclasses import replace
 
 from imager.blocks import BlockReader, Slice
 from imager.layout import Layout
-from imager.survey import Disk, survey
 from imager.volumes import luks
-from imager.volumes.registry import managers
 
 
 def looked_into(disks: Sequence[tuple[Layout, BlockReader]], keys: Sequence[luks.VolumeKey]) -> list[Layout]:
@@ -27,6 +25,9 @@ def looked_into(disks: Sequence[tuple[Layout, BlockReader]], keys: Sequence[luks
     Raises:
         ImageError: An image cannot be read.
     """
+    from imager.survey import Disk, survey  # not on top: all parsers, which a restore without keys does not need
+    from imager.volumes.registry import managers
+
     opened = {key.uuid for key in keys}
     places = [(index, number) for index, (layout, _) in enumerate(disks) for number in _places(layout, opened)]
     readers = [_part(*disks[index], number) for index, number in places]

@@ -22,7 +22,6 @@ from typing import Final
 from imager.blocks import BlockReader
 from imager.devices.opening import open_source
 from imager.errors import ImagerError, Interrupted, StoreError, UsageError, VolumeFailed
-from imager.examine import Volume, examine
 from imager.fitting.boot_sectors import mended
 from imager.fitting.model import Fitted
 from imager.image.reader import Image, StreamedImage
@@ -150,6 +149,8 @@ def _shrunk(plan: Plan, source: Image, place: Fitted, folder: Path, fill: Fill, 
     _mend(plan, entry, place, path)
     sector = plan.layout.logical_sector_bytes
     reader = stack.enter_context(open_source(str(path), exclusive_check=False, sector_size=sector))
+    from imager.examine import Volume, examine  # not on top: all parsers, which most restores do not need
+
     # Not the holes of the file: zeros that are in use count, and its tool may have made holes of them.
     used = examine(Volume(reader, str(path), partition_type=entry.type)).used
     return Extra(reader, used, place.start)
