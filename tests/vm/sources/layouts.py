@@ -83,7 +83,14 @@ def _esp_line(source: Source) -> str:
 
 
 def _own_files(source: Source, fstab: str) -> dict[str, str]:
-    return {"etc/hostname": f"{source.name}\n", "etc/hosts": f"127.0.0.1 localhost {source.name}\n", "etc/fstab": fstab}
+    # An emulated machine on a busy one takes longer to find its disks than systemd waits by itself.
+    patience = "[Manager]\nDefaultDeviceTimeoutSec=15min\nDefaultTimeoutStartSec=15min\n"
+    return {
+        "etc/hostname": f"{source.name}\n",
+        "etc/hosts": f"127.0.0.1 localhost {source.name}\n",
+        "etc/fstab": fstab,
+        "etc/systemd/system.conf.d/patience.conf": patience,
+    }
 
 
 def _write_menu(folder: Path, boot_uuid: str, root: str, *, boot: str = "/boot") -> None:

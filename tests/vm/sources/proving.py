@@ -31,7 +31,7 @@ def log_in(guest: Guest, passphrase: str = "") -> None:
 
 def _wait_for(guest: Guest, words: str) -> None:
     # These end a start that failed, and waiting longer would change nothing.
-    failed = r"Kernel panic|\(initramfs\)|grub rescue>|grub> |BdsDxe: No bootable|No bootable device|Emergency mode"
+    failed = r"Kernel panic|\(initramfs\)|grub rescue>|grub> |BdsDxe: No bootable|No bootable device|emergency mode"
     found = guest.wait_for(f"{words}|{failed}", timeout_seconds=START_SECONDS)
     if re.search(failed, found[0]):
         raise BootFailed(f"the machine did not start from its disk: {guest.said[-3000:]}")
