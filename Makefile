@@ -50,12 +50,12 @@ test-long: ## Run only the long tests
 	@IMAGER_LONG=1 $(PYTEST) -n $(JOBS) -m slow $(ARGS)
 
 .PHONY: test-vm
-test-vm: ## Build a boot medium and try it in virtual machines (half an hour; the first run fetches packages)
+test-vm: ## Lose real machines and get them back in virtual ones (half an hour; the first run fetches packages)
 	@scripts/setup.sh base test vm
 	@nice $(PYTEST) -n $(JOBS) $(VM_ORDER) -m "not slow" $(ARGS) tests/vm
 
 .PHONY: test-vm-long
-test-vm-long: ## Run the tests in virtual machines that others cover for the most part, too
+test-vm-long: ## Run the further tests in virtual machines: every option, repairs, growing (over an hour)
 	@scripts/setup.sh base test vm
 	@nice $(PYTEST) -n $(JOBS) $(VM_ORDER) -m slow $(ARGS) tests/vm
 

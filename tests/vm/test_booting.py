@@ -79,6 +79,7 @@ def leading_to_source(listed: dict[str, str]) -> list[str]:
     return [number for number, text in listed.items() if f"HD(1,GPT,{GUID}," in text]
 
 
+@pytest.mark.slow
 def test_the_firmware_finds_the_restored_system(prepared, source, tmp_path):
     target = Disk(blank(tmp_path / "target.img", DISK_BYTES + 32 * MIB), Bus.NVME, serial="NEW")
     carrier = Disk(source.carrier, Bus.AHCI, throw_away=True)
@@ -144,6 +145,7 @@ def moved_entry(guest: Guest) -> str:
     )
 
 
+@pytest.mark.slow
 def test_a_machine_started_by_bios_is_told_what_uefi_needs(prepared, source, tmp_path):
     target = Disk(blank(tmp_path / "target.img", DISK_BYTES), Bus.VIRTIO)
     machine = Machine(Firmware.BIOS, prepared.medium, disks=(target, Disk(source.carrier, Bus.AHCI, throw_away=True)))

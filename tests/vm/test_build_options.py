@@ -6,6 +6,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pytest
+
 from bootmedia import build as build_module
 from bootmedia.cache import default_folder
 from bootmedia.cli.app import app
@@ -24,6 +26,7 @@ def machine(medium, firmware=Firmware.BIOS):
     return Machine(firmware, medium, with_network=True, more=second)
 
 
+@pytest.mark.slow
 def test_a_card_has_the_address_that_it_was_given_and_the_other_is_asked_for(tmp_path):
     settings = f"address=192.0.2.5/24,gateway=192.0.2.1,dns=192.0.2.53,interface={MAC}"
     ran(app, "build", tmp_path / "n.iso", "--network", settings, "--network", "dhcp")
@@ -38,6 +41,7 @@ def test_a_card_has_the_address_that_it_was_given_and_the_other_is_asked_for(tmp
         assert "nameserver 192.0.2.53" in done(guest, "cat /etc/resolv.conf")
 
 
+@pytest.mark.slow
 def test_without_a_network_no_card_is_touched(tmp_path):
     ran(app, "build", tmp_path / "n.iso", "--network", "off")
     with switched_on(machine(tmp_path / "n.iso")) as guest:
@@ -46,6 +50,7 @@ def test_without_a_network_no_card_is_touched(tmp_path):
         assert guest.run("pidof dhcpcd").status != 0
 
 
+@pytest.mark.slow
 def test_a_kernel_that_is_given_starts_with_its_modules(prepared, tmp_path):
     """Debian's own under another name; Secure Boot starts it all the same, as its signature is in it."""
     parts = next(default_folder().glob("base-*/parts/boot/vmlinuz-*")).parents[1]
@@ -62,6 +67,7 @@ def test_a_kernel_that_is_given_starts_with_its_modules(prepared, tmp_path):
         done(guest, "modprobe nvme && modprobe xfs")
 
 
+@pytest.mark.slow
 def test_firmware_comes_when_the_apt_configuration_offers_it(tmp_path, monkeypatch):
     """As many configurations do; this machine's own may not."""
     apt = tmp_path / "apt"

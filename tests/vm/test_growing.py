@@ -87,6 +87,7 @@ def test_luks_lvm_and_xfs_grow_with_their_partition(guest):
     closed(guest)
 
 
+@pytest.mark.slow
 def test_without_a_passphrase_the_commands_of_the_plan_do_it(guest):
     """And they are right: what the plan tells to type is typed."""
     result = told(ran(guest, RESTORE))
@@ -101,12 +102,14 @@ def test_without_a_passphrase_the_commands_of_the_plan_do_it(guest):
     ran(guest, f"vgchange -q -an vg-a; cryptsetup close {commands[0].split()[-1]}")
 
 
+@pytest.mark.slow
 def test_a_wrong_passphrase_stops_before_anything_is_written(guest):
     before = ran(guest, "sha256sum < /dev/vdb")
     assert "opens none of the 1 key slots" in ran(guest, f"{RESTORE} --unlock 2:/tmp/wrong 2>&1", status=2)
     assert ran(guest, "sha256sum < /dev/vdb") == before
 
 
+@pytest.mark.slow
 def test_a_container_that_was_locked_in_the_image_is_looked_into(guest):
     command = "imager restore --grow last --unlock 2:/tmp/key /tmp/locked.img.zst /dev/vdb --yes --json"
     steps = told(ran(guest, command))["result"]["afterwards"][0]["steps"]
@@ -116,6 +119,7 @@ def test_a_container_that_was_locked_in_the_image_is_looked_into(guest):
     nothing_is_left_open(guest)
 
 
+@pytest.mark.slow
 def test_a_group_of_the_same_identity_in_use_is_left_alone(guest):
     """The old disk is still there and its volumes are active: lvm would take them for those of the new one."""
     opened(guest, "/dev/vda2")
@@ -130,6 +134,7 @@ def test_a_group_of_the_same_identity_in_use_is_left_alone(guest):
     nothing_is_left_open(guest)
 
 
+@pytest.mark.slow
 def test_fat32_grows_with_the_library_that_is_on_the_medium(guest):
     ran(
         guest,
@@ -162,6 +167,7 @@ with opened_volumes(disks, writable=False) as opened:
 """
 
 
+@pytest.mark.slow
 def test_arrays_and_thin_volumes_are_opened_and_leave_no_trace(guest):
     ran(guest, f"cat > /tmp/open.py <<'END'\n{OPEN_ALL}\nEND")
     ran(

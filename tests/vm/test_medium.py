@@ -118,6 +118,7 @@ def test_the_system_is_whole_and_keeps_to_itself(prepared, tmp_path):
         done(guest, "curl --version >/dev/null && lvm version >/dev/null && smartctl --version >/dev/null")
 
 
+@pytest.mark.slow
 def test_the_medium_can_be_taken_out(prepared):
     """The second entry of the menu, with 1 GiB of memory."""
     machine = Machine(Firmware.BIOS, prepared.medium, as_stick=True, memory_mib=1024)
@@ -131,6 +132,7 @@ def test_the_medium_can_be_taken_out(prepared):
         done(guest, "echo 3 > /proc/sys/vm/drop_caches; imager --version && lvm version")
 
 
+@pytest.mark.slow
 def test_with_a_key_the_shell_opens_over_ssh(prepared, tmp_path):
     """And with a host name and a keyboard layout."""
     key, medium, port = tmp_path / "key", tmp_path / "ssh.iso", free_port()
@@ -154,6 +156,7 @@ def test_with_a_key_the_shell_opens_over_ssh(prepared, tmp_path):
             call("ssh", *words, "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", "-i", "/dev/null", place, "true")
 
 
+@pytest.mark.slow
 def test_a_password_opens_the_shell_once(prepared, tmp_path):
     """Nothing listens before; the second login with it is refused, and who is in stays."""
     port = free_port()
@@ -189,6 +192,7 @@ def test_a_password_opens_the_shell_once(prepared, tmp_path):
         assert guest.run("ss -Hlnt | grep ':22 '").status == 1
 
 
+@pytest.mark.slow
 def test_a_screen_can_be_looked_at(prepared, tmp_path):
     """As a VNC viewer begins (RFC 6143, 7.1.1)."""
     place = tmp_path / "screen"

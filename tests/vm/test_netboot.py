@@ -108,6 +108,7 @@ def test_secure_boot_over_pxe_beside_a_router(folder, tmp_path):
         assert BOOTIF in done(guest, "cat /proc/cmdline")
 
 
+@pytest.mark.slow
 def test_bios_without_ipxe_gets_grub(folder, tmp_path):
     """QEMU's card has iPXE; without the line that knows it, it is treated like any other."""
     machine = Machine(Firmware.BIOS, more=card())
@@ -125,6 +126,7 @@ def directly(folder, url, *words):
     return Machine(Firmware.BIOS, direct_boot=boot, with_network=not words, more=words)
 
 
+@pytest.mark.slow
 def test_layers_of_another_medium_are_refused(folder, tmp_path):
     layer = folder / "live" / "20-imager.squashfs"
     content = bytearray(layer.read_bytes())
@@ -143,6 +145,7 @@ def test_layers_of_another_medium_are_refused(folder, tmp_path):
         guest.wait_for("attempt 3 of 5: can't connect to remote host", timeout_seconds=BOOT_SECONDS)
 
 
+@pytest.mark.slow
 def test_a_network_without_a_dhcp_server_is_told(folder):
     machine = directly(folder, URL, "-netdev", "hubport,id=lan,hubid=0", "-device", "virtio-net-pci,netdev=lan")
     with switched_on(machine) as guest:

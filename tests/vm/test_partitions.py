@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from bootmedia.machine import Disk
 from tests.vm.conftest import blank
 from tests.vm.shell import ran, shell
@@ -11,6 +13,7 @@ SIZE = 256 << 20
 IMAGE = "/run/bootmedia/medium/images/small.img.zst"
 
 
+@pytest.mark.slow
 def test_a_partition_goes_to_a_logical_volume_and_into_free_space(prepared, tmp_path):
     disks = [Disk(blank(tmp_path / name, SIZE)) for name in ("first", "second")]
     with shell(prepared.medium, tmp_path, disks) as guest:

@@ -121,6 +121,7 @@ def medium_shell(source: Source, medium: Path, disks: tuple[Disk, ...], scratch:
     ],
     ids=["bios-nvme", "secure-boot-ahci"],
 )
+@pytest.mark.slow
 def test_a_system_made_for_another_machine_starts_only_after_a_repair(prepared, tmp_path, firmware, bus, node, driver):
     source = Source("old", firmware, Bus.VIRTIO, 1024 * MIB, fill)
     (tmp_path / "scratch").mkdir()
@@ -159,6 +160,7 @@ def test_a_system_made_for_another_machine_starts_only_after_a_repair(prepared, 
         switch_off(guest)
 
 
+@pytest.mark.slow
 def test_the_initramfs_of_an_encrypted_system_asks_for_the_passphrase(prepared, tmp_path):
     """What makes it looks for the open container by its name in crypttab; it is open under ours."""
     source = SOURCES["uefi-luks"]

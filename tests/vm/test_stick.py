@@ -40,7 +40,7 @@ def medium(prepared, tmp_path_factory):
         (Firmware.BIOS, "exfat"),
         pytest.param(Firmware.UEFI, "exfat", marks=pytest.mark.slow),
         pytest.param(Firmware.SECURE_BOOT, "exfat", marks=pytest.mark.slow),
-        (Firmware.UEFI, "ext4"),
+        pytest.param(Firmware.UEFI, "ext4", marks=pytest.mark.slow),
     ],
     ids=["bios", "uefi", "secure-boot", "ext4"],
 )
@@ -83,6 +83,7 @@ def test_it_starts_and_restores_and_keeps_a_log(prepared, medium, tmp_path, firm
 
 
 @pytest.mark.parametrize("firmware", Firmware, ids=lambda firmware: firmware.name.lower())
+@pytest.mark.slow
 def test_the_memory_test_starts_where_the_firmware_lets_it(medium, firmware):
     """The fifth entry behind the first; with Secure Boot another one is there, as it has no signature."""
     with switched_on(Machine(firmware, medium)) as guest:
@@ -97,6 +98,7 @@ def test_the_memory_test_starts_where_the_firmware_lets_it(medium, firmware):
         guest.wait_for("Memtest86", timeout_seconds=BOOT_SECONDS)
 
 
+@pytest.mark.slow
 def test_a_stick_beside_a_cd_is_found_and_a_laptops_own_partition_is_not(prepared, medium, tmp_path):
     stick, inside = tmp_path / "stick.img", tmp_path / "inside.img"
     for disk in (stick, inside):

@@ -55,6 +55,7 @@ def test_a_key_stops_it_before_anything_is_written(medium, tmp_path):
     assert disk.path.stat().st_blocks == 0
 
 
+@pytest.mark.slow
 def test_two_disks_that_fit_are_told_and_a_shell_follows(medium, tmp_path):
     disks = tuple(Disk(blank(tmp_path / f"{bus.value}.img", DISK_BYTES), bus) for bus in (Bus.AHCI, Bus.VIRTIO))
     with switched_on(Machine(Firmware.BIOS, medium, disks=disks)) as guest:
@@ -69,6 +70,7 @@ def test_two_disks_that_fit_are_told_and_a_shell_follows(medium, tmp_path):
 
 
 @pytest.mark.parametrize(("downs", "words"), [(2, READY), (3, "this was a dry run")], ids=["off", "dry"])
+@pytest.mark.slow
 def test_the_menu_can_do_without(medium, tmp_path, downs, words):
     disk = Disk(blank(tmp_path / "target.img", DISK_BYTES))
     with switched_on(Machine(Firmware.BIOS, medium, disks=(disk,))) as guest:
@@ -80,6 +82,7 @@ def test_the_menu_can_do_without(medium, tmp_path, downs, words):
     assert disk.path.stat().st_blocks == 0
 
 
+@pytest.mark.slow
 def test_an_image_that_carries_its_answers_is_enough(prepared, tmp_path):
     (tmp_path / "recovery.toml").write_text(ANSWERS.replace('image = "images/small.img.zst"\n', "verify = true\n"))
     image = tmp_path / "carrying.img.zst"
