@@ -62,10 +62,15 @@ def candidates(images: dict[str, str], system: System | None = None) -> tuple[Ca
     kept = _held_names(images, machine)
     aliases = _aliases(machine)
     return tuple(
-        _candidate(disk, "holds the running system" if disk.path in system_disks else kept.get(disk.name, ""), aliases)
+        _candidate(disk, kept.get(disk.name) or _holds_system(disk.path in system_disks), aliases)
         for disk in list_disks(ask_drives=False, system=machine)
         if not _is_path_of_multipath(disk.name, machine)
     )
+
+
+def _holds_system(is_so: bool) -> str:
+    """The last reason: that a disk holds the medium or an image says more to whoever looks for the right one."""
+    return "holds the running system" if is_so else ""
 
 
 def _held_names(images: dict[str, str], system: System) -> dict[str, str]:
