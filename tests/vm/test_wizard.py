@@ -32,7 +32,7 @@ def test_a_machine_is_restored_by_hand_over_its_serial_line(prepared, tmp_path):
         terminal.chooses("small.img.zst", seconds=BOOT_SECONDS)
         terminal.sees("Restore, step 3", "ext4", "|1", seconds=BOOT_SECONDS)
         terminal.types(ENTER)
-        lines = terminal.sees("Restore, step 4", "serial EMPTY1", "holds the medium", seconds=BOOT_SECONDS)
+        lines = terminal.sees("Restore, step 4", "serial EMPTY1", "it holds the recovery stick", seconds=BOOT_SECONDS)
         assert all(line.isascii() for line in lines)
         terminal.chooses("EMPTY1", seconds=BOOT_SECONDS)
         terminal.sees("WILL BE DESTROYED: EVERYTHING", "(*) The whole disk", seconds=BOOT_SECONDS)
