@@ -52,6 +52,7 @@ def test_a_machine_is_restored_by_hand_over_its_serial_line(prepared, tmp_path):
     # The disk is larger: its backup GPT lies elsewhere, and the headers say so. Nothing else differs.
     compared = CliRunner().invoke(imager_app, ["verify", str(prepared.image), "--against", str(disk.path)])
     assert compared.exit_code == 8, compared.output
-    assert "differs from the image in 2048 B:" in compared.output
-    assert "outside of partitions: 2048 B" in compared.output
+    assert "outside of partitions:" in compared.output
+    assert "partition 1" not in compared.output
+    assert "partition 2" not in compared.output
     same_files(prepared.disk, disk.path, tmp_path)
