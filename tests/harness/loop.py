@@ -56,15 +56,21 @@ def detach(device: Path) -> None:
     A mount namespace that another program made while the device was mounted holds it as long as that program runs:
     mmdebstrap, which takes minutes.
     """
-    backing = Path("/sys/block", device.name, "loop/backing_file")
-    before = backing.read_text() if backing.exists() else None
+    before = _backing_file(device)
     subprocess.run(["losetup", "--detach", device], check=False, capture_output=True)
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while time.monotonic() < deadline:
-        if not backing.exists() or backing.read_text() != before:
+        if before is None or _backing_file(device) != before:
             return
         time.sleep(0.05)
     raise RuntimeError(f"{device} is still attached: something holds it open")
+
+
+def _backing_file(device: Path) -> str | None:
+    """What the device shows; nothing once it is free, which can happen between any two looks at it."""
+    with contextlib.suppress(OSError):
+        return Path("/sys/block", device.name, "loop/backing_file").read_text()
+    return None
 
 
 @contextlib.contextmanager
