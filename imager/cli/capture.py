@@ -64,7 +64,8 @@ _CHUNK_SIZES = (256 * 1024, 4 * 1024 * 1024)
 @reports_problems
 def command(
     sources: Annotated[
-        list[str], typer.Argument(metavar="SOURCE", help="Block devices or raw image files.", callback=disk_names)
+        list[str],
+        typer.Argument(metavar="SOURCE", help="Block devices, raw image files, virtual disks.", callback=disk_names),
     ],
     image: Annotated[
         str,

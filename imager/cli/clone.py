@@ -61,11 +61,14 @@ EPILOG = epilog(
 @reports_problems
 def command(
     source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="A block device or a raw image file.", callback=disk_name)
+        str,
+        typer.Argument(metavar="SOURCE", help="A block device, a raw image file, a virtual disk.", callback=disk_name),
     ],
     targets: Annotated[
         list[str],
-        typer.Argument(metavar="TARGET", help="The disks to write, or raw image files.", callback=disk_names),
+        typer.Argument(
+            metavar="TARGET", help="The disks to write, or files: raw, .qcow2, .vmdk, .vdi, .vhdx.", callback=disk_names
+        ),
     ],
     partitions: PartitionsOption = None,
     exclude: ExcludeOption = None,
@@ -98,6 +101,7 @@ def command(
     from imager.restore.afterwards import Afterwards
     from imager.restore.grow_stage import grow_stages
     from imager.restore.steps import stamp
+    from imager.virtual.show import shown_disk
 
     _check_names(source, targets)
     console = Console(json=as_json, quiet=quiet, progress_as=progress)
@@ -116,8 +120,12 @@ def command(
             unlocking=parse_requests(unlock),
             keep=secrets if grow else None,
         ) as opened,
+        ExitStack() as shown,
     ):
         tell_of_missing_files(opened, wanted.skip_files, console)
+        for target in targets:
+            size_bytes = None if dry_run else opened[0].reader.size
+            shown.enter_context(shown_disk(target, writable=not dry_run, new_size_bytes=size_bytes))
         plans = [_plan(opened[0], target, options, grow, verify=verify) for target in targets]
         growing = {plan.target.name: Afterwards(grow_stages([plan], secrets=secrets)) for plan in plans}
         lines = list(_lines(plans, growing))

@@ -64,7 +64,9 @@ def command(
     target: Annotated[
         str | None,
         typer.Argument(
-            metavar="TARGET", help="The disk to write, or a raw image file (made when missing).", callback=disk_name
+            metavar="TARGET",
+            help="The disk to write; or a file, made when missing: raw, .qcow2, .vmdk, .vdi, .vhdx.",
+            callback=disk_name,
         ),
     ] = None,
     to: Annotated[

@@ -37,6 +37,7 @@ from imager.restore.sets import SetImage, check_together, missing_sentences
 from imager.restore.shrinking import check_shrinking
 from imager.restore.together import Outcome, Task, failure_of, restore_all
 from imager.restore.told import outcome_lines
+from imager.virtual.show import shown_disk
 
 Pairs = Sequence[tuple[str, str]]
 
@@ -109,7 +110,7 @@ def run_restores(
         ImagerError: A plan is refused, nobody agrees, or a disk could not be written.
     """
     with ExitStack() as stack:
-        planned = plan_restores(pairs, choices, stack)
+        planned = plan_restores(pairs, choices, stack, writes=not dry_run)
         _report(reporting, planned, is_plan=dry_run)
         if dry_run:
             console.result(planned.as_dict(), planned.lines(terminal_style()))
@@ -126,12 +127,15 @@ def run_restores(
     return _tell(planned, outcomes, done, console, reporting)
 
 
-def plan_restores(pairs: Pairs, choices: RestoreChoices, stack: ExitStack) -> Planned:
-    """All plans; the images stay open as long as the stack."""
+def plan_restores(pairs: Pairs, choices: RestoreChoices, stack: ExitStack, *, writes: bool = False) -> Planned:
+    """All plans; the images stay open as long as the stack, and virtual disks are shown as what they hold."""
     refuse_shared_targets([place for _, place in pairs])
     opened = [stack.enter_context(open_image(image)) for image, _ in pairs]
     members = [SetImage(name, image.description) for (name, _), image in zip(pairs, opened, strict=True)]
     check_together(members, mixed=choices.mixed)
+    for image, (_, place) in zip(opened, pairs, strict=True):
+        size_bytes = image.description.disk_size if writes else None
+        stack.enter_context(shown_disk(place, writable=writes, new_size_bytes=size_bytes))
     files = [image for image, _ in pairs if image != "-"]
     tasks = tuple(
         Task(name, _plan(image, files, place, choices), partial(_kept_open, image))

@@ -19,6 +19,7 @@ from imager.devices.mappings import live_mapping
 from imager.devices.opening import DiskReader, open_source
 from imager.errors import UsageError
 from imager.survey import Disk, Survey, SurveyOptions, survey
+from imager.virtual.show import shown_disk
 from imager.volumes.registry import managers
 
 
@@ -66,7 +67,7 @@ def opened_and_surveyed(
     """Open disks, survey them together, and close them at the end.
 
     Args:
-        paths: Block devices or raw image files.
+        paths: Block devices, raw image files or virtual disks.
         options: What survey takes.
         sector_size: Sector size of disks in files; None to find out.
         exclusive: Refuse a disk that is in use for writing.
@@ -76,6 +77,8 @@ def opened_and_surveyed(
     if len(set(paths)) < len(paths):
         raise UsageError(f"the same source is named twice: {', '.join(paths)}")
     with ExitStack() as stack:
+        for path in paths:
+            stack.enter_context(shown_disk(path))
         readers = [
             stack.enter_context(open_source(path, exclusive_check=exclusive, sector_size=sector_size)) for path in paths
         ]

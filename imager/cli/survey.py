@@ -43,7 +43,8 @@ EPILOG = epilog(
 @reports_problems
 def command(
     sources: Annotated[
-        list[str], typer.Argument(metavar="SOURCE", help="Block devices or raw image files.", callback=disk_names)
+        list[str],
+        typer.Argument(metavar="SOURCE", help="Block devices, raw image files, virtual disks.", callback=disk_names),
     ],
     svg: Annotated[Path | None, typer.Option("--svg", metavar="FILE", help="Write a map of the used blocks.")] = None,
     extents: Annotated[

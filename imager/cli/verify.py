@@ -112,8 +112,9 @@ def _compare(
 ) -> int:
     from imager.devices.opening import open_source
     from imager.image.compare import compare
+    from imager.virtual.show import shown_disk
 
-    with open_source(disk, exclusive_check=False, sector_size=sector_size) as reader:
+    with shown_disk(disk), open_source(disk, exclusive_check=False, sector_size=sector_size) as reader:
         found = compare(opened, reader, threads=threads, progress=console.progress())
     facts = {
         "disk": disk,

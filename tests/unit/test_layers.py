@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "closing": set(),
     "crc": set(),
     "text": set(),
+    "virtual": {"errors", "process"},
     "crew": {"errors"},
     "extents": {"errors"},
     "blocks": {"errors", "extents"},
