@@ -107,11 +107,14 @@ def start(
     output_to: int | IO[bytes] = NOWHERE,
     errors_to: int | IO[bytes] = NOWHERE,
     environment: Mapping[str, str] | None = None,
+    pass_fds: Sequence[int] = (),
+    own_session: bool = False,
     patience_seconds: float = 10,
 ) -> Iterator[Running]:
     """Run a program beside this one: for what takes long, or is talked with.
 
-    When the block is left while the program runs, it is asked to end, and killed when it does not do so in time.
+    When the block is left while the program runs, it is asked to end, and killed when it does not do so in time. With
+    own_session, a Ctrl-C at the terminal does not reach it.
 
     Raises:
         ProgramFailed: It is not installed or cannot be started. How it ends is for the caller to look at.
@@ -126,6 +129,8 @@ def start(
             stdout=output_to,
             stderr=errors_to,
             env=_environment(environment),
+            pass_fds=tuple(pass_fds),
+            start_new_session=own_session,
         )
     except OSError as error:
         raise ProgramFailed(f"{command[0]} could not be started: {error.strerror}", program=command[0]) from error
@@ -134,6 +139,18 @@ def start(
             yield running
         finally:
             _end(running, patience_seconds)
+
+
+def wait_for(running: Running, timeout_seconds: float) -> int:
+    """The exit status of a program that ends by itself.
+
+    Raises:
+        TimeoutError: It did not in time.
+    """
+    try:
+        return running.wait(timeout_seconds)
+    except subprocess.TimeoutExpired as error:
+        raise TimeoutError from error
 
 
 def _end(running: Running, patience_seconds: float) -> None:

@@ -78,7 +78,10 @@ def tell_kernel(disk: str) -> None:
 def loop_device(
     stack: ExitStack, path: str, offset: int, size: int, *, writable: bool, sector_size: int | None = None
 ) -> str:
-    """Show a range of a file or device as a block device, until the stack is closed.
+    """Show a range of a file or device as a block device, until the stack is closed or this process ends.
+
+    A loop device that is detached while somebody has it open stays until that is closed (losetup(8), --detach): we
+    have it open, so that not even a process that was killed leaves it behind.
 
     Raises:
         VolumeFailed: There is no loop device, or it cannot be attached.
@@ -89,7 +92,8 @@ def loop_device(
     try:
         with uninterrupted():
             made = run([*words, os.fspath(path)]).output.decode().strip()
-            stack.callback(_detach, made)
+            stack.callback(_detach, made, os.open(made, os.O_RDONLY | os.O_CLOEXEC))
+            run(["losetup", "--detach", made], allowed=range(256))
     except ProgramFailed as error:
         raise VolumeFailed(
             f"bytes {offset} to {offset + size} of {path} cannot be shown as a device: {error.message}",
@@ -99,11 +103,11 @@ def loop_device(
     return made
 
 
-def _detach(device: str) -> None:
+def _detach(device: str, fd: int) -> None:
     """Give a loop device back, and wait until it is free: the kernel waits for who has it open."""
     backing = Path("/sys/block", Path(device).name, "loop/backing_file")
     before = backing.read_bytes() if backing.exists() else b""
-    run(["losetup", "--detach", device], allowed=range(256))
+    os.close(fd)
     for _ in range(_TRIES):
         with contextlib.suppress(OSError):
             if backing.read_bytes() == before:

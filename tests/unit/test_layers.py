@@ -49,10 +49,11 @@ MAY_IMPORT = {
     "growing": {*SURVEYING, "survey", "opening", "pictures", "progress"},
     "stores": {"closing", "errors", "extents", "process", "progress"},
     "image": {*PARSING, "closing", "crew", "stores", "progress", "__init__"},
+    "overlay": {*SURVEYING, "opening", "image", "__init__"},
     "capture": {*SURVEYING, "survey", "crew", "damage", "stores", "image", "pictures", "progress", "__init__"},
     "restore": SURVEYING
     | AFTERWARDS
-    | {"examine", "survey", "crew", "damage", "fitting", "stores", "image", "pictures", "progress"},
+    | {"examine", "survey", "crew", "damage", "fitting", "stores", "image", "overlay", "pictures", "progress"},
     "cloning": {*SURVEYING, "survey", "image", "capture", "restore", "progress"},
     "reports": {"errors", "extents", "text", "layout", "pictures", "damage", "image", "progress", "restore"},
 }

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What lies under a view, in words that another process understands: a file and which ranges of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Literal
+
+from imager.blocks import BlockReader, Segment, Segments
+from imager.devices.opening import open_source
+from imager.errors import UsageError
+from imager.image.blocks import ImageReader
+from imager.image.reader import Image, open_image
+
+
+@dataclass(frozen=True)
+class Base:
+    """Ranges of a disk, one after the other; the disk is in an image, or a device or raw file.
+
+    Attributes:
+        kind: How the disk is read.
+        path: The image, or the disk.
+        pieces: Start and size of each range of the disk, in bytes.
+    """
+
+    kind: Literal["image", "disk"]
+    path: str
+    pieces: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def of_image(cls, path: str, pieces: Sequence[tuple[int, int]]) -> Base:
+        """Ranges of the disk that an image holds."""
+        return cls("image", path, tuple(pieces))
+
+    @classmethod
+    def of_disk(cls, path: str, pieces: Sequence[tuple[int, int]]) -> Base:
+        """Ranges of a device or a raw file."""
+        return cls("disk", path, tuple(pieces))
+
+    @property
+    def size(self) -> int:
+        """Bytes of all ranges."""
+        return sum(size for _, size in self.pieces)
+
+    def opened(self, stack: ExitStack) -> BlockReader:
+        """The bytes, readable until the stack is closed.
+
+        Raises:
+            ImagerError: It cannot be opened, or is shorter than the ranges say.
+            UsageError: The image is a stream, which passes only once.
+        """
+        disk = self._image(stack) if self.kind == "image" else self._disk(stack)
+        return Segments([Segment(disk, start, size) for start, size in self.pieces])
+
+    def _image(self, stack: ExitStack) -> BlockReader:
+        image = stack.enter_context(open_image(self.path))
+        if not isinstance(image, Image):
+            raise UsageError(f"{self.path} is a stream, and can be read only once", hint="Name a file.")
+        return ImageReader(image)
+
+    def _disk(self, stack: ExitStack) -> BlockReader:
+        return stack.enter_context(open_source(self.path, exclusive_check=False, write_back=False))
