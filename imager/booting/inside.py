@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from imager.booting.steps import SYSTEM
 from imager.booting.tree import Tree
 from imager.errors import VolumeFailed
 from imager.process import Finished, run
@@ -52,6 +53,15 @@ exec chroot "$top" /usr/bin/env -i "$@"
 """
 
 
+# The same for a program of this machine, which works on the system from outside: no other root, nothing is hidden.
+_SCRIPT_HERE: Final = r"""
+set -e
+top=$1; mount --bind "$2" "$top"; shift 2
+while [ "$1" != -- ]; do mount --bind "$1" "$top$2"; shift 2; done; shift
+exec "$@"
+"""
+
+
 @dataclass(frozen=True)
 class Inside:
     """A restored system whose programs can be run.
@@ -73,9 +83,7 @@ class Inside:
             VolumeFailed: The system lacks a folder that something must be mounted at.
             ProgramFailed: It could not be started.
         """
-        shown = [
-            word for point in sorted(self.tree.mounts) for word in (str(self.tree.mounts[point]), self._real(point))
-        ]
+        shown = self._shown()
         for point in ("/proc", "/sys", "/run", "/dev"):
             if self._real(point) != point:
                 raise VolumeFailed(f"{point} of the restored system is a link, so nothing can be mounted there")
@@ -86,6 +94,23 @@ class Inside:
         with tempfile.TemporaryDirectory(prefix="imager-inside-") as top:  # mounted upon in the namespace only
             whole = [*_WALLS, "sh", "-c", _SCRIPT, "sh", top, *words, *variables, *command]
             return run(whole, timeout_seconds=_SECONDS, allowed=range(-64, 256))
+
+    def run_here(self, command: Sequence[str], environment: Sequence[tuple[str, str]] = ()) -> Finished:
+        """Run a program of this machine on the system, in which SYSTEM stands for the folder that is its root.
+
+        Raises:
+            VolumeFailed: The system lacks a folder that something must be mounted at.
+            ProgramFailed: It could not be started.
+        """
+        with tempfile.TemporaryDirectory(prefix="imager-inside-") as top:
+            words = ["unshare", "--mount", "--propagation", "private", "sh", "-c", _SCRIPT_HERE, "sh", top]
+            words += [str(self.tree.root), *self._shown(), "--", *(word.replace(SYSTEM, top) for word in command)]
+            return run(words, timeout_seconds=_SECONDS, allowed=range(-64, 256), environment=dict(environment))
+
+    def _shown(self) -> list[str]:
+        """Pairs of a folder and the place in the system where it is shown."""
+        points = sorted(self.tree.mounts)
+        return [word for point in points for word in (str(self.tree.mounts[point]), self._real(point))]
 
     def _real(self, point: str) -> str:
         try:

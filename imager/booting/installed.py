@@ -71,10 +71,15 @@ def look_at(tree: Tree) -> Installed:
         initramfs_tool=_initramfs_tool(tree),
         loader=_loader(tree),
         grub_folder=next((each for each in _GRUB_FOLDERS if tree.is_folder(each)), ""),
-        grub_platforms=tuple(each for each in _PLATFORMS if tree.is_file(f"/usr/lib/grub/{each}/modinfo.sh")),
+        grub_platforms=grub_platforms(tree),
         kernels=_kernels(tree),
         esp_place=esp_place(tree),
     )
+
+
+def grub_platforms(tree: Tree) -> tuple[str, ...]:
+    """The platforms that a system's GRUB can be installed for."""
+    return tuple(each for each in _PLATFORMS if tree.is_file(f"/usr/lib/grub/{each}/modinfo.sh"))
 
 
 def _os_release(tree: Tree) -> dict[str, str]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from imager.booting.installed import Installed
-from imager.booting.steps import Step
+from imager.booting.steps import SYSTEM, Step
 from imager.booting.tree import Tree
 
 _SIGNED: Final = "/usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed"
@@ -39,6 +39,7 @@ class BootPlace:
         boot_uuid: Of the file system that holds /boot.
         has_bios_room: Whether the disk has room for GRUB's core: the gap of an MBR, or a BIOS boot partition.
         is_only_system: Whether no other system lies on the disk.
+        platforms_here: The platforms that GRUB of this machine, which is the medium, can be installed for.
     """
 
     disk: str
@@ -48,6 +49,7 @@ class BootPlace:
     boot_uuid: str = ""
     has_bios_room: bool = True
     is_only_system: bool = True
+    platforms_here: tuple[str, ...] = ()
 
     @property
     def platform(self) -> str:
@@ -77,6 +79,9 @@ def _systemd_boot_steps(tree: Tree, place: BootPlace) -> Iterator[Step]:
 
 
 def _grub_install_steps(tree: Tree, system: Installed, place: BootPlace) -> Iterator[Step]:
+    if _comes_from_here(system, place):
+        yield _grub_from_here(place)
+        return
     if place.is_uefi:
         if tree.program("grub2-install"):
             yield from _stub_steps(tree, system, place)
@@ -104,6 +109,30 @@ def _grub_for_uefi(tree: Tree, system: Installed, place: BootPlace) -> Step:
     kept = ", with the files signed for Secure Boot" if signed else ""
     text = f"install GRUB again for UEFI ({place.platform}) in EFI/{name} on {place.esp_place}{kept}"
     return Step("run", text, command=tuple(command))
+
+
+def _comes_from_here(system: Installed, place: BootPlace) -> bool:
+    """Whether the system's GRUB is none for this firmware, and that of the medium can stand in for it.
+
+    It reads a menu that was made by GRUB as its project makes it; those of Fedora and SUSE have words of their own.
+    """
+    has_room = bool(place.esp_place) if place.is_uefi else place.has_bios_room and place.is_only_system
+    lacks = place.platform not in system.grub_platforms and place.platform in place.platforms_here
+    return lacks and has_room and system.grub_folder == "/boot/grub"
+
+
+def _grub_from_here(place: BootPlace) -> Step:
+    """Debian's signed GRUB looks for its configuration in EFI/debian, whatever system it is to start."""
+    command = ["grub-install", f"--target={place.platform}", f"--boot-directory={SYSTEM}/boot"]
+    if place.is_uefi:
+        command += [f"--efi-directory={SYSTEM}{place.esp_place}", "--bootloader-id=debian", "--no-nvram"]
+        command += ["--uefi-secure-boot", "--force-extra-removable"]
+        where = f"in EFI/debian and on the fallback path EFI/BOOT of {place.esp_place}"
+    else:
+        command.append(place.disk)
+        where = f"on {place.disk}"
+    text = f"install this medium's GRUB for {place.firmware} ({place.platform}) {where}: the system has none for it"
+    return Step("run-here", text, command=tuple(command))
 
 
 def _vendor_folder(tree: Tree, system: Installed, place: BootPlace) -> str:
@@ -171,6 +200,8 @@ def missing_for_loader(system: Installed, place: BootPlace) -> Iterator[str]:
 
 
 def _missing_for_grub(system: Installed, place: BootPlace) -> Iterator[str]:
+    if _comes_from_here(system, place):
+        return
     is_signed_elsewhere = place.is_uefi and system.is_like("fedora", "rhel", "suse", "opensuse")
     if place.platform not in system.grub_platforms and not is_signed_elsewhere:
         there = f"it has GRUB for {', '.join(system.grub_platforms)}" if system.grub_platforms else "it has none"
@@ -187,6 +218,15 @@ def _missing_for_grub(system: Installed, place: BootPlace) -> Iterator[str]:
         yield (
             f"there are several systems on {place.disk}: its boot code stays as the image brought it, and leads to one "
             f"of them; `grub-install {place.disk}` inside of the other would make it lead there"
+        )
+
+
+def loader_notes(system: Installed, place: BootPlace) -> Iterator[str]:
+    """What is to be done when the system runs, for its next updates to find what was installed."""
+    if system.loader == "grub" and _comes_from_here(system, place):
+        yield (
+            f"GRUB for {place.firmware} came from the medium, and the system does not know it: after its first start, "
+            f"{_how_to_get(system, place.platform)[:1].lower()}{_how_to_get(system, place.platform)[1:]}"
         )
 
 

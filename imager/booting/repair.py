@@ -9,23 +9,27 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from imager.booting.drivers import chain_of
 from imager.booting.firmware import Firmware
 from imager.booting.inside import Inside
+from imager.booting.installed import grub_platforms
 from imager.booting.loader_steps import BootPlace
 from imager.booting.repair_plan import Found, plan_repair
 from imager.booting.roots import Assembled, Root, assembled, candidates, container_names, find_roots
 from imager.booting.steps import RepairPlan
 from imager.booting.system_partition import BIOS_BOOT_GUID
+from imager.booting.tree import Tree
 from imager.booting.work import Outcome, Say, carry_out_steps, remaining
+from imager.devices.machine import machine_facts
 from imager.devices.sysfs import System
 from imager.errors import VolumeFailed
 from imager.layout import Layout
 from imager.opening import Opened, OpenVolume, Secrets, opened_volumes
 from imager.opening.mapper import mappings
-from imager.process import ProgramFailed, run
+from imager.process import ProgramFailed, find_program, run
 
 Disks = Sequence[tuple[str, Layout]]
 _CORE_ROOM_BYTES = 63 * 512
@@ -99,6 +103,7 @@ def _planned(root: Root, roots: Sequence[Root], opened: Opened, disks: Disks, fi
             devices=tuple(dict.fromkeys(device for chain in chains for device in chain)),
             root_type=root.volume.content.type,
             unmounted=there.unmounted,
+            macs=machine_facts().macs,
         )
         containers = container_names(there.tree.text("/etc/crypttab"), opened)
         return PlannedSystem(root.known_as, plan_repair(found), containers)
@@ -114,8 +119,13 @@ def _boot_place(root: Root, roots: Sequence[Root], there: Assembled, disks: Disk
         esp_place=there.esp_place,
         boot_uuid=there.boot.content.uuid,
         has_bios_room=_has_bios_room(layout),
+        platforms_here=_platforms_here(),
         is_only_system=[each.volume.disk for each in roots].count(root.volume.disk) == 1,
     )
+
+
+def _platforms_here() -> tuple[str, ...]:
+    return grub_platforms(Tree(Path("/"))) if find_program("grub-install") else ()
 
 
 def _has_bios_room(layout: Layout) -> bool:

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from imager.booting.drivers import Device
 from imager.booting.initramfs import initramfs_steps
 from imager.booting.installed import Installed, look_at
-from imager.booting.loader_steps import BootPlace, loader_steps, missing_for_loader
+from imager.booting.loader_steps import BootPlace, loader_notes, loader_steps, missing_for_loader
 from imager.booting.names_in_files import naming_steps, unclear_names
+from imager.booting.network_names import strange_cards
 from imager.booting.old_names import Candidate
 from imager.booting.steps import RepairPlan, Step
 from imager.booting.tree import Tree
@@ -31,6 +32,7 @@ class Found:
         devices: What the disks that it lies on hang on.
         root_type: The file system of its root.
         unmounted: What it mounts and what could not be mounted here, in sentences.
+        macs: Addresses of this machine's network cards.
     """
 
     tree: Tree
@@ -39,6 +41,7 @@ class Found:
     devices: tuple[Device, ...] = ()
     root_type: str = ""
     unmounted: tuple[str, ...] = ()
+    macs: tuple[str, ...] = ()
 
 
 def plan_repair(found: Found) -> RepairPlan:
@@ -54,6 +57,8 @@ def plan_repair(found: Found) -> RepairPlan:
         notes=(
             *unclear_names(found.tree, found.candidates, root_type=found.root_type),
             *_notes(found.tree, system, loading),
+            *loader_notes(system, found.boot),
+            *strange_cards(found.tree, found.macs),
         ),
     )
 

@@ -11,7 +11,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-StepKind = Literal["rewrite", "put-aside", "run", "check-initramfs"]
+StepKind = Literal["rewrite", "put-aside", "run", "run-here", "check-initramfs"]
+SYSTEM = "{system}"
+"""In the command of a run-here step: the folder at which the system is mounted."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Step:
         text: The same, for the plan.
         path: The file that is rewritten or put aside.
         new_text: Its new content.
-        command: What is run inside of the system.
+        command: What is run inside of the system; for run-here, what this machine's own programs do to it.
         environment: Variables that the command gets.
         during: Files that are different while it runs.
         wanted: For a check: drivers, each with names of which any will do.
@@ -57,6 +59,8 @@ class Step:
             return f"edit {self.path}"
         if self.kind == "put-aside":
             return shlex.join(["mv", self.path, f"{self.path}.before-repair"])
+        if self.kind == "run-here":
+            return f"outside of it, on the medium: {shlex.join(self.command).replace(SYSTEM, '/mnt')}"
         if self.kind == "run":
             changed = [f"{each.path} with {each.text.strip().splitlines()[-1]}" for each in self.during]
             return shlex.join(self.command) + (f" (with {', '.join(changed)})" if changed else "")

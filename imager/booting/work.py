@@ -70,7 +70,8 @@ def _carry_out(step: Step, inside: Inside, say: Say) -> Outcome:
 
 def _run(step: Step, inside: Inside, say: Say) -> None:
     with _changed(inside.tree, step.during):
-        done = inside.run(step.command, step.environment)
+        run = inside.run_here if step.kind == "run-here" else inside.run
+        done = run(step.command, step.environment)
     if step.kind == "check-initramfs" and not done.exit_code:
         lacking = missing_names(done.output.decode(errors="replace"), step.wanted)
         if lacking:

@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from imager.booting.inside import Inside
+from imager.booting.steps import SYSTEM
+from imager.booting.tree import Tree
 from imager.cli.app import app
 from tests.harness.disks import MIB, Part, gpt_disk, mbr_disk
 from tests.harness.files import sparse_file
@@ -282,3 +285,17 @@ def test_restore_repairs_when_asked_and_tells_so_before(tmp_path):
         with mounted(partition_nodes(device)[0], tmp_path / "mnt") as top:
             assert f"UUID={uuid} / ext4 defaults 0 1" in (top / "etc/fstab").read_text()
             assert f"grub-install --target=i386-pc {device}" in calls(top)
+
+
+def test_programs_of_this_machine_see_the_system_put_together(disk, tmp_path):
+    """What installs the medium's GRUB into a system that has none for this firmware."""
+    _, nodes = disk
+    for node in (nodes[1], nodes[3]):
+        call("mke2fs", "-q", "-t", "ext4", node)
+    with mounted(nodes[1], tmp_path / "root") as root, mounted(nodes[3], tmp_path / "boot") as boot:
+        (root / "boot").mkdir()
+        (boot / "mark").write_text("")
+        inside = Inside(Tree(root, {"/boot": boot}), ())
+        done = inside.run_here(["ls", f"{SYSTEM}/boot"])
+        assert done.output.decode().split() == ["lost+found", "mark"]
+        assert not (root / "boot/mark").exists()

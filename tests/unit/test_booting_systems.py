@@ -8,17 +8,24 @@ from pathlib import Path
 
 import pytest
 
+from imager.booting.differences import differences
 from imager.booting.drivers import Device, chain_of, missing_names, module_names, needs
+from imager.booting.firmware import Firmware
 from imager.booting.installed import is_system, look_at
 from imager.booting.loader_steps import BootPlace
+from imager.booting.network_names import strange_cards
 from imager.booting.old_names import Candidate
 from imager.booting.repair_plan import Found, plan_repair
 from imager.booting.steps import RepairPlan
+from imager.booting.system_partition import BIOS_BOOT_GUID, ESP_GUID
 from imager.booting.tree import Tree
 from imager.devices.sysfs import System
+from imager.layout import Identity, Partition
+from tests.harness import layouts
 from tests.harness.systems import KERNEL, MODULES_ALIAS, made_system
 
 # What OVMF's AHCI and NVMe controllers, and a virtio disk say of themselves (Linux 6.12 on QEMU 7.2).
+MIB = 1024 * 1024
 AHCI = Device("pci:v00008086d00002922sv00001AF4sd00001100bc01sc06i01", "ahci")
 NVME = Device("pci:v00001B36d00000010sv00001AF4sd00001100bc01sc08i02", "nvme")
 SCSI_DISK = Device("scsi:t-0x00", "sd")
@@ -251,3 +258,92 @@ def test_what_an_initramfs_lacks_is_found_in_its_listing() -> None:
     )
     assert module_names(listing) == {"nvme_core", "ahci", "virtio_blk"}
     assert missing_names(listing, [("nvme",), ("ahci", "ata_generic"), ("virtio-blk",)]) == ("nvme",)
+
+
+# Firmware of the other kind, with the medium's own GRUB.
+
+BOTH = ("i386-pc", "x86_64-efi")
+
+
+def from_here(plan: RepairPlan) -> list[str]:
+    return [" ".join(step.command) for step in plan.steps if step.kind == "run-here"]
+
+
+def test_a_system_without_grub_for_uefi_gets_that_of_the_medium(tmp_path: Path) -> None:
+    place = replace(UEFI, platforms_here=BOTH)
+    plan = planned(tmp_path, "debian", place)
+    assert from_here(plan) == [
+        "grub-install --target=x86_64-efi --boot-directory={system}/boot --efi-directory={system}/boot/efi "
+        "--bootloader-id=debian --no-nvram --uefi-secure-boot --force-extra-removable"
+    ]
+    assert commands(plan)[-1] == "update-grub"
+    assert not plan.missing
+    assert "apt-get install grub-efi-amd64" in "".join(plan.notes)
+
+
+def test_a_system_without_grub_for_bios_gets_that_of_the_medium(tmp_path: Path) -> None:
+    root = made_system(tmp_path, "debian", EFI_MODULES)
+    (root / "usr/lib/grub/i386-pc/modinfo.sh").unlink()
+    found = Found(Tree(root), (), replace(BIOS, platforms_here=BOTH), (), "ext4")
+    assert from_here(plan_repair(found)) == ["grub-install --target=i386-pc --boot-directory={system}/boot /dev/sda"]
+    no_room = replace(found, boot=replace(found.boot, has_bios_room=False))
+    assert not from_here(plan_repair(no_room))
+    assert plan_repair(no_room).missing
+
+
+def test_fedoras_menu_cannot_be_read_by_another_grub(tmp_path: Path) -> None:
+    plan = planned(tmp_path, "fedora", replace(BIOS, is_uefi=False, platforms_here=BOTH), EFI_MODULES)
+    assert not from_here(plan)
+
+
+# Network cards.
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("/etc/systemd/network/10-lan.link", "[Match]\nMACAddress=52:54:00:AA:BB:CC\n"),
+        ("/etc/udev/rules.d/70-persistent-net.rules", 'ATTR{address}=="52:54:00:aa:bb:cc", NAME="lan0"\n'),
+        ("/etc/NetworkManager/system-connections/lan.nmconnection", "[ethernet]\nmac-address=52-54-00-AA-BB-CC\n"),
+        ("/etc/netplan/01.yaml", "      match:\n        macaddress: 52:54:00:aa:bb:cc\n"),
+        ("/etc/sysconfig/network-scripts/ifcfg-eth0", "HWADDR=52:54:00:AA:BB:CC\n"),
+    ],
+)
+def test_settings_for_cards_of_the_old_machine_are_told(tmp_path: Path, path: str, text: str) -> None:
+    tree = Tree(made_system(tmp_path, "debian", {path: text}))
+    (said,) = strange_cards(tree, ["00:11:22:33:44:55"])
+    assert f"{path} is for the network card 52:54:00:aa:bb:cc" in said
+    assert "here: 00:11:22:33:44:55" in said
+    assert not [*strange_cards(tree, ["52:54:00:aa:bb:cc"])]
+
+
+def test_comments_and_other_numbers_name_no_card(tmp_path: Path) -> None:
+    text = "# 52:54:00:aa:bb:cc\nAddress=fe80:11:22:33:44:55:66:77\nid=52:54:00:aa:bb:cc:dd:ee\n"
+    assert not [*strange_cards(Tree(made_system(tmp_path, "debian", {"/etc/systemd/network/a.network": text})), [])]
+
+
+# What an image's machine and this one have in common.
+
+ESP = layouts.part(1, MIB, 100 * MIB, content="filesystem:vfat", type=ESP_GUID)
+GRUBS_OWN = layouts.part(1, MIB, 2 * MIB, content="unknown:unknown", type=BIOS_BOOT_GUID)
+ROOT = layouts.part(2, 100 * MIB, 900 * MIB, type="0fc63daf-8483-4772-8e79-3d69d8477de4")
+HERE = Identity("/dev/nvme0n1", transport="nvme")
+
+
+def told(transport: str, first: Partition, *, is_uefi: bool) -> str:
+    layout = replace(layouts.gpt(1024 * MIB, first, ROOT), identity=Identity("/dev/sda", transport=transport))
+    return "\n".join(differences(layout, HERE, Firmware(is_uefi)))
+
+
+def test_another_controller_and_another_firmware_are_told_with_what_helps() -> None:
+    assert "was on sata, this one is on nvme" in told("sata", ESP, is_uefi=True)
+    assert "--repair-boot" in told("sata", ESP, is_uefi=True)
+    assert not told("nvme", ESP, is_uefi=True)
+    assert "--to-bios" in told("nvme", ESP, is_uefi=False)
+    assert "--to-uefi" in told("nvme", GRUBS_OWN, is_uefi=True)
+    assert not told("nvme", GRUBS_OWN, is_uefi=False)
+
+
+def test_of_a_disk_that_nothing_starts_from_nothing_is_told() -> None:
+    assert not told("sata", replace(ESP, type=ROOT.type), is_uefi=True)
+    assert "was on" not in told("file", ESP, is_uefi=True)

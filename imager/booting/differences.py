@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What of this machine differs from the one that an image is of, so that its system may not start here. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from imager.booting.firmware import Firmware
+from imager.booting.system_partition import is_bios_system, is_system_partition
+from imager.layout import Identity, Layout
+
+_UNTOLD: Final = ("", "file", "loop")
+_OFFER: Final = "--repair-boot makes it start here"
+
+
+def differences(layout: Layout, target: Identity, firmware: Firmware) -> Iterator[str]:
+    """Reasons why the system in an image may not start from the target, each with what helps; none for a data disk.
+
+    Args:
+        layout: The image's.
+        target: The disk that it is restored to.
+        firmware: What started this machine.
+    """
+    has_esp = any(is_system_partition(layout, entry) for entry in layout.partitions)
+    is_for_bios = is_bios_system(layout)
+    if not has_esp and not is_for_bios:
+        return
+    source = layout.identity
+    if source.transport != target.transport and not {source.transport, target.transport} & set(_UNTOLD):
+        yield (
+            f"the imaged disk was on {source.transport}, this one is on {target.transport}: the system's initramfs may "
+            f"lack the driver for it, and names such as {source.path or '/dev/sda'} mean nothing here; {_OFFER}"
+        )
+    if firmware.is_uefi and not has_esp:
+        yield "the system starts with BIOS, and UEFI started this machine: --to-uefi makes it start here"
+    if not firmware.is_uefi and not is_for_bios:
+        yield "the system starts with UEFI, and BIOS started this machine: --to-bios makes it start here"
