@@ -48,6 +48,16 @@ class Rule:
             return cls("partition", int(word))
         raise UsageError(f"{text!r} is no rule for growing", hint=f"Known are: {RULES}.", rule=text)
 
+    @property
+    def option(self) -> str:
+        """The option that asks for it."""
+        return {"fit": "--fit", "sizes": "--plan"}.get(self.kind, "--grow")
+
+    def without(self) -> str:
+        """The hint for a disk with which it cannot be carried out."""
+        condition = ", onto a disk of at least the old one's size" if self.kind == "fit" else ""
+        return f"Restore without {self.option}{condition}: everything comes back as it was."
+
     def __str__(self) -> str:
         return {"partition": str(self.number), "sizes": "sizes of a plan"}.get(self.kind, self.kind)
 

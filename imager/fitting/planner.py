@@ -21,7 +21,6 @@ from imager.fitting.traits import WINDOWS_RECOVERY, content_trait
 from imager.layout import Layout, Partition
 from imager.pictures.sizes import exact_size_text, size_text
 
-_WITHOUT: Final = "Restore without --grow: everything comes back as it was."
 _LEFT_BYTES: Final = 64 * MIB  # less is lost to alignment
 
 
@@ -37,11 +36,11 @@ def fit(layout: Layout, target_size: int, rule: Rule) -> Fitting:
         UsageError: The rule cannot be carried out with this disk.
         TargetTooSmall: There is not enough room for everything.
     """
-    _check_table(layout)
+    _check_table(layout, rule)
     if layout.table.kind == "none":
         return _fit_whole(layout, target_size, rule)
     boxes = boxes_of(layout)
-    _check_partitions(layout, boxes)
+    _check_partitions(layout, boxes, rule)
     boxes = _with_sizes(boxes, layout, rule)
     growing = _growing(boxes, layout, rule)
     end, grain = usable_end(layout, target_size), grain_of(boxes)
@@ -61,7 +60,7 @@ def fit(layout: Layout, target_size: int, rule: Rule) -> Fitting:
     return Fitting(rule, fitted, target_size, end, why, tuple(_warnings(layout, fitted, target_size, end)))
 
 
-def _check_table(layout: Layout) -> None:
+def _check_table(layout: Layout, rule: Rule) -> None:
     reason = layout.whole_reason
     if layout.table.kind == "unreadable":
         reason = reason or "its partition table cannot be read"
@@ -70,13 +69,13 @@ def _check_table(layout: Layout) -> None:
     if layout.table.kind == "none" and layout.partitions:  # an image is untrusted
         reason = reason or "it has partitions but no table"
     if reason:
-        raise UsageError(f"the partitions of this disk cannot be fitted: {reason}", hint=_WITHOUT, reason=reason)
+        raise UsageError(f"the partitions of this disk cannot be fitted: {reason}", hint=rule.without(), reason=reason)
 
 
-def _check_partitions(layout: Layout, boxes: Sequence[Box]) -> None:
+def _check_partitions(layout: Layout, boxes: Sequence[Box], rule: Rule) -> None:
     """An image is untrusted, and so is what it says of its partitions."""
     for reason in _contradictions(layout, boxes):
-        raise UsageError(f"the partitions of this disk cannot be fitted: {reason}", hint=_WITHOUT, reason=reason)
+        raise UsageError(f"the partitions of this disk cannot be fitted: {reason}", hint=rule.without(), reason=reason)
 
 
 def _contradictions(layout: Layout, boxes: Sequence[Box]) -> Iterator[str]:
@@ -109,7 +108,7 @@ def _fit_whole(layout: Layout, target_size: int, rule: Rule) -> Fitting:
         trait = content_trait(layout.content)
         reason = trait.barred or trait.fixed
     if reason:
-        raise UsageError(f"the disk has no partition table, and what lies on it cannot grow: {reason}", hint=_WITHOUT)
+        raise UsageError(f"the disk has no partition table, and what lies on it cannot grow: {reason}", hint=rule.without())
     grows = target_size > layout.size_bytes
     why = "the disk has no partition table: what lies on it gets all of the target" if grows else _nothing(rule)
     return Fitting(rule, (), target_size, target_size, (why,), grows_whole=grows)
@@ -125,13 +124,13 @@ def _is_beside(box: Box, extended: Partition) -> bool:
 def _growing(boxes: Sequence[Box], layout: Layout, rule: Rule) -> list[Box]:
     """The boxes that a rule is about, in the order in which they lie on the disk."""
     if rule.kind == "partition" or rule.number:
-        return [_named(boxes, layout, rule.number)]
+        return [_named(boxes, layout, rule.number, rule)]
     if rule.kind in ("sizes", "fit"):
         return []
     able = [box for box in boxes if box.trait.grows]
     if not able:
         reasons = "; ".join(f"{box.number}: {box.trait.barred or box.trait.fixed}" for box in boxes)
-        raise UsageError(f"no partition of the image can grow ({reasons or 'it has none'})", hint=_WITHOUT)
+        raise UsageError(f"no partition of the image can grow ({reasons or 'it has none'})", hint=rule.without())
     return able[-1:] if rule.kind == "last" else able
 
 
@@ -141,7 +140,7 @@ def _with_sizes(boxes: Sequence[Box], layout: Layout, rule: Rule) -> list[Box]:
     sector = layout.logical_sector_bytes
     sizes: dict[int, int] = {}
     for number, wanted in rule.sizes.items():
-        if wanted != (box := known.get(number) or _named(boxes, layout, number)).size:
+        if wanted != (box := known.get(number) or _named(boxes, layout, number, rule)).size:
             sizes[number] = _checked_size(box, wanted // sector * sector)
     return [replace(box, wanted=sizes.get(box.number)) for box in boxes]
 
@@ -159,7 +158,7 @@ def _checked_size(box: Box, wanted: int) -> int:
     return wanted
 
 
-def _named(boxes: Sequence[Box], layout: Layout, number: int) -> Box:
+def _named(boxes: Sequence[Box], layout: Layout, number: int, rule: Rule) -> Box:
     found = next((box for box in boxes if box.number == number), None)
     entry = layout.partition(number)
     if entry is None:
@@ -167,7 +166,7 @@ def _named(boxes: Sequence[Box], layout: Layout, number: int) -> Box:
         raise UsageError(f"the image has no partition {number}; it has {known}", hint="imager info shows them")
     barred = found.trait.barred if found else "an extended partition grows with the logical ones in it"
     if found is None or barred:
-        raise UsageError(f"partition {number} cannot grow: {barred}", hint=_WITHOUT, number=number)
+        raise UsageError(f"partition {number} cannot grow: {barred}", hint=rule.without(), number=number)
     return found
 
 

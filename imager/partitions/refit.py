@@ -63,7 +63,7 @@ def refit(layout: Layout, image: BlockReader, target_size: int, places: Mapping[
 def _other_table(reason: str) -> ImageDamaged:
     return ImageDamaged(
         f"the partition table in the image is not the one that it describes: {reason}",
-        hint="Restore without --grow: the table is then written as it is.",
+        hint="Restore without --grow, --plan and --fit: the table is then written as it is.",
     )
 
 

@@ -201,12 +201,15 @@ def _fitting(
     if options.grow is None:
         return None
     if scope.kind != "whole":
-        raise UsageError("partitions grow only when the whole disk is restored", hint="Leave out --grow.")
+        raise UsageError(
+            "partitions get other places only when the whole disk is restored",
+            hint=f"Leave out {options.grow.option}.",
+        )
     fitting = fit(layout, target.size_bytes, options.grow)
     if fitting.is_changed and len(missing & table_only_ranges(layout)):
         raise UsageError(
             "the image lacks a part of its partition table, so that partitions cannot get other places",
-            hint="Restore without --grow: the table is then written as far as it is there.",
+            hint=f"Restore without {options.grow.option}: the table is then written as far as it is there.",
         )
     return fitting
 

@@ -149,9 +149,15 @@ def test_a_hybrid_mbr_is_refused():
         fit(hybrid, 100 * GIB, LAST)
 
 
-def test_partitions_that_overlap_are_refused():
-    with pytest.raises(UsageError, match="overlap"):
-        fit(gpt(GIB, part(1, MIB, 500 * MIB), part(2, 400 * MIB, 600 * MIB)), 2 * GIB, LAST)
+@pytest.mark.parametrize(
+    ("rule", "option"),
+    [(LAST, "--grow"), (Rule("sizes", sizes={1: 500 * MIB}), "--plan"), (Rule("fit"), "--fit")],
+    ids=str,
+)
+def test_partitions_that_overlap_are_refused(rule, option):
+    with pytest.raises(UsageError, match="overlap") as refused:
+        fit(gpt(GIB, part(1, MIB, 500 * MIB), part(2, 400 * MIB, 600 * MIB)), 2 * GIB, rule)
+    assert refused.value.hint.startswith(f"Restore without {option}")
 
 
 def test_a_partition_without_known_content_grows_when_it_is_named():
