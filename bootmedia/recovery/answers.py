@@ -286,6 +286,7 @@ def _certificate_faults(certificate: str, url: str) -> Iterator[str]:
 
 
 def _report_faults(report: Report) -> Iterator[str]:
+    yield from _log_faults(report.log or "")
     kinds = ("http://", "https://")
     if report.url and not report.url.startswith(kinds):
         yield f"[report] url: {report.url.rpartition('@')[2]!r} is no URL that begins with {' or '.join(kinds)}"
@@ -295,6 +296,15 @@ def _report_faults(report: Report) -> Iterator[str]:
     except ValueError as error:
         yield f"[report] url: {error}"
     yield from (f"[report] {sentence}" for sentence in _certificate_faults(report.certificate, report.url))
+
+
+def _log_faults(folder: str) -> Iterator[str]:
+    """An absolute folder is meant as it stands; one on the stick must not lead away from it."""
+    try:
+        if not folder.startswith("/"):
+            _relative(folder)
+    except ValueError as error:
+        yield f"[report] log: {error}"
 
 
 def is_sha256(certificate: str) -> bool:

@@ -123,6 +123,8 @@ def test_an_unknown_key_of_an_inline_table_is_found() -> None:
         ("format = 2\n" + SMALL, "format 2 is not known here"),
         (SMALL + '[report]\nurl = "ftp://x/"\n', "is no URL that begins with http:// or https://"),
         (SMALL + '[report]\nurl = "http://[x/"\n', "'http://[x/' is no URL: Invalid IPv6 URL"),
+        (SMALL + '[report]\nlog = "../../x"\n', "[report] log: '../../x' leads out of its folder"),
+        (SMALL + '[report]\nlog = "logs/.."\n', "[report] log: 'logs/..' leads out of its folder"),
         (SMALL.replace("images/server.img.zst", "http://h:99999/y"), "Port out of range"),
         (SMALL.replace("images/server.img.zst", "https://[h/y"), "Invalid IPv6 URL"),
         (SMALL.replace("images/", "../"), "leads out of its folder"),
