@@ -59,8 +59,15 @@ def make_disk(disk: Path) -> None:
 
 
 def accelerator() -> str:
-    """What executes the machine's instructions: the processor itself, where this user may have it."""
-    return "kvm" if os.access("/dev/kvm", os.R_OK | os.W_OK) else "tcg"
+    """What executes the machine's instructions: the processor itself, where this user may have it and it works.
+
+    In some virtual machines /dev/kvm is there, and QEMU aborts as soon as it sets the processor up. So it is tried.
+    """
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return "tcg"
+    tried = ["qemu-system-x86_64", "-accel", "kvm", "-cpu", "host", "-nodefaults", "-display", "none"]
+    done = subprocess.run([*tried, "-monitor", "stdio"], input=b"quit\n", capture_output=True, check=False, timeout=30)
+    return "kvm" if done.returncode == 0 else "tcg"
 
 
 def switch_on(disk: Path, stick: Path | None, memory: Path, accelerator: str) -> None:
