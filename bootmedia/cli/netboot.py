@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from bootmedia.build import creation_time
-from bootmedia.cli.options import epilog, reporting
+from bootmedia.cli.options import MediumArgument, epilog, reporting
 from bootmedia.netboot import MadeNetboot, NetbootWishes, make_netboot
 from bootmedia.recipes import read_recipe
 from bootmedia.served import answers_url, server
@@ -30,7 +30,7 @@ EPILOG = epilog(
 
 @reporting
 def command(
-    medium: Annotated[Path, typer.Argument(metavar="OUT.iso", help="A medium that bootmedia build made.")],
+    medium: MediumArgument,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to make.")],
     url: Annotated[
         str, typer.Option("--url", metavar="URL", help="Where machines will find DIR: http://SERVER:PORT/.")

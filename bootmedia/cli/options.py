@@ -5,7 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import ParamSpec
+from typing import Annotated, ParamSpec
+
+import typer
 
 from bootmedia.errors import RecipeError
 from bootmedia.recovery.answers import read_answers
@@ -30,6 +32,18 @@ EXIT_STATUSES = (
 def reporting(command: Callable[P, int | None]) -> Callable[P, None]:
     """Wrap a command so that every way it can end is a documented exit status."""
     return reports_problems(command, program="bootmedia")
+
+
+def medium_file(value: Path) -> Path:
+    """Refuse what cannot be read at any place: a pipe that nobody fills would be waited for without end."""
+    if value.exists() and not (value.is_file() or value.is_dir() or value.is_block_device()):
+        raise typer.BadParameter(f"{value} is neither a file nor a disk; save the medium into a file first")
+    return value
+
+
+MediumArgument = Annotated[
+    Path, typer.Argument(metavar="OUT.iso", help="A medium of bootmedia build.", callback=medium_file)
+]
 
 
 def read_checked_answers(path: Path) -> bytes:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from bootmedia.cli.options import epilog, reporting
+from bootmedia.cli.options import MediumArgument, epilog, reporting
 from bootmedia.machine import Disk, Firmware, Machine, displays
 from bootmedia.trial import Reached, Trial, log_said, try_out
 from imager.cli.options import DebugOption, JsonOption, QuietOption
@@ -29,7 +29,7 @@ EPILOG = epilog(
 
 @reporting
 def command(
-    medium: Annotated[Path, typer.Argument(metavar="OUT.iso", help="The medium to start from.")],
+    medium: MediumArgument,
     uefi: Annotated[bool, typer.Option("--uefi", help="With UEFI firmware; this is what is done by itself.")] = False,
     bios: Annotated[bool, typer.Option("--bios", help="With BIOS firmware.")] = False,
     secure_boot: Annotated[

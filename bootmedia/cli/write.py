@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bootmedia.cli.options import epilog, read_checked_answers, reporting
+from bootmedia.cli.options import MediumArgument, epilog, read_checked_answers, reporting
 from bootmedia.programs import require_programs
 from bootmedia.recipes import RECIPE
 from imager.cli.confirm import can_ask, confirm
@@ -34,7 +34,7 @@ EPILOG = epilog(
 
 @reporting
 def command(
-    medium: Annotated[Path, typer.Argument(metavar="OUT.iso", help="A medium of bootmedia build.")],
+    medium: MediumArgument,
     target: Annotated[
         str, typer.Argument(metavar="DISK", help="The stick, or a file in the place of one.", callback=disk_name)
     ],
@@ -49,9 +49,13 @@ def command(
         ),
     ] = None,
     data_format: Annotated[
-        str,
-        typer.Option("--data-format", metavar="KIND", help="Of the data partition: exfat, fat32, ext4 or none."),
-    ] = "exfat",
+        str | None,
+        typer.Option(
+            "--data-format",
+            metavar="KIND",
+            help="Of a new data partition: exfat (by itself), fat32, ext4 or none.",
+        ),
+    ] = None,
     discard_data: Annotated[
         bool,
         typer.Option("--discard-data", help="Make the data partition anew, also where the stick has one of ours."),
@@ -92,7 +96,7 @@ def command(
     sources = [medium, *images.values(), *([answers] if answers else [])]
     plan = make_stick_plan(read_medium(medium), look_at_stick(target, sources), wishes)
     if plan.data and not plan.keeps_data:
-        require_programs(*PROGRAMS[data_format])
+        require_programs(*PROGRAMS[wishes.data_format])
     if dry_run:
         console.result({"plan": plan.as_dict()}, plan.lines())
         return

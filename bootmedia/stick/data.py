@@ -3,17 +3,19 @@
 
 from __future__ import annotations
 
+import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from bootmedia.stick.exfat import ExfatFull, Folder, add_files
 from imager.devices.opening import open_source
-from imager.errors import TargetTooSmall
+from imager.errors import StoreError, TargetTooSmall
 from imager.extents import Extents
-from imager.process import run
+from imager.process import ProgramFailed, run
 from imager.survey import Disk, survey
 
 MIB: Final = 1 << 20
@@ -56,22 +58,40 @@ def make_file_system(
 
     Raises:
         TargetTooSmall: They do not fit.
+        StoreError: There is no room in the scratch folder.
         ProgramFailed: mkfs failed.
     """
     path = scratch / "data.img"
-    with path.open("wb") as file:
-        file.truncate(size_bytes)
-    places = {}
-    if kind == "exfat":
-        places = _make_exfat(path, label, files, images)
-    elif kind == "ext4":
-        _make_ext4(path, label, _staged(scratch, files))
-    else:
-        _make_fat32(path, label, _staged(scratch, files))
+    places: Mapping[str, int] = {}
+    with _telling_of_room(scratch):
+        with path.open("wb") as file:
+            file.truncate(size_bytes)
+        if kind == "exfat":
+            places = _make_exfat(path, label, files, images)
+        elif kind == "ext4":
+            _make_ext4(path, label, _staged(scratch, files))
+        else:
+            _make_fat32(path, label, _staged(scratch, files))
     with open_source(str(path), exclusive_check=False, sector_size=512) as reader:
         used = survey([Disk(reader, str(path))])[0].used
     used -= Extents.of((place, place + images[name]) for name, place in places.items())
     return Prepared(path, used, places)
+
+
+@contextmanager
+def _telling_of_room(scratch: Path) -> Iterator[None]:
+    """Each mkfs has other words for a disk that is full, or none: so it is looked at."""
+    try:
+        yield
+    except (OSError, ProgramFailed) as error:
+        if isinstance(error, ProgramFailed) and shutil.disk_usage(scratch).free > MIB:
+            raise
+        why = error.strerror if isinstance(error, OSError) else "it is full"
+        raise StoreError(
+            f"the data partition is made in a file in {scratch.parent} first, which failed: {why}",
+            hint="Make room there, or set TMPDIR to a folder with some hundred MiB free, not on FAT.",
+            path=str(scratch.parent),
+        ) from error
 
 
 def _make_exfat(path: Path, label: str, files: Mapping[str, bytes], images: Mapping[str, int]) -> dict[str, int]:

@@ -31,7 +31,7 @@ class Wishes:
 
     Attributes:
         label: Of the data partition.
-        data_format: One of KINDS, or "none" for no data partition.
+        asked_format: One of KINDS, "none" for no data partition, or None where nobody said.
         discard_data: Make a new data partition even where the stick has one of ours.
         not_removable: The disk may be one that does not look like a stick.
         verify: Read everything back.
@@ -40,12 +40,17 @@ class Wishes:
     """
 
     label: str
-    data_format: str = "exfat"
+    asked_format: str | None = None
     discard_data: bool = False
     not_removable: bool = False
     verify: bool = True
     images: Mapping[str, int] = field(default_factory=dict)
     files: Mapping[str, bytes] = field(default_factory=dict)
+
+    @property
+    def data_format(self) -> str:
+        """What a new data partition gets."""
+        return "exfat" if self.asked_format is None else self.asked_format
 
 
 @dataclass(frozen=True)
@@ -222,7 +227,13 @@ def _check_keeps(medium: Medium, found: Found, wishes: Wishes, kept: Entry) -> N
     if wishes.images or set(wishes.files) - {"README.txt"}:
         raise UsageError(
             f"{found.state.name} has a data partition, which is kept: --include and --answers are for a new one",
-            hint="Mount it and copy the files there, or make a new one with --discard-data, which loses what is on it.",
+            hint="Mount it and copy the files there; or `bootmedia build` the medium with them; "
+            "or make a new one with --discard-data, which loses what is on it.",
+        )
+    if wishes.asked_format is not None:
+        raise UsageError(
+            f"{found.state.name} has a data partition, which is kept as it is: --data-format is for a new one",
+            hint="Leave it out, or make a new one with --discard-data, which loses what is on it.",
         )
 
 

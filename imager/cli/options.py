@@ -50,7 +50,7 @@ ProgressOption = Annotated[
     typer.Option(
         "--progress",
         metavar="lines|bar|none",
-        help="Show progress as a bar (by itself on a terminal), or as lines of JSON on standard error.",
+        help="Show progress as a bar (by itself on a terminal), or as lines of JSON; also with --quiet.",
         callback=_progress_kind,
     ),
 ]

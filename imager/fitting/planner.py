@@ -108,7 +108,9 @@ def _fit_whole(layout: Layout, target_size: int, rule: Rule) -> Fitting:
         trait = content_trait(layout.content)
         reason = trait.barred or trait.fixed
     if reason:
-        raise UsageError(f"the disk has no partition table, and what lies on it cannot grow: {reason}", hint=rule.without())
+        raise UsageError(
+            f"the disk has no partition table, and what lies on it cannot grow: {reason}", hint=rule.without()
+        )
     grows = target_size > layout.size_bytes
     why = "the disk has no partition table: what lies on it gets all of the target" if grows else _nothing(rule)
     return Fitting(rule, (), target_size, target_size, (why,), grows_whole=grows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 
 import pytest
 from typer.testing import CliRunner
@@ -160,6 +161,29 @@ def test_wrong_answers_are_told_before_anything_is_written(tmp_path, medium, sti
     answers.write_text(ANSWERS.replace("target", "traget"))
     before = stick.read_bytes()
     assert "traget" in write(medium, stick, "--answers", answers, status=2)
+    assert stick.read_bytes() == before
+
+
+def test_a_pipe_is_no_medium_and_is_not_waited_for(tmp_path, stick):
+    pipe = tmp_path / "pipe.iso"
+    os.mkfifo(pipe)
+    assert "neither a file nor a disk" in write(pipe, stick, status=2)
+
+
+@needs_root
+@pytest.mark.parametrize("kind", ["exfat", "fat32", "ext4"])
+def test_no_room_for_temporary_files_is_told_before_anything_is_written(tmp_path, medium, stick, monkeypatch, kind):
+    before = stick.read_bytes()
+    folder = tmp_path / "small"
+    folder.mkdir()
+    call("mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", folder)
+    try:
+        monkeypatch.setattr(tempfile, "tempdir", str(folder))
+        said = write(medium, stick, "--data-format", kind, status=5)
+    finally:
+        call("umount", folder)
+    assert f"made in a file in {folder} first" in said
+    assert "set TMPDIR" in said
     assert stick.read_bytes() == before
 
 

@@ -123,11 +123,12 @@ def test_the_table_tells_of_two_terabytes_at_most():
         ({}, Wishes("R", "none", images={"a": 1}), UsageError, "contradict"),
         ({}, Wishes("R", "ext4", images={"a": 1}), UsageError, "exFAT only"),
         ({}, Wishes("R", images={"a:b": 1}), UsageError, "exFAT has no files of the name"),
+        ({"head": a_head(data=KEPT)}, Wishes("R", "exfat"), UsageError, "--data-format is for a new one"),
     ],
 )
 def test_what_must_not_be_written_is_refused(changed, wishes, error, told):
     here = found()
-    own = {key: value for key, value in changed.items() if key.startswith("is_")}
+    own = {key: value for key, value in changed.items() if key.startswith("is_") or key == "head"}
     state = replace(here.state, **{key: value for key, value in changed.items() if key not in own})
     with pytest.raises(error) as caught:
         make_stick_plan(MEDIUM, replace(here, state=state, **own), wishes)
