@@ -19,6 +19,8 @@ _NOT_BUILT_IN: Final = frozenset(
     ("usb", "firewire", "loop", "nbd", "rbd", "iscsi", "fc", "file", "md", "dm", "multipath", "bcache")
 )
 """Transports of disks that are plugged in, reached over a network, or made of other disks: taken only by name."""
+HOLDS_SYSTEM: Final = "holds the running system"
+"""As the reason why a disk is kept."""
 
 
 @dataclass(frozen=True)

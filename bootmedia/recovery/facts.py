@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from bootmedia.recovery.answers import Match, words
-from bootmedia.recovery.choose import Candidate
+from bootmedia.recovery.choose import HOLDS_SYSTEM, Candidate
 from imager.devices.beneath import beneath, running_system_disks
 from imager.devices.inventory import DiskInfo, list_disks
 from imager.devices.machine import MachineFacts, machine_facts, plain_mac
@@ -70,7 +70,7 @@ def candidates(images: dict[str, str], system: System | None = None) -> tuple[Ca
 
 def _holds_system(is_so: bool) -> str:
     """The last reason: that a disk holds the medium or an image says more to whoever looks for the right one."""
-    return "holds the running system" if is_so else ""
+    return HOLDS_SYSTEM if is_so else ""
 
 
 def _held_names(images: dict[str, str], system: System) -> dict[str, str]:

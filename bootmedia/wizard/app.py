@@ -121,10 +121,10 @@ class Wizard(App[None]):
     def candidates(self, image: str = "") -> Sequence[Candidate]:
         """Every disk of the machine, with why it must stay as it is."""
         from bootmedia.recovery.facts import candidates
-        from bootmedia.wizard.targets import held_paths
+        from bootmedia.wizard.targets import held_paths, without_own_layers
 
         folders = [str(folder) for folder in self.around.stick_folders()]
-        return candidates(dict(held_paths(image, folders)), self.around.system)
+        return without_own_layers(candidates(dict(held_paths(image, folders)), self.around.system))
 
     def own_folders(self) -> list[tuple[Path, str]]:
         """Folders of this medium that may hold images, and what they are called."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from bootmedia.recovery.choose import Candidate, Need
+from bootmedia.recovery.choose import HOLDS_SYSTEM, Candidate, Need
 from bootmedia.wizard.images import ImageFacts
 from imager.pictures.sizes import size_text
 
@@ -22,6 +22,11 @@ class Target:
     def may_be_written(self) -> bool:
         """Whether it can be chosen."""
         return not self.refusal
+
+
+def without_own_layers(disks: Iterable[Candidate]) -> list[Candidate]:
+    """Without the loop devices that the running medium is made of: nobody takes them for a disk of the machine."""
+    return [disk for disk in disks if not (disk.transport == "loop" and disk.kept == HOLDS_SYSTEM)]
 
 
 def need_of(image: ImageFacts, partition: int | None = None, onto: int | None = None) -> Need:

@@ -138,6 +138,27 @@ def test_disks_that_must_not_be_written_say_why_and_cannot_be_chosen(machine, ar
             driven(story)
 
 
+def test_what_the_medium_is_made_of_is_not_listed_as_a_place(around, tmp_path) -> None:
+    with (
+        loop_device(sparse_file(tmp_path / "layer", 20 * MIB)) as layer,
+        loop_device(sparse_file(tmp_path / "usb", 20 * MIB)) as usb,
+    ):
+        call("mkfs.ext4", "-q", layer)
+        call("mkfs.ext4", "-q", usb)
+        with mounted(layer, around.medium.parent / "layers"):
+
+            async def story() -> None:
+                async with a_person(around) as person:
+                    await person.sees("Power off")
+                    await person.chooses("restore")
+                    await person.sees(str(usb), "$ blkid")
+                    listed = {option.id for option in person.wizard.screen.menu.options}
+                    assert f"disk:{usb}" in listed
+                    assert f"disk:{layer}" not in listed
+
+            driven(story)
+
+
 def test_an_image_on_a_disk_is_found_by_mounting_and_browsing(machine, around, tmp_path) -> None:
     with loop_device(sparse_file(tmp_path / "usb", 64 * MIB)) as usb:
         call("mkfs.ext4", "-q", "-L", "BACKUP", usb)

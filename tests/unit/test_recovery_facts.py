@@ -9,6 +9,7 @@ import pytest
 
 from bootmedia.recovery.answers import Match
 from bootmedia.recovery.facts import MachineFacts, candidates, machine_facts, mismatch
+from bootmedia.wizard.targets import without_own_layers
 from imager.devices.sysfs import System
 from tests.harness.machines import LAPTOP, LIVE, RAID, SERVER, TABLET, VIRTUAL, Machine, build
 
@@ -130,6 +131,12 @@ def test_the_stick_that_a_live_system_runs_from_is_kept_and_the_disk_is_not(tmp_
     disks = disks_of(LIVE, tmp_path)
     assert disks["/dev/sdb"].kept
     assert (disks["/dev/sda"].kept, disks["/dev/sda"].is_built_in) == ("", True)
+
+
+def test_what_a_live_system_is_made_of_is_no_disk_to_choose_from(tmp_path) -> None:
+    disks = disks_of(LIVE, tmp_path).values()
+    assert [each.path for each in disks] == ["/dev/loop0", "/dev/sda", "/dev/sdb"]
+    assert [each.path for each in without_own_layers(disks)] == ["/dev/sda", "/dev/sdb"]
 
 
 def test_our_own_medium_is_kept(tmp_path) -> None:

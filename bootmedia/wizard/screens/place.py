@@ -60,8 +60,12 @@ class Place(Frame):
         self.menu.fill(rows)
 
     def _listed(self, found: list[FileSystem]) -> None:
-        self._fill(found)
+        self._fill([each for each in found if not self._is_of_medium(each)])
         self.set_command("blkid")
+
+    def _is_of_medium(self, found: FileSystem) -> bool:
+        """Whether this medium is made of it: what of that may hold images stands above."""
+        return bool(found.mounted_at) and Path(found.mounted_at).is_relative_to(self.wizard.around.medium.parent)
 
     def chosen(self, name: str) -> None:
         """Look into it, or ask for more."""
