@@ -5,8 +5,7 @@ All other entries stay byte for byte. A GPT gets the entry in both copies; an MB
 guessed: a table that is damaged, or in two minds about itself, gets nothing added. Nothing is written here.
 
 References:
-    UEFI 2.10, sections 5.2.2 (MBR records) and 5.3.3 (GPT entries). Which types of both tables stand for the same: the
-    names that `sfdisk --list-types` of util-linux gives them.
+    UEFI 2.10, sections 5.2.2 (MBR records) and 5.3.3 (GPT entries).
 """
 
 from __future__ import annotations
@@ -25,16 +24,15 @@ from imager.extents import Extents
 from imager.layout import Layout, Partition
 from imager.partitions.adapt import Patch
 from imager.partitions.copies import find_copies
+from imager.partitions.counterparts import gpt_type_of, mbr_type_of
 from imager.partitions.gpt import PRIMARY_LBA, GptCopy
 from imager.partitions.mbr import MAX_SIZE, PARTITION_RECORD_OFFSET, RECORD_BYTES, SECTOR_BYTES, Mbr
 from imager.partitions.refit import chs_address
 from imager.partitions.sectors import BadStructure, Sectors
-from imager.partitions.types import MBR_EXTENDED, MBR_GPT_PROTECTIVE, UNUSED, gpt_type_name
+from imager.partitions.types import MBR_EXTENDED, MBR_GPT_PROTECTIVE, UNUSED
 from imager.text import one_line
 
 _ALIGNMENT: Final = 1024 * 1024
-_LINUX_PLACES: Final = ("Linux root", "Linux /usr", "Linux home", "Linux server", "Linux variable", "Linux user")
-"""Names of GPT types that say where a file system belongs; an MBR has one type for all of them."""
 _PRIMARY_NUMBERS: Final = range(1, 5)
 _NAME_BYTES: Final = 72
 _ENTRY: Final = struct.Struct("<16s16sQQQ72s")
@@ -43,17 +41,6 @@ _BYTE: Final = re.compile(r"[0-9a-f]{2}")
 _ATTRIBUTES: Final = re.compile(r"[0-9a-f]{0,16}")
 _NO_TYPES: Final = {UNUSED, "00", f"{MBR_GPT_PROTECTIVE:02x}", *(f"{each:02x}" for each in MBR_EXTENDED)}
 """Not those of a partition that holds anything itself."""
-_SAME: Final = {
-    "83": "0fc63daf-8483-4772-8e79-3d69d8477de4",
-    "82": "0657fd6d-a4ab-43c4-84e5-0933c84b4f4f",
-    "07": "ebd0a0a2-b9e5-4433-87c0-68b6b72699c7",
-    "ef": "c12a7328-f81f-11d2-ba4b-00a0c93ec93b",
-    "8e": "e6d6d379-f507-44c2-a23c-238f2a3df928",
-    "fd": "a19d880f-05fc-4d3b-a006-743f0f84911e",
-    "0c": "ebd0a0a2-b9e5-4433-87c0-68b6b72699c7",
-    "0b": "ebd0a0a2-b9e5-4433-87c0-68b6b72699c7",
-}
-"""MBR types and the GPT types for the same; of several MBR types, the first."""
 
 
 @dataclass(frozen=True)
@@ -205,9 +192,7 @@ def _free_number(layout: Layout, wanted: int, disk_name: str) -> int:
 def _type_for(type_: str, *, is_gpt: bool, disk_name: str) -> str:
     if is_gpt == (len(type_) > 2):
         return type_
-    found = _SAME.get(type_) if is_gpt else next((mbr for mbr, gpt in _SAME.items() if gpt == type_), None)
-    if not is_gpt and gpt_type_name(type_).startswith(_LINUX_PLACES):
-        found = "83"
+    found = gpt_type_of(type_) if is_gpt else mbr_type_of(type_)
     if found is None:
         raise TargetRefused(
             f"the partition's type {type_} has no counterpart in the table of {disk_name}",

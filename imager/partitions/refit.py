@@ -57,10 +57,11 @@ def refit(layout: Layout, image: BlockReader, target_size: int, places: Mapping[
             return _MbrRefit(disk, layout, places).patches()
         return _refit_gpt(disk, layout, target_size, places)
     except BadStructure as error:
-        raise _other_table(str(error)) from error
+        raise other_table(str(error)) from error
 
 
-def _other_table(reason: str) -> ImageDamaged:
+def other_table(reason: str) -> ImageDamaged:
+    """The error of a table that is not the one that the layout describes."""
     return ImageDamaged(
         f"the partition table in the image is not the one that it describes: {reason}",
         hint="Restore without --grow, --plan and --fit: the table is then written as it is.",
@@ -109,14 +110,19 @@ def _refitted_array(disk: Sectors, layout: Layout, chosen: GptCopy, places: Mapp
     array = bytearray(chosen.array)
     step = disk.sector_bytes
     found = {entry.number: (entry.StartingLBA * step, (entry.EndingLBA + 1) * step) for entry in chosen.entries()}
-    _check_same(layout.partitions, found)
+    check_same(layout.partitions, found)
     for number, (start, end) in places.items():
         at = (number - 1) * chosen.header.SizeOfPartitionEntry + _FIRST_LBA
         struct.pack_into("<QQ", array, at, start // step, end // step - 1)
     return bytes(array)
 
 
-def _check_same(entries: Sequence[Partition], found: Mapping[int, Place]) -> None:
+def check_same(entries: Sequence[Partition], found: Mapping[int, Place]) -> None:
+    """Compare what a layout describes with what a table has.
+
+    Raises:
+        BadStructure: They differ.
+    """
     known = {entry.number: (entry.start, entry.end) for entry in entries}
     if known != dict(found):
         different = sorted(number for number in {*known, *found} if known.get(number) != found.get(number))
@@ -139,7 +145,7 @@ class _MbrRefit:
         mbr = Mbr.unpack(self.disk.read(0, SECTOR_BYTES))
         used = [(number, record) for number, record in enumerate(mbr.PartitionRecord, 1) if record.is_used]
         found = {number: self._bytes(record.StartingLBA, record.end_lba) for number, record in used}
-        _check_same([entry for entry in self.layout.partitions if entry.kind != "logical"], found)
+        check_same([entry for entry in self.layout.partitions if entry.kind != "logical"], found)
         sector = bytearray(mbr.content)
         for number, record in used:
             first, count = self._lbas(number)
