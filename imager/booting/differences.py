@@ -10,7 +10,8 @@ from imager.booting.firmware import Firmware
 from imager.booting.system_partition import is_bios_system, is_system_partition
 from imager.layout import Identity, Layout
 
-_UNTOLD: Final = ("", "file", "loop")
+_UNTOLD: Final = ("", "file", "loop", "usb")
+"""Nobody knows where a disk in a USB case will be put into."""
 _OFFER: Final = "--repair-boot makes it start here"
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from imager.booting.differences import differences
+from imager.booting.firmware import read_firmware
 from imager.cli.booting import BootChoices, wishes
 from imager.cli.confirm import can_ask, confirm
 from imager.cli.output import Console
@@ -74,12 +76,14 @@ class Planned:
         images: The header of each image.
         after: What is done once, when all disks are written.
         warnings: What is missing of a set.
+        differences: Why a restored system may not start on this machine, and what helps.
     """
 
     tasks: tuple[Task, ...]
     images: tuple[Description, ...]
     after: Afterwards
     warnings: tuple[str, ...] = ()
+    differences: tuple[str, ...] = ()
 
     def lines(self, style: Style = Style()) -> Iterator[str]:  # noqa: B008  frozen
         """The plan for people; the style is that of its pictures."""
@@ -89,6 +93,8 @@ class Planned:
                 yield f"restore {number} of {len(self.tasks)}: {task.image}"
             yield from task.plan.lines(style)
         yield from self.after.lines()
+        if self.differences:
+            yield from ("this machine is another one", *(f"  {sentence}" for sentence in self.differences))
         if self.warnings:
             yield from ("the set is not complete", *(f"  {sentence}" for sentence in self.warnings))
 
@@ -96,9 +102,11 @@ class Planned:
         """The plan for JSON: that of the only restore, or of each."""
         if len(self.tasks) == 1:
             alone = {**self.tasks[0].plan.as_dict(), "afterwards": self.after.as_dict()}
-            return {"plan": alone, **({"set_warnings": self.warnings} if self.warnings else {})}
+            told = {"plan": alone, "differences": self.differences}
+            return {**told, **({"set_warnings": self.warnings} if self.warnings else {})}
         plans = [{"image": task.image, **task.plan.as_dict()} for task in self.tasks]
-        return {"plans": plans, "afterwards": self.after.as_dict(), "set_warnings": self.warnings}
+        told = {"set_warnings": self.warnings, "differences": self.differences}
+        return {"plans": plans, "afterwards": self.after.as_dict(), **told}
 
 
 def run_restores(
@@ -145,7 +153,15 @@ def plan_restores(pairs: Pairs, choices: RestoreChoices, stack: ExitStack, *, wr
     missing = missing_sentences(members) if is_whole else ()
     images = tuple(image.description for image in opened)
     after = _afterwards([task.plan for task in tasks], pairs, opened, choices)
-    return Planned(tasks, images, after, missing)
+    return Planned(tasks, images, after, missing, tuple(_differences([task.plan for task in tasks], choices.boot)))
+
+
+def _differences(plans: Sequence[Plan], boot: BootChoices) -> Iterator[str]:
+    """What a repair would be for; nothing when one was asked for, or when nothing is started from the target."""
+    whole = [plan for plan in plans if plan.scope.kind == "whole" and plan.target.is_block_device]
+    if not boot.repair and whole:
+        firmware = read_firmware()
+        yield from (text for plan in whole for text in differences(plan.layout, plan.target.identity, firmware))
 
 
 def _kept_open(image: StreamedImage) -> AbstractContextManager[StreamedImage]:
