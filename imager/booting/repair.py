@@ -6,7 +6,7 @@ Looking mounts for reading only and closes everything again, so that a plan can 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +22,9 @@ from imager.booting.roots import Assembled, Root, assembled, candidates, contain
 from imager.booting.steps import RepairPlan
 from imager.booting.system_partition import BIOS_BOOT_GUID
 from imager.booting.tree import Tree
+from imager.booting.windows.model import WindowsPlan, WindowsRepaired
+from imager.booting.windows.planning import Wanted, look_for_windows
+from imager.booting.windows.work import repair_windows
 from imager.booting.work import Outcome, Say, carry_out_steps, remaining
 from imager.devices.machine import machine_facts
 from imager.devices.sysfs import System
@@ -32,6 +35,7 @@ from imager.opening.mapper import mappings
 from imager.process import ProgramFailed, find_program, run
 
 Disks = Sequence[tuple[str, Layout]]
+NOTHING_KNOWN = Wanted({})
 _CORE_ROOM_BYTES = 63 * 512
 """What partitioning tools of all times left before the first partition of an MBR; GRUB's core fits in from there on."""
 
@@ -56,11 +60,13 @@ class Looked:
     """What was found on the disks.
 
     Attributes:
-        systems: The systems.
+        systems: The Linux systems.
+        windows: What is to be done for Windows, volume by volume.
         problems: Volumes that could not be looked into, and why.
     """
 
     systems: tuple[PlannedSystem, ...] = ()
+    windows: tuple[WindowsPlan, ...] = ()
     problems: tuple[str, ...] = ()
 
     def lines(self) -> Iterator[str]:
@@ -68,28 +74,52 @@ class Looked:
         for system in self.systems:
             yield f"in {system.plan.name} on {system.where}:"
             yield from (f"  {line}" for line in system.plan.lines())
-        if not self.systems:
-            yield "find no Linux system on the disks, so there is nothing to repair"
+        for plan in self.windows:
+            yield f"in {plan.name} on {plan.where}:"
+            yield from (f"  {line}" for line in plan.lines())
+        if not self.found_any:
+            yield "find no Linux system and no Windows on the disks, so there is nothing to repair"
         yield from (f"not looked into: {problem}" for problem in self.problems)
 
     def as_dict(self) -> dict[str, Any]:
         """The plan for JSON."""
         systems = [{"where": each.where, **each.plan.as_dict()} for each in self.systems]
-        return {"systems": systems, "problems": self.problems}
+        windows = [{"where": each.where, **each.as_dict()} for each in self.windows]
+        return {"systems": [*systems, *windows], "problems": self.problems}
+
+    @property
+    def found_any(self) -> bool:
+        """Whether there is a system at all."""
+        return bool(self.systems or self.windows)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What else a person should know."""
+        linux = (note for each in self.systems for note in each.plan.notes)
+        return (*linux, *(note for each in self.windows for note in each.notes))
 
     @property
     def missing(self) -> tuple[str, ...]:
         """What systems lack to start on this machine."""
-        return tuple(text for each in self.systems for text in each.plan.missing)
+        linux = (text for each in self.systems for text in each.plan.missing)
+        return (*linux, *(text for each in self.windows for text in each.missing))
 
 
-def look(disks: Disks, firmware: Firmware, secrets: Secrets | None = None) -> Looked:
-    """Find the systems and plan their repair; nothing is changed."""
+def look(disks: Disks, firmware: Firmware, secrets: Secrets | None = None, windows: Wanted = NOTHING_KNOWN) -> Looked:
+    """Find the systems and plan their repair; nothing is changed.
+
+    Args:
+        disks: Path of each, and what lies on it.
+        firmware: What started this machine.
+        secrets: For containers.
+        windows: What is known for the repair of a Windows.
+    """
     with opened_volumes(disks, secrets, writable=False) as opened:
         roots, problems = find_roots(opened)
         problems += tuple(f"{each.name}: {each.reason}" for each in opened.unopened)
         systems = tuple(_planned(root, roots, opened, disks, firmware) for root in roots)
-    return Looked(systems, problems)
+        plans, more = look_for_windows(opened, disks, windows)
+    return Looked(systems, plans, (*problems, *more))
 
 
 def _planned(root: Root, roots: Sequence[Root], opened: Opened, disks: Disks, firmware: Firmware) -> PlannedSystem:
@@ -160,13 +190,15 @@ class Repaired:
             yield f"to do by hand {by_hand}"
 
 
-def repair(looked: Looked, disks: Disks, say: Say, secrets: Secrets | None = None) -> tuple[Repaired, ...]:
+def repair(
+    looked: Looked, disks: Disks, say: Say, secrets: Secrets | None = None
+) -> tuple[Repaired | WindowsRepaired, ...]:
     """Carry the plans out.
 
     Raises:
         VolumeFailed: A system is not there any more, or cannot be mounted.
     """
-    done = []
+    done: list[Repaired | WindowsRepaired] = []
     containers = {uuid: name for system in looked.systems for uuid, name in system.containers.items()}
     with opened_volumes(disks, secrets, writable=True) as opened, _named_as_inside(opened, containers, say) as named:
         roots = {root.known_as: root for root in find_roots(named)[0]}
@@ -176,7 +208,16 @@ def repair(looked: Looked, disks: Disks, say: Say, secrets: Secrets | None = Non
             with assembled(roots[system.where], named, disks, writable=True) as there:
                 inside = Inside(there.tree, tuple(_devices(named)), _uuids(named))
                 done.append(Repaired(system, carry_out_steps(system.plan, inside, say)))
+        volumes = {volume.known_as: volume for volume in reversed(opened.volumes)}
+        done += [_repair_windows(plan, volumes, say) for plan in looked.windows]
     return tuple(done)
+
+
+def _repair_windows(plan: WindowsPlan, volumes: Mapping[str, OpenVolume], say: Say) -> WindowsRepaired:
+    try:
+        return repair_windows(plan, volumes[plan.where], say)
+    except VolumeFailed as error:
+        return WindowsRepaired(plan, failed=(error.message,))
 
 
 def _devices(opened: Opened) -> Iterator[str]:

@@ -5,9 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from imager.errors import UsageError
 
 if TYPE_CHECKING:  # imported late at run time, so that --help is fast
     from imager.image.reader import StreamedImage
@@ -22,7 +25,17 @@ RepairBootOption = Annotated[
     bool,
     typer.Option(
         "--repair-boot",
-        help="Change the restored system so that it starts on this machine: device names, initramfs, boot loader.",
+        help="Change the restored system so that it starts on this machine: device names, drivers, boot loader.",
+    ),
+]
+WindowsDriversOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--windows-drivers",
+        metavar="FOLDER",
+        help="With --repair-boot: storage drivers that Windows does not bring along, such as the files of virtio-win.",
+        exists=True,
+        file_okay=False,
     ),
 ]
 
@@ -34,10 +47,16 @@ class BootChoices:
     Attributes:
         entries: The firmware gets entries for it.
         repair: It is changed so that it starts on this machine.
+        windows_drivers: A folder with drivers that a Windows does not bring along.
     """
 
     entries: bool = True
     repair: bool = False
+    windows_drivers: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.windows_drivers is not None and not self.repair:
+            raise UsageError("--windows-drivers belongs to --repair-boot")
 
 
 def wishes(plans: Sequence[Plan], opened: Sequence[StreamedImage], choices: BootChoices) -> list[Wish]:
@@ -48,4 +67,4 @@ def wishes(plans: Sequence[Plan], opened: Sequence[StreamedImage], choices: Boot
 
     readers = [ImageReader(image) if isinstance(image, Image) else None for image in opened]
     pairs = zip(plans, readers, strict=True)
-    return [Wish(plan, choices.entries, choices.repair, reader) for plan, reader in pairs]
+    return [Wish(plan, choices.entries, choices.repair, choices.windows_drivers, reader) for plan, reader in pairs]

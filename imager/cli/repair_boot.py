@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from imager.cli.booting import NoBootEntriesOption
+from imager.cli.booting import NoBootEntriesOption, WindowsDriversOption
 from imager.cli.confirm import can_ask, confirm
 from imager.cli.options import (
     DebugOption,
@@ -53,6 +53,7 @@ def command(
             help="Open this encrypted partition (or: disk) to repair the system that is in it.",
         ),
     ] = None,
+    windows_drivers: WindowsDriversOption = None,
     no_boot_entries: NoBootEntriesOption = False,
     yes: YesOption = False,
     dry_run: DryRunOption = False,
@@ -64,9 +65,11 @@ def command(
 ) -> None:
     """Change the system on restored disks so that it starts on this machine.
 
-    Device names of the old machine become UUIDs, the initramfs gets the drivers of this machine, the boot loader is
-    installed again, and the UEFI firmware gets boot entries. THE SYSTEM'S OWN PROGRAMS ARE RUN AS ROOT: do this with
-    images that you trust. The plan is printed first; then the disk's name must be typed, unless --yes is given.
+    In a Linux system device names of the old machine become UUIDs, the initramfs gets the drivers of this machine, the
+    boot loader is installed again. In a Windows the drivers of this machine's storage are started, and drive letters
+    and boot menu are set right. The UEFI firmware gets boot entries. A LINUX SYSTEM'S OWN PROGRAMS ARE RUN AS ROOT: do
+    this with images that you trust. The plan is printed first; then the disk's name must be typed, unless --yes is
+    given.
     """
     from imager.cli.reporting import Reporting
     from imager.cli.unlock import parse_requests
@@ -78,6 +81,7 @@ def command(
             parse_requests(unlock),
             console,
             reporting,
+            windows_drivers=windows_drivers,
             boot_entries=not no_boot_entries,
             asks=not yes,
             dry_run=dry_run,
@@ -90,6 +94,7 @@ def _repair(
     console: Console,
     reporting: Reporting,
     *,
+    windows_drivers: Path | None,
     boot_entries: bool,
     asks: bool,
     dry_run: bool,
@@ -103,7 +108,7 @@ def _repair(
 
     reporting.name(Path(disks[0]).name)
     written = [WrittenDisk(path, _layout(path)) for path in disks]
-    stages = _stages(written, unlocking, boot_entries=boot_entries)
+    stages = _stages(written, unlocking, windows_drivers, boot_entries=boot_entries)
     after = Afterwards(stages)
     reporting.fill(after=after, is_plan=dry_run)
     planned = {"plan": [{"kind": stage.kind, **stage.as_dict()} for stage in stages]}
@@ -150,10 +155,13 @@ def _layout(path: str) -> Layout:
     return state.layout
 
 
-def _stages(written: Sequence[WrittenDisk], unlocking: Sequence[Request], *, boot_entries: bool) -> tuple[Stage, ...]:
+def _stages(
+    written: Sequence[WrittenDisk], unlocking: Sequence[Request], windows_drivers: Path | None, *, boot_entries: bool
+) -> tuple[Stage, ...]:
     """What is done, planned from what is on the disks; repairs come first, as entries lead to what they install."""
     from imager.booting.firmware import read_firmware
     from imager.booting.repair import look
+    from imager.booting.windows.planning import Wanted
     from imager.cli.unlock import unlock
     from imager.devices.opening import open_source
     from imager.restore.boot_entries_stage import Source, plan_boot_entries
@@ -167,6 +175,7 @@ def _stages(written: Sequence[WrittenDisk], unlocking: Sequence[Request], *, boo
             stack.enter_context(key)
         pairs = zip(written, readers, strict=True)
         entries = plan_boot_entries([Source(disk.layout, disk.path, reader) for disk, reader in pairs])
-    looked = look([(disk.path, disk.layout) for disk in written], firmware, secrets)
-    repair = RepairBoot(firmware, tuple(names), secrets, looked)
+    windows = Wanted({}, windows_drivers)
+    looked = look([(disk.path, disk.layout) for disk in written], firmware, secrets, windows)
+    repair = RepairBoot(firmware, tuple(names), secrets, looked, windows)
     return (repair, entries) if entries and boot_entries else (repair,)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from imager.cli.booting import BootChoices, NoBootEntriesOption, RepairBootOption
+from imager.cli.booting import BootChoices, NoBootEntriesOption, RepairBootOption, WindowsDriversOption
 from imager.cli.options import (
     AcceptDamageOption,
     DebugOption,
@@ -122,6 +122,7 @@ def command(
     ] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Read everything back past the cache and compare.")] = False,
     repair_boot: RepairBootOption = False,
+    windows_drivers: WindowsDriversOption = None,
     no_boot_entries: NoBootEntriesOption = False,
     accept_damage: AcceptDamageOption = False,
     yes: YesOption = False,
@@ -150,7 +151,7 @@ def command(
         )
     pairs = _pairs(image, target, to, wanted)
     _check_belonging(wanted, to, mixed=mixed, unlock=unlock, repair_boot=repair_boot)
-    boot = BootChoices(entries=not no_boot_entries, repair=repair_boot)
+    boot = BootChoices(entries=not no_boot_entries, repair=repair_boot, windows_drivers=windows_drivers)
     choices = RestoreChoices(wanted, verify, accept_damage, mixed, threads, parse_requests(unlock), boot)
     with Reporting(report, NAME, console) as reporting:
         return run_restores(pairs, choices, console, reporting, yes=yes, dry_run=dry_run)

@@ -22,6 +22,10 @@ from imager.layout import Content
 
 HIBERNATED: Final = "hibernated"
 """Key of `Content.facts`: the volume holds a sleeping system, so file systems beside it may be stale."""
+NOT_UNMOUNTED: Final = "it was not cleanly unmounted"
+MARKED_DIRTY: Final = "it is marked as dirty: chkdsk will check it"
+NOT_CLOSED: Final = frozenset({NOT_UNMOUNTED, MARKED_DIRTY})
+"""Among `Content.warnings` of NTFS: what nobody should change files in before it was checked."""
 
 
 class NotTrusted(Exception):

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from imager.blocks import BlockReader
 from imager.booting.firmware import read_firmware
+from imager.booting.windows.planning import Wanted
 from imager.errors import UsageError
 from imager.opening import Secrets
 from imager.restore.afterwards import Stage
@@ -25,12 +27,14 @@ class Wish:
         plan: The restore.
         entries: The firmware gets entries for its system.
         repair: Its system is changed so that it starts on this machine.
+        windows_drivers: A folder with drivers that a Windows does not bring along.
         reader: The image, if it can be read anywhere.
     """
 
     plan: Plan
     entries: bool = True
     repair: bool = False
+    windows_drivers: Path | None = None
     reader: BlockReader | None = None
 
 
@@ -43,11 +47,13 @@ def boot_stages(wishes: Sequence[Wish], secrets: Secrets) -> Iterator[Stage]:
         UsageError: A system in a file would have to be repaired.
     """
     whole = [wish for wish in wishes if wish.plan.scope.kind == "whole"]
-    repaired = [wish.plan.target for wish in whole if wish.repair]
-    for target in repaired:
-        refuse_file(target)
+    repaired = [wish for wish in whole if wish.repair]
+    for wish in repaired:
+        refuse_file(wish.plan.target)
     if repaired:
-        yield RepairBoot(read_firmware(), tuple(target.name for target in repaired), secrets)
+        before = {wish.plan.target.name: wish.plan.layout for wish in repaired}
+        windows = Wanted(before, repaired[0].windows_drivers)
+        yield RepairBoot(read_firmware(), tuple(before), secrets, windows=windows)
     sources = [Source(wish.plan.layout, wish.plan.target.name, wish.reader) for wish in whole if wish.entries]
     stage = plan_boot_entries(sources)
     if stage:

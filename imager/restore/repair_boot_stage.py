@@ -7,14 +7,16 @@ parts are looked at, and what is changed in them where it is needed. What exactl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from imager.booting.drivers import chain_of
 from imager.booting.firmware import Firmware
-from imager.booting.repair import Looked, look, repair
+from imager.booting.repair import NOTHING_KNOWN, Looked, look, repair
+from imager.booting.windows.planning import Wanted
 from imager.opening import Secrets
+from imager.process import find_program
 from imager.progress import Progress
 from imager.restore.afterwards import Say, StageResult, WrittenDisk
 
@@ -28,12 +30,14 @@ class RepairBoot:
         targets: The disks.
         secrets: For containers.
         looked: The systems, when they are there already; None before a restore.
+        windows: What is known for the repair of a Windows.
     """
 
     firmware: Firmware
     targets: tuple[str, ...]
     secrets: Secrets = field(default_factory=dict, repr=False)
     looked: Looked | None = None
+    windows: Wanted = NOTHING_KNOWN
     kind: ClassVar[str] = "repair-boot"
     title: ClassVar[str] = "boot repair"
 
@@ -47,12 +51,25 @@ class RepairBoot:
         drivers = dict.fromkeys(device.driver for target in self.targets for device in chain_of(target))
         here = f" (here: {', '.join(drivers)})" if drivers else ""
         platform = "its EFI system partition" if self.firmware.is_uefi else "the disk"
-        return [
+        linux = [
             "look for Linux systems on the disks; in each of them, its own programs are run as root:",
             "turn device names of the old machine in fstab, crypttab and boot options into UUIDs; old files are kept",
             f"make the initramfs of all its kernels again, with the drivers of all storage{here}",
             f"install its boot loader again on {platform} for {self.firmware.words}, and make its menu again",
         ]
+        return [*linux, *self._windows_lines(here)]
+
+    def _windows_lines(self, here: str) -> Iterator[str]:
+        layouts = self.windows.before.values()
+        if not any(content.type == "ntfs" for layout in layouts for _, content in layout.contents()):
+            return
+        yield "look for Windows on the disks; none of its programs is run, and each file that is changed is kept:"
+        yield f"let the drivers of this machine's storage{here} start with it, in its registry"
+        if self.windows.drivers:
+            yield f"put in drivers that it lacks, from {self.windows.drivers}"
+        yield "set drive letters and the boot menu right, where partitions have other places or numbers now"
+        if find_program("hivexsh") is None:
+            yield "MISSING: hivexsh, which changes the registry: install libhivex-bin, or start the recovery medium"
 
     def as_dict(self) -> dict[str, Any]:
         """The same for JSON."""
@@ -64,16 +81,15 @@ class RepairBoot:
         pairs = [(disk.path, disk.layout) for disk in disks if disk.path in self.targets]
         looked = self.looked
         if looked is None:
-            looked = look(pairs, self.firmware, self.secrets)
+            looked = look(pairs, self.firmware, self.secrets, self.windows)
             for line in looked.lines():
                 say(line)
-        done = repair(looked, pairs, say, self.secrets) if looked.systems else ()
-        notes = tuple(note for system in looked.systems for note in system.plan.notes)
-        nothing = () if looked.systems else ("no Linux system was found on the disks, so nothing was repaired",)
+        done = repair(looked, pairs, say, self.secrets) if looked.found_any else ()
+        nothing = () if looked.found_any else ("no Linux system and no Windows was found, so nothing was repaired",)
         return StageResult(
             self.kind,
             sentences=tuple(text for each in done for text in each.sentences()),
-            warnings=(*looked.problems, *notes),
+            warnings=(*looked.problems, *looked.notes),
             failures=(*nothing, *looked.missing, *(text for each in done for text in each.failures())),
             facts={"plan": looked.as_dict()},
         )

@@ -248,7 +248,7 @@ def test_a_disk_without_a_system_is_left_as_it_is(disk, tmp_path):
     device, nodes = disk
     call("mke2fs", "-q", "-t", "ext4", nodes[1])
     said = imager("repair-boot", "--yes", device, status=10)
-    assert "no Linux system was found" in said
+    assert "no Linux system and no Windows was found" in said
 
 
 def test_a_disk_that_is_mounted_is_refused(disk, tmp_path):

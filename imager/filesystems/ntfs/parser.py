@@ -30,7 +30,7 @@ from typing import Final
 
 from imager.blocks import BlockReader, OutOfRange
 from imager.extents import Extents
-from imager.filesystems.base import HIBERNATED, NotTrusted, ParserDoc, UsedMap
+from imager.filesystems.base import HIBERNATED, MARKED_DIRTY, NOT_UNMOUNTED, NotTrusted, ParserDoc, UsedMap
 from imager.filesystems.ntfs.bitmap import UsedClusters, read_bitmap
 from imager.filesystems.ntfs.boot import (
     BOOT_SECTOR_BYTES,
@@ -263,11 +263,11 @@ def _check_clean(mft: Mft, geometry: Geometry, information: _Information) -> str
         raise NotTrusted("$LogFile has no content")
     state = read_log_state(log)
     if state.reason:
-        raise NotTrusted(f"{state.reason}: {ADVICE}", warnings=("it was not cleanly unmounted",))
+        raise NotTrusted(f"{state.reason}: {ADVICE}", warnings=(NOT_UNMOUNTED,))
     if information.flags & (_IS_DIRTY | _CHKDSK_UNDERWAY):
         raise NotTrusted(
             f"its volume flags ask for a check by chkdsk ({information.flag_names}): {ADVICE}",
-            warnings=("it is marked as dirty: chkdsk will check it",),
+            warnings=(MARKED_DIRTY,),
         )
     return state.summary
 
