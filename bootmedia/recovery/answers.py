@@ -70,6 +70,7 @@ class Restore(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         partition: Only this one of the image, onto the partition of that number.
         grow: Who gets the room of a larger disk; nobody when it is empty.
         grow_volume: The logical volume that gets the room of its group, such as vg0/root.
+        fit: Move partitions together and make file systems smaller, as far as the disk needs it.
         unlock: Encrypted partitions that are opened when all is written: N:KEYFILE, a path like image.
         repair_boot: Change the restored system so that it starts on this machine.
         boot_entries: The UEFI firmware of this machine gets entries for it.
@@ -86,6 +87,7 @@ class Restore(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     onto: Number | None = None
     grow: str = ""
     grow_volume: str = ""
+    fit: bool = False
     unlock: Annotated[tuple[Unlock, ...], msgspec.Meta(max_length=64)] = ()
     repair_boot: bool = False
     boot_entries: bool = True
@@ -231,6 +233,7 @@ def _restore_faults(restore: Restore) -> Iterator[str]:
     if (restore.partition is None) != (restore.onto is None):
         yield "partition and onto belong together"
     yield from _grow_faults(restore)
+    yield from _fit_faults(restore)
     if restore.repair_boot and restore.partition is not None:
         yield "repair_boot is for whole disks: partition and repair_boot contradict each other"
     if key and key.kind not in ("path", "label"):
@@ -250,6 +253,17 @@ def _grow_faults(restore: Restore) -> Iterator[str]:
         GrowRule.parse(restore.grow)
     except UsageError:
         yield f"grow: {restore.grow!r} is no rule; known are {RULES_FOR_GROWING}"
+
+
+def _fit_faults(restore: Restore) -> Iterator[str]:
+    if not restore.fit:
+        return
+    if restore.partition is not None:
+        yield "fit is for whole disks: partition and fit contradict each other"
+    if restore.grow:
+        yield "grow and fit contradict each other: grow moves partitions together as fit does"
+    if restore.target == "smallest-that-fits":
+        yield "smallest-that-fits and fit contradict each other: with fit, nobody knows beforehand what is the smallest"
 
 
 def _unlock_faults(restore: Restore) -> Iterator[str]:

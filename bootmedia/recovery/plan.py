@@ -61,8 +61,11 @@ class Task:
         words = ["imager", "restore", *(["--verify"] if self.restore.verify else [])]
         words += ["--accept-damage"] if self.restore.accept_damage else []
         words += ["--grow", self.restore.grow] if self.restore.grow else []
+        words += ["--fit"] if self.restore.fit else []
         words += ["--grow-volume", self.restore.grow_volume] if self.restore.grow_volume else []
-        if self.restore.grow or self.restore.repair_boot:  # what else is restored needs no passphrase
+        if (
+            self.restore.grow or self.restore.fit or self.restore.repair_boot
+        ):  # what else is restored needs no passphrase
             words += [word for text in self.restore.unlock for word in ("--unlock", text)]
         words += ["--repair-boot"] if self.restore.repair_boot else []
         words += [] if self.restore.boot_entries else ["--no-boot-entries"]
@@ -218,7 +221,8 @@ def _need(restore: Restore, about: Description) -> Need:
     if restore.partition is not None:
         size = wanted_partition(layout, restore.partition).size_bytes
         return Need(about.sector_size, size, size, restore.onto)
-    return Need(about.sector_size, layout.size_bytes, missing_bytes(layout, 0))
+    least = 0 if restore.fit else missing_bytes(layout, 0)  # the plan says what is missing
+    return Need(about.sector_size, layout.size_bytes, least)
 
 
 def _plan(restore: Restore, source: ImageSource, about: Description, final: FinalFacts | None, choice: Choice) -> Plan:
@@ -235,7 +239,7 @@ def _plan(restore: Restore, source: ImageSource, about: Description, final: Fina
         if entry is None or entry.kind == "extended":
             raise UsageError(f"there is no partition {restore.onto} on {state.name} that could be written")
         scope = RestoreScope.partition(restore.partition, entry.start, entry.end)
-    grow = Rule.parse(restore.grow) if restore.grow else None
+    grow = Rule("fit") if restore.fit else Rule.parse(restore.grow) if restore.grow else None
     options = RestoreOptions(accept_damage=restore.accept_damage, verify=restore.verify, grow=grow)
     return make_plan(about, final, state, scope, options)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Unattended restores onto larger disks: the partition and what lies in it grow."""
+"""Unattended restores onto disks of another size: the partition and what lies in it grow, or are made smaller."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from bootmedia.recovery.errors import AnswersWrong
 from bootmedia.recovery.facts import MachineFacts
 from bootmedia.recovery.job import Recovery
 from bootmedia.recovery.places import Surroundings
-from imager.errors import UsageError
+from imager.errors import TargetTooSmall, UsageError
 from tests.harness.disks import MIB, Part, gpt_disk, listed, needs_table_tools, poke
 from tests.harness.files import sparse_file
 from tests.harness.programs import call, missing_tools
@@ -63,9 +63,28 @@ def test_without_grow_nothing_grows(folder):
     assert listed(folder / "target") == listed(folder / "disk")
 
 
+def test_with_fit_a_smaller_disk_is_enough(folder):
+    (folder / "target").unlink()
+    sparse_file(folder / "target", 56 * MIB)
+    with pytest.raises(TargetTooSmall):
+        run(folder, "")
+    report, said = run(folder, "fit = true")
+    assert report["outcome"] == "done"
+    call("sfdisk", "--verify", folder / "target")
+    place = listed(folder / "target")[1]
+    assert place.end <= 56 * MIB
+    with (folder / "target").open("rb") as file:
+        file.seek(place.start)
+        (folder / "smaller").write_bytes(file.read(place.end - place.start))
+    call("e2fsck", "-f", "-n", folder / "smaller")
+    assert any("--fit" in line for line in said if "by hand" in line)
+
+
 @pytest.mark.parametrize(
     ("more", "told"),
     [
+        ('grow = "last"\nfit = true', "grow and fit contradict"),
+        ("fit = true\npartition = 1\nonto = 1", "fit is for whole disks"),
         ('grow = "all"', "known are last, proportional"),
         ('grow = "last"\npartition = 1\nonto = 1', "contradict each other"),
     ],
