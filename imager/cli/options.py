@@ -123,7 +123,10 @@ FitOption = Annotated[
 ScratchOption = Annotated[
     str | None,
     typer.Option(
-        "--scratch", metavar="FOLDER", help="Where file systems are made smaller; else where temporary files lie."
+        "--scratch",
+        metavar="FOLDER",
+        help="Where changes are kept while file systems are made smaller, by default where temporary files lie; "
+        'or "target": at once on the target, which is lost if it fails.',
     ),
 ]
 GapsOption = Annotated[bool, typer.Option("--gaps", help="Copy all of the space between partitions.")]

@@ -36,7 +36,7 @@ from imager.restore.inside import looked_into
 from imager.restore.looking import look_at_target, refuse_shared_targets
 from imager.restore.plan import Plan, RestoreOptions, make_plan
 from imager.restore.sets import SetImage, check_together, missing_sentences
-from imager.restore.shrinking import check_shrinking
+from imager.restore.shrinking import check_shrinking, with_scratch
 from imager.restore.together import Outcome, Task, failure_of, restore_all
 from imager.restore.told import outcome_lines
 from imager.virtual.show import shown_disk
@@ -182,8 +182,13 @@ def _plan(opened: StreamedImage, files: Sequence[str], place: str, choices: Rest
     final = None if opened.streamed else opened.final
     fills = wanted.partition is not None and wanted.grow is not None
     grow = None if fills else _rule(wanted, about.image_id)
-    options = RestoreOptions(choices.accept_damage, choices.verify, grow, wanted.scratch, fills)
-    plan = make_plan(about, final, state, wanted.scope(state, about.layout), options)
+    scope = wanted.scope(state, about.layout)
+
+    def planned(scratch: str) -> Plan:
+        options = RestoreOptions(choices.accept_damage, choices.verify, grow, scratch, fills)
+        return make_plan(about, final, state, scope, options)
+
+    plan = with_scratch(planned, wanted.scratch)
     check_shrinking(plan, opened)
     return plan
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from imager.fitting.ways import least_bytes
 from imager.layout import Content, Layout, Partition
 from imager.partitions.types import BIOS_BOOT, MBR_PREP_BOOT, PREP_BOOT
 
@@ -41,10 +42,6 @@ _SERVICE: Final = {
 }
 _ABSOLUTE: Final = {**dict.fromkeys(("a5", "a6", "a9"), "its own BSD label counts the sectors of the disk")}
 _READ_ONLY: Final = frozenset({"squashfs", "erofs", "iso9660", "udf", "cramfs"})
-_CAN_SHRINK: Final = frozenset({"ext2", "ext3", "ext4", "ntfs"})
-_SPARE_SHARE: Final = 8
-_SPARE_BYTES: Final = 16 * 1024**2
-"""A file system cannot be made as small as what it holds: it needs tables for it, and room to move blocks around."""
 _BITLOCKER: Final = "BitLocker"
 _SMALL_BYTES: Final = 2 * 1024**3
 _SMALL_SHARE: Final = 8
@@ -80,22 +77,13 @@ def trait_of(entry: Partition, layout: Layout) -> Trait:
         fixed=_fixed(entry, content, layout),
         barred=_barred(entry, content),
         pinned=_pinned(entry, content),
-        minimum_bytes=_minimum(entry, content),
+        minimum_bytes=least_bytes(entry),
     )
 
 
 def content_trait(content: Content) -> Trait:
     """What may be done with a file system that has the whole disk."""
     return Trait(fixed=_fixed_by_content(content), barred=_barred_by_content(content))
-
-
-def _minimum(entry: Partition, content: Content) -> int:
-    """The size that it could be made, by programs that can do that; with room for what they need themselves."""
-    is_known = content.used_bytes is not None and not content.whole_reason
-    if content.type not in _CAN_SHRINK or content.used_bytes is None or not is_known or not entry.captured:
-        return entry.size_bytes
-    needed = content.used_bytes + content.used_bytes // _SPARE_SHARE + _SPARE_BYTES
-    return min(entry.size_bytes, needed)
 
 
 def _fixed(entry: Partition, content: Content, layout: Layout) -> str:

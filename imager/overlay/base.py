@@ -17,15 +17,15 @@ from imager.image.reader import Image, open_image
 
 @dataclass(frozen=True)
 class Base:
-    """Ranges of a disk, one after the other; the disk is in an image, or a device or raw file.
+    """Ranges of a disk, one after the other; the disk is in an image, or a device or raw file, or nothing but zeros.
 
     Attributes:
         kind: How the disk is read.
-        path: The image, or the disk.
+        path: The image, or the disk; "" for zeros.
         pieces: Start and size of each range of the disk, in bytes.
     """
 
-    kind: Literal["image", "disk"]
+    kind: Literal["image", "disk", "zeros"]
     path: str
     pieces: tuple[tuple[int, int], ...]
 
@@ -39,6 +39,11 @@ class Base:
         """Ranges of a device or a raw file."""
         return cls("disk", path, tuple(pieces))
 
+    @classmethod
+    def of_zeros(cls, size: int) -> Base:
+        """Nothing but zeros."""
+        return cls("zeros", "", ((0, size),))
+
     @property
     def size(self) -> int:
         """Bytes of all ranges."""
@@ -51,6 +56,8 @@ class Base:
             ImagerError: It cannot be opened, or is shorter than the ranges say.
             UsageError: The image is a stream, which passes only once.
         """
+        if self.kind == "zeros":
+            return _Zeros(self.size)
         disk = self._image(stack) if self.kind == "image" else self._disk(stack)
         return Segments([Segment(disk, start, size) for start, size in self.pieces])
 
@@ -62,3 +69,12 @@ class Base:
 
     def _disk(self, stack: ExitStack) -> BlockReader:
         return stack.enter_context(open_source(self.path, exclusive_check=False, write_back=False))
+
+
+class _Zeros(BlockReader):
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.sector_size = 512
+
+    def _read(self, offset: int, length: int) -> bytes:
+        return bytes(length)

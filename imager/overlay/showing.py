@@ -59,6 +59,10 @@ class Shown:
         """Where a file is found, as long as it is shown."""
         return f"/proc/{self._server.pid}/cwd/{name}"
 
+    def size(self, name: str) -> int:
+        """How long a file is now."""
+        return self._state(name)[0]
+
     def dirty(self, name: str) -> Extents:
         """What was written until now, in whole pages."""
         return self._state(name)[1]
@@ -139,7 +143,7 @@ def _told(view: View) -> dict[str, Any]:
     return {
         "name": view.name,
         "kind": base.kind,
-        "path": os.fspath(Path(base.path).absolute()),
+        "path": base.path and os.fspath(Path(base.path).absolute()),
         "pieces": base.pieces,
         "places": [astuple(place) for place in view.store.places] if view.store else None,
     }

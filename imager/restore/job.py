@@ -8,14 +8,14 @@ its own that it uses again and again, and write them in place.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
 from imager.crew import Crew
 from imager.devices.buffers import aligned_buffer
-from imager.devices.target import TargetDisk, open_target
+from imager.devices.target import TargetDisk
 from imager.errors import ImagerError, Interrupted
 from imager.image.frames import Decoder, of_image
 from imager.image.group import Group
@@ -23,7 +23,7 @@ from imager.image.reader import Image, StreamedImage
 from imager.progress import NullProgress, Progress
 from imager.restore.plan import Plan
 from imager.restore.receiving import Receiver, RestoreResult
-from imager.restore.shrinking import shrunk_content
+from imager.restore.shrinking import prepare_beside, prepare_on_target
 from imager.restore.write import Prepared
 
 __all__ = ["RestoreResult", "execute"]
@@ -54,27 +54,34 @@ def execute(
     """
     shown = progress or NullProgress()
 
-    def fill(part: Plan, image: Image, path: Path) -> None:
-        with open_target(path, create_size=part.target.size_bytes) as scratch:
-            execute(part, image, scratch, threads=threads, progress=shown)
-
-    with shrunk_content(plan, source, fill) as prepared:
-        return _execute(plan, source, target, threads, shown, prepared)
+    with ExitStack() as stack:
+        prepared = Prepared()
+        if plan.smaller and not plan.shrinks_on_target:
+            prepared = prepare_beside(plan, source, stack)
+        receiver = Receiver(plan, target, threads=threads, progress=shown, prepared=prepared)
+        return _execute(plan, prepared, source, target, threads, shown, receiver, stack)
 
 
 def _execute(
     plan: Plan,
+    prepared: Prepared,
     source: StreamedImage,
     target: TargetDisk,
     threads: int | None,
     shown: Progress,
-    prepared: Prepared,
+    receiver: Receiver,
+    stack: ExitStack,
 ) -> RestoreResult:
-    receiver = Receiver(plan, target, threads=threads, progress=shown, prepared=prepared)
     try:
-        shown.start(plan.placement.take.total_bytes + prepared.count_bytes, "restore")
-        receiver.begin()
-        _pump(plan, source, receiver, threads)
+        if plan.shrinks_on_target:
+            receiver.begin()
+            receiver.steps.begin("shrink")
+            prepared = prepare_on_target(plan, source, target, stack)
+            receiver.adopt(prepared)
+        shown.start(receiver.wanted_bytes, "restore")
+        if not plan.shrinks_on_target:
+            receiver.begin()
+        _pump(prepared.added_to(plan), source, receiver, threads)
         return receiver.finish(source.final)
     except KeyboardInterrupt as error:
         raise receiver.with_state(Interrupted("interrupted")) from error

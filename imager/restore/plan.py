@@ -13,7 +13,7 @@ from typing import Any
 from imager.damage import DamagedPart, damaged_parts
 from imager.errors import ImageIncomplete, TargetTooSmall, UsageError
 from imager.extents import Extents
-from imager.fitting.model import Fitted, Fitting
+from imager.fitting.model import Fitting
 from imager.fitting.planner import fit
 from imager.image.description import Description, FinalFacts
 from imager.layout import Layout
@@ -25,6 +25,7 @@ from imager.restore.guards import TargetState, check_boot_code_place, check_sect
 from imager.restore.outlook import filled_place
 from imager.restore.placement import Placement
 from imager.restore.scope import HEAD_BYTES, MIB, RestoreScope, place, wanted_partition
+from imager.restore.smaller import Smaller, made_smaller, scratch_warnings
 from imager.restore.step_plan import RestoreOptions, Step, StepKind, planned_steps
 from imager.restore.words import lost_sentences, plan_lines, warning_sentences, written_rows
 
@@ -70,6 +71,7 @@ class Plan:
         warnings: What the user should know before agreeing.
         damage: Parts of the image whose content is missing or was unreadable.
         fitting: Where the partitions go when they are fitted to the target; None when they stay where they were.
+        smaller: The partitions whose content is made smaller, and how.
     """
 
     target: TargetState
@@ -87,6 +89,7 @@ class Plan:
     warnings: tuple[str, ...]
     damage: tuple[DamagedPart, ...]
     fitting: Fitting | None = None
+    smaller: tuple[Smaller, ...] = ()
 
     @property
     def write_ranges(self) -> Extents:
@@ -106,9 +109,9 @@ class Plan:
         return self.fitting.grown(self.layout) if self.fitting else {}
 
     @property
-    def shrunk(self) -> tuple[Fitted, ...]:
-        """The partitions whose content is made smaller before anything is written."""
-        return self.fitting.shrunk if self.fitting else ()
+    def shrinks_on_target(self) -> bool:
+        """Whether what is made smaller is written to the target while that is done."""
+        return any(each.on_target for each in self.smaller)
 
     def has_step(self, kind: StepKind) -> bool:
         """Whether a stage is part of the plan."""
@@ -134,6 +137,7 @@ class Plan:
             "written": self.written,
             "damage": self.damage,
             "fitting": self.fitting.as_dict() if self.fitting else None,
+            "made_smaller": [each.as_dict() for each in self.smaller],
             "plan_warnings": self.warnings,
         }
 
@@ -176,6 +180,7 @@ def make_plan(
     damage = _check_complete(description, final, placed, options)
     invalidate = _invalidated(target, scope, placed)
     clearing = _clearing(layout, target, scope, placed, fitting)
+    smaller = made_smaller(layout, description.used, fitting, options.scratch)
     return Plan(
         target=target,
         scope=scope,
@@ -186,12 +191,16 @@ def make_plan(
         placement=placed,
         invalidate=invalidate,
         clearing=clearing,
-        steps=planned_steps(layout, target, scope, options, placed, invalidate, clearing, fitting),
+        steps=planned_steps(layout, target, scope, options, placed, invalidate, clearing, fitting, smaller),
         will_be_lost=lost_sentences(target, scope),
         written=tuple(WrittenRow(*row) for row in written_rows(layout, scope, placed)),
-        warnings=warning_sentences(description, target, scope, placed, fitting, fills=options.fill),
+        warnings=(
+            *warning_sentences(description, target, scope, placed, fitting, fills=options.fill),
+            *scratch_warnings(smaller, target.name),
+        ),
         damage=damage,
         fitting=fitting,
+        smaller=smaller,
     )
 
 

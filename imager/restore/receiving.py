@@ -16,7 +16,7 @@ from imager.image.description import FinalFacts
 from imager.progress import NullProgress, Progress
 from imager.restore.plan import Plan
 from imager.restore.readback import read_back
-from imager.restore.steps import DoneStep
+from imager.restore.steps import DoneStep, StepLog
 from imager.restore.write import Prepared, TargetSink
 
 
@@ -99,8 +99,28 @@ class Receiver:
         self._progress = progress or NullProgress()
         self._reading_back = reading_back or self._progress
         self._sink = TargetSink(plan, target, verify=plan.options.verify, progress=self._progress, prepared=prepared)
-        self._wanted = plan.placement.take.total_bytes + prepared.count_bytes
+        self._count(prepared)
+
+    def _count(self, prepared: Prepared) -> None:
+        taken = self._plan.placement.take | prepared.take
+        self._wanted = taken.total_bytes + prepared.count_bytes
         self._changes = prepared.sentences
+
+    @property
+    def steps(self) -> StepLog:
+        """What of the plan was done."""
+        return self._sink.steps
+
+    @property
+    def wanted_bytes(self) -> int:
+        """How much is written."""
+        return self._wanted
+
+    def adopt(self, prepared: Prepared) -> None:
+        """Take over what was prepared after the beginning, before the first chunk comes."""
+        self._sink.adopt(self._plan, prepared)
+        self._count(prepared)
+        self.steps.begin("write")
 
     def begin(self) -> None:
         """Make the target unrecognisable and clear what will not be written."""

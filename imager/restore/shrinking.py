@@ -1,47 +1,40 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Makes file systems smaller that would not fit, in scratch files, before anything is written to the target.
+"""Makes smaller what would not fit, on copy-on-write views of the image's partitions.
 
-The partition is restored into a sparse file, checked, made smaller by its own tool, and checked again. What is in use
-of it then is written to the target instead of what the image has. Image and target are as they were until all of that
-is done: a file system that cannot be made smaller costs nothing but time.
-
-References:
-    e2fsck(8), resize2fs(8), ntfsresize(8), ntfsfix(8)
+Beside the target, which is the rule: what changes goes to a scratch file, and the target is touched when all of that is
+done; a file system that cannot be made smaller costs nothing but time. On the target (--scratch target): what changes
+goes to its place there at once, but for the first MiB, which waits, and for what lies behind the new end. Then, in both
+cases, what did not change comes from the image with all else, and what did change is written from where it is.
 """
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import replace
-from pathlib import Path
-from typing import Final
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 
 from imager.blocks import BlockReader
-from imager.devices.opening import open_source
+from imager.devices.target import TargetDisk
 from imager.errors import ImagerError, Interrupted, StoreError, UsageError, VolumeFailed
+from imager.extents import Extents
 from imager.fitting.boot_sectors import mended
-from imager.fitting.model import Fitted
 from imager.image.reader import Image, StreamedImage
-from imager.layout import Identity, Partition
+from imager.layout import Partition
+from imager.overlay import Base, Overlay, Place, Shown, Store, View, shown
+from imager.overlay.store import scratch_file
 from imager.pictures.sizes import size_text
-from imager.process import ProgramFailed, find_program, run
-from imager.restore.guards import TargetState
-from imager.restore.plan import Plan, RestoreScope, make_plan
-from imager.restore.scope import wanted_partition
+from imager.process import ProgramFailed
+from imager.restore.placement import Move
+from imager.restore.plan import Plan
+from imager.restore.scope import HEAD_BYTES, wanted_partition
+from imager.restore.smaller import ON_TARGET, Smaller
 from imager.restore.steps import StepLog
 from imager.restore.write import Extra, Prepared
+from imager.shrinking import MAKERS, Work, refusal
 
-Fill = Callable[[Plan, Image, Path], None]
-
-_SECONDS: Final = 24 * 3600.0
-_CORRECTED: Final = 1  # e2fsck(8): errors were corrected
-_PROGRAMS: Final = {
-    **dict.fromkeys(("ext2", "ext3", "ext4"), ("e2fsck", "resize2fs")),
-    "ntfs": ("ntfsresize", "ntfsfix"),
-}
+_VOLUME, _OLD = "volume", "old"
 
 
 def check_shrinking(plan: Plan, source: StreamedImage) -> None:
@@ -49,18 +42,69 @@ def check_shrinking(plan: Plan, source: StreamedImage) -> None:
 
     Raises:
         UsageError: The image is a stream, or a program is missing.
+        ImageError: The image lacks some of what would be made smaller.
         StoreError: There is too little room for the scratch files.
     """
-    places = plan.shrunk
-    if not places:
+    if not plan.smaller:
         return
     image = _readable(source)
-    contents = (wanted_partition(plan.layout, place.number).content for place in places)
-    names = {name for content in contents if content for name in _PROGRAMS.get(content.type, ())}
-    missing = sorted(name for name in names if find_program(name) is None)
+    for each in plan.smaller:
+        why = refusal(each.way)
+        if why:
+            raise UsageError(
+                f"what is in partition {each.place.number} cannot be made smaller here: {why}",
+                hint="The boot medium has all that is needed.",
+            )
+        if image.missing.touches(each.place.image_start, each.place.image_end):
+            raise UsageError(
+                f"the image lacks a part of partition {each.place.number}: what is not whole cannot be made smaller",
+                hint="Restore it to a disk that is as large as the one in the image.",
+            )
+    missing = missing_scratch_bytes(plan)
     if missing:
-        raise UsageError(f"what does not fit cannot be made smaller here: {', '.join(missing)} is not installed")
-    _check_room(plan, image)
+        folder = scratch_folder(plan)
+        raise StoreError(
+            f"{size_text(_needed(plan))} of scratch room are needed to make file systems smaller, "
+            f"and {folder} has {size_text(_needed(plan) - missing)}",
+            hint="Name a folder with more room: --scratch FOLDER. Without one: --scratch target.",
+            path=folder,
+            missing_bytes=missing,
+        )
+
+
+def with_scratch(make: Callable[[str], Plan], wanted: str) -> Plan:
+    """The plan with scratch files where they were wanted; on the target when nothing was said and they have no room.
+
+    Args:
+        make: Makes the plan for a word of --scratch.
+        wanted: That word, "" when nothing was said.
+    """
+    plan = make(wanted)
+    return make(ON_TARGET) if not wanted and plan.smaller and missing_scratch_bytes(plan) else plan
+
+
+def _needed(plan: Plan) -> int:
+    return sum(each.scratch_bytes for each in plan.smaller)
+
+
+def missing_scratch_bytes(plan: Plan) -> int:
+    """How much room for scratch files is missing.
+
+    Raises:
+        StoreError: The folder cannot be used.
+    """
+    folder = scratch_folder(plan)
+    try:
+        state = os.statvfs(folder)
+    except OSError as error:
+        raise StoreError(f"the folder {folder} cannot be used: {error.strerror}", path=folder) from error
+    return max(0, _needed(plan) - state.f_bavail * state.f_frsize)
+
+
+def scratch_folder(plan: Plan) -> str:
+    """Where scratch files lie; what is written to the target at once still needs a few MiB of it."""
+    chosen = plan.options.scratch
+    return chosen if chosen and chosen != ON_TARGET else tempfile.gettempdir()
 
 
 def _readable(source: StreamedImage) -> Image:
@@ -69,111 +113,166 @@ def _readable(source: StreamedImage) -> Image:
     return source
 
 
-def _check_room(plan: Plan, source: Image) -> None:
-    cells = source.description.used.align_outward(plan.chunk_size, plan.disk_size)
-    needed = sum(cells.clip(place.image_start, place.image_end).total_bytes for place in plan.shrunk)
-    folder = scratch_folder(plan)
-    try:
-        state = os.statvfs(folder)
-    except OSError as error:
-        raise StoreError(f"the folder {folder} cannot be used: {error.strerror}", path=folder) from error
-    free = state.f_bavail * state.f_frsize
-    if free < needed:
-        raise StoreError(
-            f"{size_text(needed)} of scratch room are needed to make file systems smaller, "
-            f"and {folder} has {size_text(free)}",
-            hint="Name a folder with more room: --scratch FOLDER.",
-            path=folder,
-            missing_bytes=needed - free,
-        )
-
-
-def scratch_folder(plan: Plan) -> str:
-    """Where the scratch files lie."""
-    return plan.options.scratch or tempfile.gettempdir()
-
-
-@contextmanager
-def shrunk_content(plan: Plan, source: StreamedImage, fill: Fill) -> Iterator[Prepared]:
-    """What is written in place of what the image has; the scratch files are gone when the block is left.
-
-    Args:
-        plan: Of the whole restore.
-        source: The image.
-        fill: Carries the plan of one partition out, into a file.
+def prepare_beside(plan: Plan, source: StreamedImage, stack: ExitStack) -> Prepared:
+    """Make everything smaller in scratch files, which are there until the stack is closed.
 
     Raises:
         VolumeFailed: A file system is not in order, or cannot be made as small; the target was not touched.
         ImageError: The image is damaged there.
     """
-    if not plan.shrunk:
-        yield Prepared()
-        return
     check_shrinking(plan, source)
-    image = _readable(source)
     log = StepLog(plan.steps)
     log.begin("shrink")
-    with ExitStack() as stack:
-        try:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="imager-", dir=scratch_folder(plan))))
-            made = tuple(_shrunk(plan, image, place, folder, fill, stack) for place in plan.shrunk)
-        except (KeyboardInterrupt, ImagerError) as caught:
-            error = Interrupted("interrupted") if isinstance(caught, KeyboardInterrupt) else caught
-            state = f"{plan.target.name} was not touched"
-            error.message += f"; {state}"
-            error.facts |= {"state": state, "steps": log.steps}
-            raise error from caught.__cause__
-        log.end()
-        yield Prepared(made, log.steps, tuple(_sentence(place) for place in plan.shrunk))
+    try:
+        prepared = _prepare(plan, source, None, stack)
+    except (KeyboardInterrupt, ImagerError) as caught:
+        error = Interrupted("interrupted") if isinstance(caught, KeyboardInterrupt) else caught
+        state = f"{plan.target.name} was not touched"
+        error.message += f"; {state}"
+        error.facts |= {"state": state, "steps": log.steps}
+        raise error from caught.__cause__
+    log.end()
+    return replace(prepared, steps=log.steps)
 
 
-def _sentence(place: Fitted) -> str:
+def prepare_on_target(plan: Plan, source: StreamedImage, target: TargetDisk, stack: ExitStack) -> Prepared:
+    """Make everything smaller in its place on the target, which looks like no disk by now.
+
+    Raises:
+        VolumeFailed: A file system is not in order, or cannot be made as small.
+        ImageError: The image is damaged there.
+    """
+    check_shrinking(plan, source)
+    return _prepare(plan, source, target, stack)
+
+
+def _prepare(plan: Plan, source: StreamedImage, target: TargetDisk | None, stack: ExitStack) -> Prepared:
+    done = [_Shrinking(plan, _readable(source), each, target, stack).carry_out() for each in plan.smaller]
+    return Prepared(
+        tuple(each.extra for each in done),
+        Extents.union_of(each.take for each in done),
+        tuple(each.move for each in done),
+        sentences=tuple(_sentence(each) for each in plan.smaller),
+    )
+
+
+def _sentence(smaller: Smaller) -> str:
+    place = smaller.place
     return (
         f"what is in partition {place.number} was made smaller, "
         f"from {size_text(place.old_size)} to {size_text(place.new_size)}"
     )
 
 
-def _shrunk(plan: Plan, source: Image, place: Fitted, folder: Path, fill: Fill, stack: ExitStack) -> Extra:
-    entry = wanted_partition(plan.layout, place.number)
-    path = folder / f"partition-{place.number}"
-    fill(_plan_of(source, plan, entry, path), source, path)
-    try:
-        _make_smaller(entry, path, place.new_size)
-    except ProgramFailed as error:
-        raise VolumeFailed(
-            f"partition {entry.number} could not be made smaller: {error.message}",
-            hint="Choose a larger disk, or repair the file system before it is imaged again.",
-            number=entry.number,
-        ) from error
-    _mend(plan, entry, place, path)
-    sector = plan.layout.logical_sector_bytes
-    reader = stack.enter_context(open_source(str(path), exclusive_check=False, sector_size=sector))
-    from imager.examine import Volume, examine  # not on top: all parsers, which most restores do not need
+@dataclass(frozen=True)
+class _Done:
+    """What comes of one partition."""
 
-    # Not the holes of the file: zeros that are in use count, and its tool may have made holes of them.
-    used = examine(Volume(reader, str(path), partition_type=entry.type)).used
-    return Extra(reader, used, place.start)
+    extra: Extra
+    take: Extents
+    move: Move
 
 
-def _plan_of(source: Image, plan: Plan, entry: Partition, path: Path) -> Plan:
-    """The restore of one partition into a file; damage that was accepted is not: nobody resizes what is not whole."""
-    sector = plan.layout.logical_sector_bytes
-    target = TargetState(Identity(path=str(path), transport="file"), entry.size_bytes, sector, False, False)
-    scope = RestoreScope.partition(entry.number, 0, entry.size_bytes)
-    return make_plan(source.description, source.final, target, scope)
+class _Shrinking:
+    """One partition made smaller."""
 
+    def __init__(
+        self, plan: Plan, source: Image, smaller: Smaller, target: TargetDisk | None, stack: ExitStack
+    ) -> None:
+        self._plan = plan
+        self._source = source
+        self._way = smaller.way
+        self._place = smaller.place
+        self._entry: Partition = wanted_partition(plan.layout, smaller.place.number)
+        self._target = target
+        self._stack = stack
+        self._folder = scratch_folder(plan)
 
-def _mend(plan: Plan, entry: Partition, place: Fitted, path: Path) -> None:
-    """Boot sectors that say where the volume starts."""
-    sector = plan.layout.logical_sector_bytes
-    smaller = replace(entry, end=entry.start + place.new_size)
-    with open_source(str(path), exclusive_check=False, sector_size=sector) as reader:
-        changes = mended(smaller, _Shifted(reader, entry.start), sector, place.start)
-    with path.open("r+b") as file:
-        for offset, content in changes:
-            file.seek(offset - entry.start)
-            file.write(content)
+    def carry_out(self) -> _Done:
+        """Do it, and say what is to be written.
+
+        Raises:
+            VolumeFailed: It cannot be done.
+        """
+        store = Store(self._places())
+        with shown(self._views(store)) as there:
+            try:
+                self._make(there)
+            except (ProgramFailed, VolumeFailed) as error:
+                raise self._failed(there, error) from error
+            used, after = self._used(there), there.after(_VOLUME, self._stack)
+        self._mend(after)
+        return self._divided(after, used)
+
+    def _places(self) -> list[Place]:
+        """Where what is written is kept: all of it in a scratch file, or the middle of it on the target."""
+        size, end = self._place.old_size, self._place.new_size
+        scratch = scratch_file(self._stack, self._folder)
+        if self._target is None or end <= HEAD_BYTES:
+            return [Place(0, size, scratch, 0)]
+        return [
+            Place(0, HEAD_BYTES, scratch, 0),
+            Place(HEAD_BYTES, end, self._target.fd, self._place.start + HEAD_BYTES),
+            Place(end, size, scratch, end),
+        ]
+
+    def _views(self, store: Store) -> list[View]:
+        place = self._place
+        image = Base.of_image(self._source.name, [(place.image_start, place.old_size)])
+        if self._way.kind == "tool":
+            return [View(_VOLUME, image, store)]
+        journal = Store.in_scratch(self._stack, place.old_size, self._folder)
+        return [View(_VOLUME, Base.of_zeros(place.new_size), store), View(_OLD, image, journal)]
+
+    def _make(self, there: Shown) -> None:
+        content = self._entry.content
+        if content is None:
+            raise VolumeFailed("there is nothing in it")
+        old = there.path(_OLD) if self._way.kind == "anew" else ""
+        sizes = self._place.old_size, self._place.new_size, self._plan.layout.logical_sector_bytes
+        MAKERS[content.type](Work(content, there.path(_VOLUME), old, *sizes))
+        if there.size(_VOLUME) > self._place.new_size:
+            os.truncate(there.path(_VOLUME), self._place.new_size)
+
+    def _failed(self, there: Shown, error: ImagerError) -> VolumeFailed:
+        """The error, with what is behind it: a program sees only that something could not be read or written."""
+        below = there.problem(_VOLUME) or (there.problem(_OLD) if self._way.kind == "anew" else "")
+        reason = f"{below} ({error.message})" if below else error.message
+        return VolumeFailed(
+            f"partition {self._entry.number} could not be made smaller: {reason}",
+            hint=error.hint or "Choose a larger disk, or repair the file system before it is imaged again.",
+            number=self._entry.number,
+        )
+
+    def _used(self, there: Shown) -> Extents:
+        """What is in use now. That is more than what was written: a tool may leave zeros out that count."""
+        from imager.examine import Volume, examine  # not on top: all parsers, which most restores do not need
+
+        with ExitStack() as reading:
+            after = there.after(_VOLUME, reading)
+            return examine(Volume(after, there.path(_VOLUME), partition_type=self._entry.type)).used
+
+    def _mend(self, after: Overlay) -> None:
+        """Boot sectors that say where the volume starts."""
+        sector, entry = self._plan.layout.logical_sector_bytes, self._entry
+        smaller = replace(entry, end=entry.start + self._place.new_size)
+        for offset, content in mended(smaller, _Shifted(after, entry.start), sector, self._place.start):
+            after.write(offset - entry.start, content)
+
+    def _divided(self, after: Overlay, used: Extents) -> _Done:
+        """What comes from the image, what from the view, and what is on the target already."""
+        place, dirty = self._place, after.dirty
+        cells = Extents()
+        if self._way.kind == "tool":
+            chunks = self._source.used.align_outward(self._plan.chunk_size, self._plan.disk_size)
+            cells = chunks.clip(place.image_start, place.image_start + place.new_size).shift(-place.image_start)
+        there = Extents()
+        if self._target is not None and place.new_size > HEAD_BYTES:
+            there = dirty.clip(HEAD_BYTES, place.new_size)
+        take = cells - dirty
+        extra = Extra(after, used - take - there, place.start, there)
+        move = Move(place.image_start, place.image_start + place.new_size, place.distance)
+        return _Done(extra, take.shift(place.image_start), move)
 
 
 class _Shifted(BlockReader):
@@ -187,38 +286,3 @@ class _Shifted(BlockReader):
 
     def _read(self, offset: int, length: int) -> bytes:
         return self._volume.read(offset - self._start, length)
-
-
-# --- The tools ----------------------------------------------------------------------------------------------------
-
-
-def _make_smaller(entry: Partition, path: Path, size_bytes: int) -> None:
-    """Make the file system in a file smaller, and the file with it.
-
-    Raises:
-        ProgramFailed: It is not in order, or does not fit.
-    """
-    kind = entry.content.type if entry.content else ""
-    if kind == "ntfs":
-        _ntfs(str(path), size_bytes)
-    else:
-        _ext(str(path), size_bytes)
-
-
-def _tool(*command: str, allowed: tuple[int, ...] = (0,), answers: bytes = b"") -> None:
-    run(command, allowed=allowed, input_bytes=answers, timeout_seconds=_SECONDS)
-
-
-def _ext(path: str, size_bytes: int) -> None:
-    _tool("e2fsck", "-f", "-p", path, allowed=(0, _CORRECTED))
-    _tool("resize2fs", path, f"{size_bytes // 1024}K")
-    os.truncate(path, size_bytes)
-    _tool("e2fsck", "-f", "-n", path)
-
-
-def _ntfs(path: str, size_bytes: int) -> None:
-    size = ("--size", str(size_bytes))
-    _tool("ntfsresize", "--no-action", "--no-progress-bar", *size, path)
-    _tool("ntfsresize", "--no-progress-bar", *size, path, answers=b"y\n")
-    os.truncate(path, size_bytes)  # a copy of the boot sector is the last one
-    _tool("ntfsfix", "--no-action", path)

@@ -9,13 +9,14 @@ from typing import Final, Literal
 
 from imager.extents import Extents
 from imager.fitting.boot_sectors import TYPES as COUNTING_TYPES
-from imager.fitting.model import Fitted, Fitting, Rule
+from imager.fitting.model import Fitting, Rule
 from imager.layout import Layout
 from imager.pictures.sizes import size_text
 from imager.restore.clearing import Clearing
 from imager.restore.guards import TargetState
 from imager.restore.placement import Placement
 from imager.restore.scope import RestoreScope
+from imager.restore.smaller import Smaller
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class RestoreOptions:
         verify: Read everything back when it is written.
         grow: Who gets the room that a larger disk has; None when it stays unpartitioned.
         fill: A single partition grows to fill a place that is larger.
-        scratch: Folder for file systems that are made smaller; by default the one for temporary files.
+        scratch: Folder for what changes when file systems are made smaller; by default the one for temporary files;
+            "target" to write it to the target at once.
     """
 
     accept_damage: bool = False
@@ -82,10 +84,12 @@ def _counting(layout: Layout, fitting: Fitting) -> list[str]:
     return [str(entry.number) for entry in counting if entry.number in moved]
 
 
-def _shrink_step(places: Sequence[Fitted]) -> Step:
-    sizes = (f"{each.number} from {size_text(each.old_size)} to {size_text(each.new_size)}" for each in places)
-    text = f"make what is in partitions smaller, in scratch files: {', '.join(sizes)}; only then go on"
-    return Step("shrink", text, sum(each.new_size for each in places))
+def _shrink_step(smaller: Sequence[Smaller]) -> Step:
+    numbers = ", ".join(str(each.place.number) for each in smaller)
+    is_scratch = not any(each.on_target for each in smaller)
+    how = "beside the target, which is not touched before that is done" if is_scratch else "on the target"
+    text = f"make what is in partitions smaller, {how}: {numbers}"
+    return Step("shrink", text, sum(each.place.new_size for each in smaller))
 
 
 def planned_steps(
@@ -97,10 +101,11 @@ def planned_steps(
     invalidate: Extents,
     clearing: Clearing,
     fitting: Fitting | None,
+    smaller: Sequence[Smaller] = (),
 ) -> tuple[Step, ...]:
     """Everything that is done, in order."""
-    smaller = fitting.shrunk if fitting else ()
-    steps = [_shrink_step(smaller)] if smaller else []
+    on_target = any(each.on_target for each in smaller)
+    steps = [_shrink_step(smaller)] if smaller and not on_target else []
     if not target.exists:
         text = f"make the file {target.name} of {size_text(target.size_bytes)}, with nothing in it"
         steps.append(Step("create", text, target.size_bytes))
@@ -109,11 +114,13 @@ def planned_steps(
     cleared = clearing.discard | clearing.zero
     if len(cleared):
         steps.append(Step("clear", clearing.sentence(), cleared.total_bytes))
+    if on_target:
+        steps.append(_shrink_step(smaller))
     first = placed.take - placed.last
     if len(first):
         steps.append(Step("write", "write the content, each chunk checked before", first.total_bytes))
     if smaller:
-        steps.append(Step("write-shrunk", "write what was made smaller"))
+        steps.append(Step("write-shrunk", "write what changed in what was made smaller"))
     if fitting and fitting.is_changed:
         if counting := _counting(layout, fitting):
             text = f"tell the boot sectors of partitions that move where they lie then: {', '.join(counting)}"

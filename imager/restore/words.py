@@ -185,13 +185,6 @@ def _left_out_sentences(layout: Layout, scope: RestoreScope) -> Iterator[str]:
 def _fitting_sentences(description: Description, placed: Placement, fitting: Fitting) -> Iterator[str]:
     """What fitting partitions costs."""
     layout = description.layout
-    cells = description.used.align_outward(description.chunk_size, description.disk_size)
-    scratch = sum(cells.clip(place.image_start, place.image_end).total_bytes for place in fitting.shrunk)
-    if scratch:
-        yield (
-            f"making smaller needs {size_text(scratch)} of room for scratch files (--scratch says where); "
-            "blocks lie in other places afterwards, files are the same"
-        )
     inside = Extents.of((entry.start, entry.end) for entry in layout.partitions if entry.kind != "extended")
     lost = description.used - inside - table_only_ranges(layout) - placed.moves.sources
     if fitting.is_changed and lost.total_bytes > _EDGES_BYTES:
@@ -226,6 +219,7 @@ def plan_lines(plan: Plan, style: Style) -> list[str]:
     lines += _section("the disk", list(_picture_lines(target.layout, layout_after(plan), style)))
     lines += _section("now on it, and lost", plan.will_be_lost or ("nothing",))
     lines += _section("partitions", list(_fitting_lines(plan.layout, plan.fitting)) if plan.fitting else [])
+    lines += _section("made smaller", [each.sentence() for each in plan.smaller])
     lines += _section("table", list(_adding_lines(plan)))
     lines += _section(
         "written",

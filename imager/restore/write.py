@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import bisect
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar
 
 from imager.blocks import BlockReader
@@ -28,6 +28,7 @@ from imager.partitions.adapt import Patch, relocate
 from imager.partitions.adding import entry_patches
 from imager.partitions.refit import refit
 from imager.progress import NullProgress, Progress
+from imager.restore.placement import Move, Moves
 from imager.restore.plan import Plan
 from imager.restore.readback import Written
 from imager.restore.scope import HEAD_BYTES
@@ -112,11 +113,15 @@ class Prepared:
 
     Attributes:
         extra: Content that is written in place of what the image has.
+        take: What beside the plan's comes from the image; image offsets.
+        moves: Where that goes.
         steps: The steps that this took.
         sentences: What was changed, for people.
     """
 
     extra: tuple[Extra, ...] = ()
+    take: Extents = field(default_factory=Extents)
+    moves: tuple[Move, ...] = ()
     steps: tuple[DoneStep, ...] = ()
     sentences: tuple[str, ...] = ()
 
@@ -124,6 +129,14 @@ class Prepared:
     def count_bytes(self) -> int:
         """How much of it is written."""
         return sum(each.used.total_bytes for each in self.extra)
+
+    def added_to(self, plan: Plan) -> Plan:
+        """The plan, with what comes from the image beside it."""
+        if not self.moves:
+            return plan
+        placed = plan.placement
+        moves = Moves.of([*placed.moves.moves, *self.moves])
+        return replace(plan, placement=replace(placed, take=placed.take | self.take, moves=moves))
 
 
 @dataclass(frozen=True)
@@ -134,11 +147,13 @@ class Extra:
         reader: The partition.
         used: What is written of it.
         start: Where it starts on the target.
+        there: What of it lies on the target already.
     """
 
     reader: BlockReader
     used: Extents
     start: int
+    there: Extents = field(default_factory=Extents)
 
 
 class TargetSink:
@@ -160,20 +175,25 @@ class TargetSink:
         progress: Progress | None = None,
         prepared: Prepared = Prepared(),
     ) -> None:
-        self.written = Written(plan, is_kept=verify)
+        self._verify = verify
         self.damage: tuple[DamagedPart, ...] = ()
         self.sentences: tuple[str, ...] = ()
         self.steps = StepLog(plan.steps, before=prepared.steps)
-        self._plan = plan
         self._target = target
         self._progress = progress or NullProgress()
-        self._now = plan.placement.take - plan.placement.last
-        self._held = plan.placement.last | plan.placement.consulted
         self._kept = KeptBytes(plan.disk_size, plan.layout.logical_sector_bytes)
-        self._prepared = prepared
+        self.adopt(plan, prepared)
         self._lock = threading.Lock()
         self._received_bytes = 0
         self._state = f"{plan.target.name} was not touched"
+
+    def adopt(self, plan: Plan, prepared: Prepared) -> None:
+        """Take over what was prepared, before the first chunk comes."""
+        self._plan = plan = prepared.added_to(plan)
+        self._prepared = prepared
+        self._now = plan.placement.take - plan.placement.last
+        self._held = plan.placement.last | plan.placement.consulted
+        self.written = Written(plan, is_kept=self._verify)
 
     def begin(self) -> None:
         """Make the target unrecognisable and clear what the image does not use."""
@@ -189,7 +209,8 @@ class TargetSink:
         for start, end in clearing.discard:
             self._target.discard(start, end - start)
         self._zero(clearing.zero)
-        self.steps.begin("write")
+        if not plan.shrinks_on_target:
+            self.steps.begin("write")
 
     def _zero(self, ranges: Extents) -> None:
         for start, end in ranges:
@@ -292,6 +313,9 @@ class TargetSink:
                 self._target.write(extra.start + at, piece)
                 self.written.piece(extra.start + at, piece)
                 self._progress.advance(len(piece))
+        for start, end in extra.there if self._verify else ():
+            for at in range(start, end, HEAD_BYTES):
+                self.written.piece(extra.start + at, memoryview(extra.reader.read(at, min(HEAD_BYTES, end - at))))
 
     def _mend(self) -> None:
         """Tell the boot sectors of partitions that move where they lie now; they wait in memory."""

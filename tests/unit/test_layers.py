@@ -50,10 +50,23 @@ MAY_IMPORT = {
     "stores": {"closing", "errors", "extents", "process", "progress"},
     "image": {*PARSING, "closing", "crew", "stores", "progress", "__init__"},
     "overlay": {*SURVEYING, "opening", "image", "__init__"},
+    "shrinking": {"errors", "process", "layout", "extents", "fitting", "opening", "overlay"},
     "capture": {*SURVEYING, "survey", "crew", "damage", "stores", "image", "pictures", "progress", "__init__"},
     "restore": SURVEYING
     | AFTERWARDS
-    | {"examine", "survey", "crew", "damage", "fitting", "stores", "image", "overlay", "pictures", "progress"},
+    | {
+        "examine",
+        "survey",
+        "crew",
+        "damage",
+        "fitting",
+        "stores",
+        "image",
+        "overlay",
+        "shrinking",
+        "pictures",
+        "progress",
+    },
     "cloning": {*SURVEYING, "survey", "image", "capture", "restore", "progress"},
     "reports": {"errors", "extents", "text", "layout", "pictures", "damage", "image", "progress", "restore"},
 }

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How what lies in a partition can be made smaller: one way for each content, with what it needs and what it changes.
+
+The one place that knows: the planner takes minimum sizes from here, the plan prints what is said here, and
+`imager.shrinking` carries each way out. A way works on a file as large as the partition:
+
+* a *tool* changes the file system on a view of the image's partition; what it does not touch comes from the image;
+* *anew*: the file is blank, as large as the partition will be; a file system is made in it and filled with every file
+  of the image's, or, as for swap, with nothing.
+
+All figures are estimates on the safe side, for a plan; nothing depends on them being exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from imager.extents import Extents
+from imager.layout import Content, Partition
+
+MIB: Final = 1024**2
+GIB: Final = 1024**3
+_TOOL_MEMORY: Final = 160 * MIB
+_BYTES_A_SECOND: Final = 60 * MIB
+"""Reading and writing through a view, on two cores."""
+
+
+@dataclass(frozen=True)
+class Outlay:
+    """What a way costs.
+
+    Attributes:
+        scratch_bytes: Room for what is written, if it is not written to the target at once.
+        memory_bytes: Of all programs together.
+        seconds: How long it takes, before the rest of the restore.
+    """
+
+    scratch_bytes: int
+    memory_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way of making something smaller.
+
+    Attributes:
+        kind: tool: on a view of the image's partition; anew: on a blank file.
+        text: How, as in "resize2fs makes it smaller".
+        programs: What must be installed.
+        least: The smallest size, from the content and its used bytes.
+        outlay: From the used bytes (offsets in the partition), the old and the new size.
+        differs: What will not be as it was, as sentences.
+        as_root: It needs root and loop devices.
+        mounts: The kernel's name of the file system, when it is mounted.
+    """
+
+    kind: Literal["tool", "anew"]
+    text: str
+    programs: tuple[str, ...]
+    least: Callable[[Content, int], int]
+    outlay: Callable[[Extents, int, int], Outlay]
+    differs: tuple[str, ...] = ()
+    as_root: bool = False
+    mounts: str = ""
+
+
+def way_of(content: Content | None) -> Way | None:
+    """The way for a content; None when it cannot be made smaller (`why_not` says why)."""
+    return None if content is None or why_not(content) else WAYS[content.type]
+
+
+def why_not(content: Content) -> str:
+    """Why a content cannot be made smaller; "" when it can."""
+    if content.type not in WAYS:
+        return f"nothing makes {content.type} smaller"
+    if content.whole_reason:
+        return f"it is not trusted: {content.whole_reason}"
+    if content.used_bytes is None:
+        return "it does not say how much of it is in use"
+    return _SPECIAL[content.type](content) if content.type in _SPECIAL else ""
+
+
+def least_bytes(entry: Partition) -> int:
+    """The smallest size that a partition can have: what it has, when it cannot be smaller."""
+    content = entry.content
+    way = way_of(content)
+    if way is None or content is None or content.used_bytes is None or not entry.captured:
+        return entry.size_bytes
+    return min(entry.size_bytes, way.least(content, content.used_bytes))
+
+
+def _spare(_: Content, used_bytes: int) -> int:
+    """A file system cannot be as small as what it holds: it needs tables, and room to move blocks around."""
+    return used_bytes + used_bytes // 8 + 16 * MIB
+
+
+def tool_outlay(used: Extents, old_size: int, new_size: int) -> Outlay:
+    """What lies behind the new end is written again, and tables for it; all tables are read."""
+    behind = used.clip(new_size, old_size).total_bytes
+    scratch = behind + behind // 16 + used.total_bytes // 64 + 32 * MIB
+    seconds = (2 * scratch + used.total_bytes // 32) / _BYTES_A_SECOND + 5
+    return Outlay(scratch, _TOOL_MEMORY + old_size // 16384, seconds)
+
+
+# --- Btrfs --------------------------------------------------------------------------------------------------------
+
+_BTRFS_LEAST: Final = 256 * MIB
+"""The kernel makes no device smaller than that (btrfs_ioctl_resize)."""
+
+
+def _btrfs_chunk(size_bytes: int) -> int:
+    """A tenth of the device, at most 1 GiB: how much space the kernel takes for data at a time."""
+    return min(GIB, size_bytes // 10)
+
+
+def _btrfs_least(content: Content, used_bytes: int) -> int:
+    chunks = 2 * _btrfs_chunk(content.size_bytes or GIB)
+    return max(_BTRFS_LEAST, used_bytes + used_bytes // 8 + chunks + 64 * MIB)
+
+
+def _btrfs_outlay(used: Extents, old_size: int, new_size: int) -> Outlay:
+    """Whole chunks move: those that reach behind the new end, and what a chunk in front of it shares with one."""
+    before = max(0, new_size - _btrfs_chunk(old_size))
+    moved = used.clip(before, old_size).total_bytes
+    scratch = moved + moved // 16 + used.total_bytes // 64 + 96 * MIB
+    seconds = (2 * scratch + used.total_bytes // 16) / _BYTES_A_SECOND + 10
+    return Outlay(scratch, _TOOL_MEMORY + 64 * MIB, seconds)
+
+
+def _btrfs_alone(content: Content) -> str:
+    devices = content.facts.get("device", "1 of 1 devices")
+    return "" if devices.endswith(" of 1 devices") else f"it lies on several devices ({devices})"
+
+
+_BLOCKS_MOVE: Final = ("blocks lie in other places",)
+_EXT: Final = Way("tool", "resize2fs makes it smaller", ("e2fsck", "resize2fs"), _spare, tool_outlay, _BLOCKS_MOVE)
+
+WAYS: Final[dict[str, Way]] = {
+    **dict.fromkeys(("ext2", "ext3", "ext4"), _EXT),
+    "ntfs": Way(
+        "tool",
+        "ntfsresize makes it smaller",
+        ("ntfsresize", "ntfsfix"),
+        _spare,
+        tool_outlay,
+        (*_BLOCKS_MOVE, "Windows checks it once at the next start"),
+        as_root=True,
+    ),
+    "btrfs": Way(
+        "tool",
+        "the kernel's Btrfs makes it smaller",
+        ("btrfs",),
+        _btrfs_least,
+        _btrfs_outlay,
+        (*_BLOCKS_MOVE, "its generation counter is higher"),
+        as_root=True,
+        mounts="btrfs",
+    ),
+}
+"""By blkid's name of the content."""
+
+_SPECIAL: Final[dict[str, Callable[[Content], str]]] = {"btrfs": _btrfs_alone}
+"""What else may speak against it."""

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the plan says of partitions whose content is made smaller: the way, what it needs, what will differ. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from imager.extents import Extents
+from imager.fitting.model import Fitted, Fitting
+from imager.fitting.ways import Outlay, Way, way_of
+from imager.layout import Layout
+from imager.pictures.sizes import size_text
+
+ON_TARGET: Final = "target"
+"""The word of --scratch for no scratch file at all."""
+
+
+@dataclass(frozen=True)
+class Smaller:
+    """A partition whose content is made smaller.
+
+    Attributes:
+        place: Its place in the image and on the target.
+        way: How.
+        outlay: What it needs.
+        on_target: What changes is written to its place on the target at once, and not to a scratch file first.
+    """
+
+    place: Fitted
+    way: Way
+    outlay: Outlay
+    on_target: bool
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Room that is needed beside the target."""
+        return 0 if self.on_target else self.outlay.scratch_bytes
+
+    def sentence(self) -> str:
+        """The way, for the plan."""
+        place, outlay = self.place, self.outlay
+        kept = (
+            "what changes is written to the target at once"
+            if self.on_target
+            else (f"scratch up to {size_text(outlay.scratch_bytes)}")
+        )
+        return (
+            f"partition {place.number}, {size_text(place.old_size)} to {size_text(place.new_size)}: {self.way.text}; "
+            f"{kept}, memory about {size_text(outlay.memory_bytes)}, about {_time_text(outlay.seconds)}; "
+            f"afterwards the files are the same, but {', '.join(self.way.differs)}"
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as facts, for JSON."""
+        return {
+            "number": self.place.number,
+            "kind": self.way.kind,
+            "text": self.way.text,
+            "on_target": self.on_target,
+            "scratch_bytes": self.scratch_bytes,
+            "memory_bytes": self.outlay.memory_bytes,
+            "seconds": round(self.outlay.seconds),
+            "differs": self.way.differs,
+        }
+
+
+def made_smaller(layout: Layout, used: Extents, fitting: Fitting | None, scratch: str) -> tuple[Smaller, ...]:
+    """Every partition whose content is made smaller.
+
+    Args:
+        layout: The image's.
+        used: The image's used bytes.
+        fitting: Where everything goes.
+        scratch: The option: a folder, "target", or "" for the folder of temporary files.
+    """
+    found = []
+    for place in fitting.shrunk if fitting else ():
+        entry = layout.partition(place.number)
+        way = way_of(entry.content) if entry else None
+        if way is not None:
+            inside = used.clip(place.image_start, place.image_end).shift(-place.image_start)
+            outlay = way.outlay(inside, place.old_size, place.new_size)
+            found.append(Smaller(place, way, outlay, scratch == ON_TARGET))
+    return tuple(found)
+
+
+def scratch_warnings(smaller: Sequence[Smaller], target: str) -> list[str]:
+    """What the user should know before agreeing."""
+    if not any(each.on_target for each in smaller):
+        return []
+    return [
+        f"what is made smaller is written to {target} while that is done (--scratch target): "
+        f"{target} is lost if it fails; with --scratch FOLDER it is not touched before"
+    ]
+
+
+def _time_text(seconds: float) -> str:
+    return f"{max(1, round(seconds / 60))} min" if seconds >= 60 else f"{round(seconds)} s"

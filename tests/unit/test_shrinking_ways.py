@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Every way of making something smaller has somebody who carries it out, and says what it needs."""
+
+from __future__ import annotations
+
+import pytest
+
+from imager.extents import Extents
+from imager.fitting.ways import WAYS, least_bytes, way_of, why_not
+from imager.layout import Content, Partition
+from imager.shrinking import MAKERS
+
+GIB = 1 << 30
+
+
+def test_every_way_has_a_maker():
+    assert set(WAYS) == set(MAKERS)
+
+
+@pytest.mark.parametrize("kind", WAYS)
+def test_every_way_tells_what_it_needs_and_what_it_changes(kind):
+    way = WAYS[kind]
+    used = Extents.of([(0, GIB), (50 * GIB, 51 * GIB)])
+    outlay = way.outlay(used, 60 * GIB, 20 * GIB)
+    assert outlay.scratch_bytes > 0
+    assert outlay.memory_bytes > 0
+    assert outlay.seconds > 0
+    assert way.programs
+    assert way.differs
+    assert 2 * GIB <= way.least(Content("filesystem", kind, size_bytes=60 * GIB), 2 * GIB) < 8 * GIB
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (Content("filesystem", "squashfs", used_bytes=1), "nothing makes squashfs smaller"),
+        (Content("filesystem", "ext4", used_bytes=1, whole_reason="it has errors"), "it has errors"),
+        (Content("filesystem", "ext4"), "how much of it is in use"),
+        (Content("filesystem", "btrfs", used_bytes=1, facts={"device": "1 of 2 devices"}), "several devices"),
+    ],
+)
+def test_what_cannot_be_made_smaller_says_why_and_keeps_its_size(content, reason):
+    assert reason in why_not(content)
+    assert way_of(content) is None
+    assert least_bytes(Partition(1, 0, GIB, content=content)) == GIB
