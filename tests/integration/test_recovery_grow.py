@@ -14,6 +14,7 @@ from tests.harness.disks import MIB, Part, gpt_disk, listed, needs_table_tools, 
 from tests.harness.files import sparse_file
 from tests.harness.programs import call, missing_tools
 from tests.harness.restoring import image_of
+from tests.integration.test_cli import imager
 
 pytestmark = [
     needs_table_tools,
@@ -67,7 +68,7 @@ def test_with_fit_a_smaller_disk_is_enough(folder):
     (folder / "a.zst").unlink()
     disk = gpt_disk(folder / "disk", 320 * MIB, [Part(300 * MIB)])
     call("mke2fs", "-q", "-t", "ext4", "-E", f"offset={MIB}", disk, "300M")
-    image_of(disk, folder / "a.zst")
+    assert imager("capture", disk, folder / "a.zst").returncode == 0
     (folder / "target").unlink()
     sparse_file(folder / "target", 200 * MIB)
     with pytest.raises(TargetTooSmall):
