@@ -47,7 +47,8 @@ _SUPERBLOCK_TABLE: Final = """
     058 >u4 sb_agcount       060 >u4 sb_logblocks          064 >u2 sb_versionnum       066 >u2 sb_sectsize
     068 >u2 sb_inodesize     06a >u2 sb_inopblock          06c V12 sb_fname            078 u1 sb_blocklog
     079 u1 sb_sectlog        07a u1 sb_inodelog            07b u1 sb_inopblog          07c u1 sb_agblklog
-    07e u1 sb_inprogress     090 >u8 sb_fdblocks           0b3 u1 sb_shared_vn         0c0 u1 sb_dirblklog
+    07e u1 sb_inprogress     07f u1 sb_imax_pct            090 >u8 sb_fdblocks         0b0 >u2 sb_qflags
+    0b3 u1 sb_shared_vn      0b8 >u4 sb_unit               0bc >u4 sb_width            0c0 u1 sb_dirblklog
     0c1 u1 sb_logsectlog     0c2 >u2 sb_logsectsize        0c4 >u4 sb_logsunit         0c8 >u4 sb_features2
     0cc >u4 sb_bad_features2
     0d0 >u4 sb_features_compat       0d4 >u4 sb_features_ro_compat    0d8 >u4 sb_features_incompat

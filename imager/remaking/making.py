@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Makes what lies in a volume anew in another one: which way for which content."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from imager.devices.opening import open_source
+from imager.errors import VolumeFailed
+from imager.layout import Content
+from imager.remaking import xfs
+from imager.remaking.carry import look, make, missing_bytes, obstacles, room_sentence
+from imager.remaking.model import CannotRemake, Place, Remake
+from imager.remaking.programs import known_options
+
+Planner = Callable[[str, int, int], Remake]
+
+_BY_FILES: dict[str, Planner] = {}
+
+
+def plan_remake(content: Content, old: str, size_bytes: int, sector_bytes: int) -> Remake:
+    """What will be made, and what will not be identical; it only reads.
+
+    Args:
+        content: What lies in the old volume.
+        old: A file or device with the old volume.
+        size_bytes: The new size.
+        sector_bytes: Logical sector of the disk that it comes to.
+
+    Raises:
+        CannotRemake: It would lose something, or cannot be as small.
+    """
+    with open_source(old, exclusive_check=False, write_back=False) as reader:
+        if content.type == "xfs":
+            return xfs.plan(reader, sector_bytes, size_bytes, known_options("mkfs.xfs"))
+    raise CannotRemake(f"nothing makes {content.type} anew")
+
+
+def remake(content: Content, old: str, new: str, size_bytes: int, sector_bytes: int) -> tuple[str, ...]:
+    """Make the content of a volume anew in another one; what was not kept, in sentences.
+
+    Args:
+        content: What lies in the old volume.
+        old: A file or device with the old volume; a journal may be replayed into it, so it is a copy or an overlay.
+        new: A file or device; what lies in its first bytes is lost.
+        size_bytes: How many of its bytes.
+        sector_bytes: Logical sector of the disk that it comes to.
+
+    Raises:
+        VolumeFailed: It failed, and what lies in the new volume is of no use.
+        CannotRemake: It would lose something, or cannot be as small; the new volume was not touched.
+    """
+    planned = plan_remake(content, old, size_bytes, sector_bytes)
+    if found := obstacles([planned]):
+        raise CannotRemake(f"{content.type} cannot be made anew here: {'; '.join(found)}")
+    with open_source(old, exclusive_check=False, write_back=False) as reader:
+        source = Place(old, 0, reader.size)
+    if missing := missing_bytes(planned, look(planned, source)):
+        raise VolumeFailed(room_sentence(planned, missing), hint="Give it more room, or choose a larger disk.")
+    return make(planned, source, Place(new, 0, size_bytes, sector_bytes))
