@@ -148,7 +148,7 @@ class _Root:
 
 def probe(reader: BlockReader) -> Content | None:
     """Recognise exFAT by its boot sector."""
-    boot = _read_boot_sector(reader)
+    boot = read_boot_sector(reader)
     if boot is None:
         return None
     return Content(
@@ -168,11 +168,11 @@ def used_map(reader: BlockReader) -> UsedMap:
     Raises:
         NotTrusted: The volume is dirty, or its structures say what cannot be.
     """
-    boot = _read_boot_sector(reader)
+    boot = read_boot_sector(reader)
     content = probe(reader)
     if boot is None or content is None:
         raise NotTrusted("it has no exFAT boot sector")
-    _check(reader, boot)
+    check_boot_sector(reader, boot)
     root = _read_root(reader, boot)
     clusters = _read_bitmaps(reader, boot, root)
     origin = boot.cluster_offset(0)
@@ -191,7 +191,7 @@ def used_map(reader: BlockReader) -> UsedMap:
 # --- Boot region ----------------------------------------------------------------------------------------------------
 
 
-def _read_boot_sector(reader: BlockReader) -> BootSector | None:
+def read_boot_sector(reader: BlockReader) -> BootSector | None:
     """The boot sector, or None when this is not exFAT or its sizes have no meaning."""
     if reader.size < _BOOT_BYTES:
         return None
@@ -209,7 +209,12 @@ def _read_boot_sector(reader: BlockReader) -> BootSector | None:
     return boot if sound else None
 
 
-def _check(reader: BlockReader, boot: BootSector) -> None:
+def check_boot_sector(reader: BlockReader, boot: BootSector) -> None:
+    """Check every field that becomes a size or an offset, and the checksum of the boot region.
+
+    Raises:
+        NotTrusted: One is wrong, or it was not cleanly unmounted.
+    """
     if boot.FileSystemRevision >> 8 != 1:
         version = f"{boot.FileSystemRevision >> 8}.{boot.FileSystemRevision & 0xFF:02}"
         raise NotTrusted(f"it has exFAT revision {version}; only 1.x is known")

@@ -3,19 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
+from imager.blocks import BlockReader
 from imager.devices.opening import open_source
 from imager.errors import VolumeFailed
 from imager.layout import Content
-from imager.remaking import xfs
+from imager.remaking import exfat, fat, swap, volumes, xfs
 from imager.remaking.carry import look, make, missing_bytes, obstacles, room_sentence
 from imager.remaking.model import CannotRemake, Place, Remake
 from imager.remaking.programs import known_options
-
-Planner = Callable[[str, int, int], Remake]
-
-_BY_FILES: dict[str, Planner] = {}
 
 
 def plan_remake(content: Content, old: str, size_bytes: int, sector_bytes: int) -> Remake:
@@ -30,9 +25,15 @@ def plan_remake(content: Content, old: str, size_bytes: int, sector_bytes: int) 
     Raises:
         CannotRemake: It would lose something, or cannot be as small.
     """
+    if content.kind == "swap":
+        return swap.plan(content, sector_bytes, size_bytes)
     with open_source(old, exclusive_check=False, write_back=False) as reader:
         if content.type == "xfs":
             return xfs.plan(reader, sector_bytes, size_bytes, known_options("mkfs.xfs"))
+        if content.type == "vfat":
+            return fat.plan(reader, sector_bytes, size_bytes)
+        if content.type == "exfat":
+            return exfat.plan(reader, sector_bytes, size_bytes)
     raise CannotRemake(f"nothing makes {content.type} anew")
 
 
@@ -42,8 +43,8 @@ def remake(content: Content, old: str, new: str, size_bytes: int, sector_bytes: 
     Args:
         content: What lies in the old volume.
         old: A file or device with the old volume; a journal may be replayed into it, so it is a copy or an overlay.
-        new: A file or device; what lies in its first bytes is lost.
-        size_bytes: How many of its bytes.
+        new: A file or device of the new size; what lies in it is lost. Unless it is filled by files, it reads as zeros.
+        size_bytes: The new size.
         sector_bytes: Logical sector of the disk that it comes to.
 
     Raises:
@@ -54,7 +55,19 @@ def remake(content: Content, old: str, new: str, size_bytes: int, sector_bytes: 
     if found := obstacles([planned]):
         raise CannotRemake(f"{content.type} cannot be made anew here: {'; '.join(found)}")
     with open_source(old, exclusive_check=False, write_back=False) as reader:
+        if planned.way == "volume":
+            _make_volume(planned, reader, new)
+            return ()
         source = Place(old, 0, reader.size)
     if missing := missing_bytes(planned, look(planned, source)):
         raise VolumeFailed(room_sentence(planned, missing), hint="Give it more room, or choose a larger disk.")
     return make(planned, source, Place(new, 0, size_bytes, sector_bytes))
+
+
+def _make_volume(planned: Remake, reader: BlockReader, new: str) -> None:
+    if planned.type == "vfat":
+        volumes.make_fat(planned, reader, new)
+    elif planned.type == "exfat":
+        volumes.make_exfat(planned, reader, new)
+    else:
+        volumes.make_swap(planned, new)

@@ -47,7 +47,7 @@ MAY_IMPORT = {
     "opening": {*SURVEYING, "survey"},
     "booting": {*SURVEYING, "survey", "opening", "pictures"},
     "growing": {*SURVEYING, "survey", "opening", "pictures", "progress"},
-    "remaking": {*PARSING, "filesystems", "devices", "pictures", "progress", "__init__"},
+    "remaking": {*PARSING, "filesystems", "devices", "opening", "pictures", "progress", "__init__"},
     "stores": {"closing", "errors", "extents", "process", "progress"},
     "image": {*PARSING, "closing", "crew", "stores", "progress", "__init__"},
     "overlay": {*SURVEYING, "opening", "image", "__init__"},
