@@ -13,6 +13,7 @@ import pytest
 
 import imager.process
 from bootmedia.recovery.places import DATA_LABEL, Surroundings, Volume
+from bootmedia.wizard.volumes import MOUNTS
 from tests.harness.files import sparse_file
 from tests.harness.loop import loop_device, needs_root
 from tests.harness.programs import call, missing_tools
@@ -135,6 +136,31 @@ def test_an_image_over_ssh_is_restored_after_the_servers_key_was_accepted(made, 
 
         driven(story)
         same_files_system(disk, device)
+        assert not copies_of(tmp_path / "user")
+
+
+@pytest.mark.skipif(not SSHD or bool(missing_tools("ssh-keyscan")), reason="sshd is not installed")
+@pytest.mark.parametrize(("key", "said"), [("stranger", "cannot be mounted"), ("nowhere", "directory.")])
+def test_no_copy_of_a_key_stays_when_a_folder_cannot_be_mounted(around, tmp_path, key, said) -> None:
+    with ssh_server(tmp_path) as server:
+
+        async def story() -> None:
+            async with a_person(around) as person:
+                await to_place(person, "ssh")
+                await person.sees("Port")
+                for value in ("127.0.0.1", str(server.port), "/srv", "root", str(tmp_path / key), ""):
+                    await person.types(value)
+                await person.sees("is this the right server?", server.fingerprint)
+                await person.chooses("yes")
+                await person.sees(said)
+
+        driven(story)
+        assert not copies_of(tmp_path / "stranger")
+
+
+def copies_of(key) -> list[Path]:
+    """Files of the wizard that hold a private key."""
+    return [path for path in MOUNTS.glob("*") if path.is_file() and path.read_bytes() == key.read_bytes()]
 
 
 def test_a_share_that_does_not_answer_ends_in_a_message(around) -> None:

@@ -92,7 +92,7 @@ class ShareForm(Form):
                 return Outcome(0)
             share.folder.mkdir(parents=True, exist_ok=True)
             if share.kind == "smb" and share.user:
-                _write_secret(credentials, share.credentials())
+                _write_secret(credentials, share.credentials().encode())
             try:
                 return self.wizard.carry_out(command, given=share.secret())
             finally:
@@ -156,13 +156,22 @@ class SshForm(ShareForm):
             known = folder_of(f"known-hosts-{share.server}-{share.port}")
             MOUNTS.mkdir(parents=True, exist_ok=True)
             known.write_text("".join(f"{line}\n" for line in found.values()))
-            known_share = replace(share, known_hosts=str(known), key=_private_copy(share.key))
             if share.path.endswith(".zst") and not share.password and not self._is_writable:
-                self._picked(streamed(known_share, next(iter(found))))
+                self._picked(streamed(share, next(iter(found))))
+                return
+            try:
+                key = _private_copy(share)
+            except OSError as error:
+                self.failed(f"the key {share.key} cannot be read: {error.strerror}", "Look at its path.")
             else:
-                super(SshForm, self).attach(known_share)
+                super(SshForm, self).attach(replace(share, known_hosts=str(known), key=key))
 
         self.wizard.push_screen(Accept("is this the right server?", about, shown, accepted))
+
+    def _mounted(self, share: Share, outcome: Outcome) -> None:
+        if share.key and not outcome.is_well:
+            Path(share.key).unlink()
+        super()._mounted(share, outcome)
 
 
 def streamed(share: Share, fingerprint: str) -> Source:
@@ -216,19 +225,20 @@ def _credentials_path(share: Share) -> Path:
     return folder_of(f"credentials-{share.server}")
 
 
-def _write_secret(path: Path, content: str) -> None:
+def _write_secret(path: Path, content: bytes) -> None:
     """A file that only we may read, from its first moment on."""
     path.unlink(missing_ok=True)
     path.touch(mode=0o600)
-    path.write_text(content)
+    path.write_bytes(content)
 
 
-def _private_copy(key: str) -> str:
-    """The key in a file that only we may read: on a FAT stick all may, and ssh refuses it."""
-    if not key:
+def _private_copy(share: Share) -> str:
+    """The key in a file that only we may read: on a FAT stick all may, and ssh refuses it.
+
+    It stays in memory as long as the folder is mounted: sshfs logs in again with it when the network was gone.
+    """
+    if not share.key:
         return ""
-    copy = folder_of("ssh-key")
-    copy.unlink(missing_ok=True)
-    copy.touch(mode=0o600)
-    copy.write_bytes(Path(key).read_bytes())
+    copy = folder_of(f"ssh-key-{share.server}-{share.port}")
+    _write_secret(copy, Path(share.key).read_bytes())
     return str(copy)
