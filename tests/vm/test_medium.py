@@ -6,7 +6,6 @@ from __future__ import annotations
 import shutil
 import socket
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -133,66 +132,6 @@ def test_the_medium_can_be_taken_out(prepared):
 
 
 @pytest.mark.slow
-def test_with_a_key_the_shell_opens_over_ssh(prepared, tmp_path):
-    """And with a host name and a keyboard layout."""
-    key, medium, port = tmp_path / "key", tmp_path / "ssh.iso", free_port()
-    call("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key)
-    ran(app, "build", medium, "--ssh-key", f"{key}.pub", "--hostname", "away", "--keymap", "de")
-    machine = Machine(Firmware.BIOS, medium, with_network=True, forwarded_ports=((port, 22),))
-    with switched_on(machine) as guest:
-        started(guest)
-        assert done(guest, "hostname") == "away"
-        assert done(guest, "systemctl show --property=Result bootmedia-keymap") == "Result=success"
-        done(
-            guest,
-            "for n in $(seq 300); do ss -Hlnt | grep -q ':22 ' && break; sleep 1; done",
-            timeout_seconds=400,
-        )
-        # Known hosts are checked by whoever uses this; here the host is as new as its key.
-        words = ["-p", port, "-o", "StrictHostKeyChecking=no", "-o", f"UserKnownHostsFile={tmp_path / 'known'}"]
-        place = "root@127.0.0.1"
-        assert "imager " in call("ssh", *words, "-o", "ConnectTimeout=120", "-i", key, place, "imager --version")
-        with pytest.raises(RuntimeError, match="Permission denied"):
-            call("ssh", *words, "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", "-i", "/dev/null", place, "true")
-
-
-@pytest.mark.slow
-def test_a_password_opens_the_shell_once(prepared, tmp_path):
-    """Nothing listens before; the second login with it is refused, and who is in stays."""
-    port = free_port()
-    machine = Machine(Firmware.BIOS, prepared.medium, with_network=True, forwarded_ports=((port, 22),))
-    with switched_on(machine) as guest:
-        started(guest)
-        assert guest.run("ss -Hlnt | grep ':22 '").status == 1
-        done(guest, "for n in $(seq 300); do ip -4 -o address | grep -q 10.0.2.15 && break; sleep 1; done")
-        shown = facts(done(guest, "recovery ssh --json"))
-        assert shown["addresses"][0] == "10.0.2.15"
-        known = tmp_path / "known"
-        words = ["-p", port, "-o", "StrictHostKeyChecking=no", "-o", f"UserKnownHostsFile={known}"]
-        words += ["-o", "ConnectTimeout=120", "-o", "NumberOfPasswordPrompts=1", "-o", "PubkeyAuthentication=no"]
-        answer = tmp_path / "answer"
-        answer.write_text(f"#!/bin/sh\necho {shown['password']}\n")
-        answer.chmod(0o700)
-        asked = {"SSH_ASKPASS": str(answer), "SSH_ASKPASS_REQUIRE": "force"}
-        long = "recovery --version; sleep 60; echo still in"
-        with ThreadPoolExecutor() as pool:
-            first = pool.submit(call, "ssh", *words, "root@127.0.0.1", long, env=asked)
-            done(guest, "for n in $(seq 300); do test -e /run/recovery-ssh/unused || break; sleep 1; done")
-            done(guest, "for n in $(seq 100); do systemctl -q is-active recovery-ssh || break; sleep 1; done")
-            assert "recovery " in first.result()
-            assert "still in" in first.result()
-        assert shown["fingerprint"] in call("ssh-keygen", "-lf", known)
-        assert guest.run("ss -Hlnt | grep ':22 '").status == 1
-        assert done(guest, "grep ^root: /etc/shadow").split(":")[1] == "*"
-        again = facts(done(guest, "recovery ssh --json"))
-        assert again["password"] != shown["password"]
-        with pytest.raises(RuntimeError, match="Permission denied"):
-            call("ssh", *words, "root@127.0.0.1", "true", env=asked)
-        done(guest, "test -e /run/recovery-ssh/unused && recovery ssh --close")
-        assert guest.run("ss -Hlnt | grep ':22 '").status == 1
-
-
-@pytest.mark.slow
 def test_a_screen_can_be_looked_at(prepared, tmp_path):
     """As a VNC viewer begins (RFC 6143, 7.1.1)."""
     place = tmp_path / "screen"
@@ -201,12 +140,6 @@ def test_a_screen_can_be_looked_at(prepared, tmp_path):
         with socket.socket(socket.AF_UNIX) as viewer:
             viewer.connect(str(place))
             assert viewer.recv(12) == b"RFB 003.008\n"
-
-
-def free_port():
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
 
 
 def test_the_same_inputs_give_the_same_bytes(prepared, tmp_path, monkeypatch):

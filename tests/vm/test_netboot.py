@@ -16,8 +16,9 @@ from bootmedia.guest import switched_on
 from bootmedia.machine import DirectBoot, Disk, Firmware, Machine
 from imager.cli.app import app as imager_app
 from tests.harness.network import SERVER, network
+from tests.harness.secure_shell import free_port
 from tests.vm.conftest import DISK_BYTES, blank, ran
-from tests.vm.test_medium import BOOT_SECONDS, done, free_port, started
+from tests.vm.test_medium import BOOT_SECONDS, done, started
 
 MAC = "52:54:00:12:34:56"
 BOOTIF = "BOOTIF=01-52-54-00-12-34-56"

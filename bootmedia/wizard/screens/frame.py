@@ -264,4 +264,5 @@ The wizard carries out commands; the one that belongs to a step is shown at the 
 
 No disk is written before a screen has shown what will be lost, and the name of the disk was typed.
 Everything that was done is in the log; "Save logs to the stick" keeps it.
+Over SSH, a lost connection ends nothing: log in again, and go on.
 """

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -126,7 +127,8 @@ class Work(Frame):
 
     def action_shell(self) -> None:
         """Nor for a shell."""
-        self.tell("This runs until it ends.", "c cancels it. Alt+F2 is a shell on the second console.", "warning")
+        another = "ssh -t root@HOST bash" if "SSH_CONNECTION" in os.environ else "Alt+F2, the second console"
+        self.tell("This runs until it ends.", f"c cancels it. Another shell: {another}.", "warning")
 
 
 def progress_text(moved: Moved, running: str, marks: Sequence[str], width: int) -> Text:
