@@ -14,6 +14,7 @@ from imager.errors import UsageError
 
 if TYPE_CHECKING:  # imported late at run time, so that --help is fast
     from imager.image.reader import StreamedImage
+    from imager.layout import Layout
     from imager.restore.boot_stages import Wish
     from imager.restore.plan import Plan
 
@@ -38,6 +39,14 @@ WindowsDriversOption = Annotated[
         file_okay=False,
     ),
 ]
+NewIdsOption = Annotated[
+    bool,
+    typer.Option(
+        "--new-ids",
+        help="Give disk, partitions, file systems, containers and volume groups new identifiers, and the systems there "
+        "the new ones in their files: for a clone that lives beside its source.",
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -48,23 +57,29 @@ class BootChoices:
         entries: The firmware gets entries for it.
         repair: It is changed so that it starts on this machine.
         windows_drivers: A folder with drivers that a Windows does not bring along.
+        new_ids: It gets new identifiers, and is repaired after that.
     """
 
     entries: bool = True
     repair: bool = False
     windows_drivers: Path | None = None
+    new_ids: bool = False
 
     def __post_init__(self) -> None:
-        if self.windows_drivers is not None and not self.repair:
+        if self.windows_drivers is not None and not (self.repair or self.new_ids):
             raise UsageError("--windows-drivers belongs to --repair-boot")
 
 
-def wishes(plans: Sequence[Plan], opened: Sequence[StreamedImage], choices: BootChoices) -> list[Wish]:
+def wishes(
+    plans: Sequence[Plan], opened: Sequence[StreamedImage], layouts: Sequence[Layout], choices: BootChoices
+) -> list[Wish]:
     """The same for each restore."""
     from imager.image.blocks import ImageReader
     from imager.image.reader import Image
     from imager.restore.boot_stages import Wish
 
     readers = [ImageReader(image) if isinstance(image, Image) else None for image in opened]
-    pairs = zip(plans, readers, strict=True)
-    return [Wish(plan, choices.entries, choices.repair, choices.windows_drivers, reader) for plan, reader in pairs]
+    return [
+        Wish(plan, choices.entries, choices.repair, choices.windows_drivers, choices.new_ids, layout, reader)
+        for plan, layout, reader in zip(plans, layouts, readers, strict=True)
+    ]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from imager.cli.booting import NewIdsOption
 from imager.cli.confirm import can_ask, confirm
 from imager.cli.options import (
     AllBlocksOption,
@@ -53,6 +54,7 @@ EPILOG = epilog(
     ("imager clone --dry-run /dev/sda /dev/sdb", "what would be written, and what would be lost"),
     ("imager clone --verify /dev/sda /dev/sdb", "copy the used blocks, and read them back past the cache"),
     ("imager clone --grow last /dev/sda /dev/sdb", "onto a larger disk: its last partition gets the room"),
+    ("imager clone --new-ids /dev/sda /dev/sdb", "a copy that may stay connected beside its source"),
     ("imager clone master.img /dev/sdb /dev/sdc /dev/sdd", "to three disks at once; one that fails stops no other"),
     statuses=(2, 3, 6, 7, 9, 10, 130),
 )
@@ -74,6 +76,7 @@ def command(
     exclude: ExcludeOption = None,
     unlock: UnlockOption = None,
     grow: GrowOption = None,
+    new_ids: NewIdsOption = False,
     skip_files: SkipFilesOption = None,
     all_blocks: AllBlocksOption = False,
     gaps: GapsOption = False,
@@ -99,7 +102,6 @@ def command(
     from imager.cli.unlock import parse_requests
     from imager.reports.model import disk_reports
     from imager.restore.afterwards import Afterwards
-    from imager.restore.grow_stage import grow_stages
     from imager.restore.steps import stamp
     from imager.virtual.show import shown_disk
 
@@ -118,7 +120,7 @@ def command(
             sector_size=sector_size,
             exclusive=not dry_run,
             unlocking=parse_requests(unlock),
-            keep=secrets if grow else None,
+            keep=secrets if grow or new_ids else None,
         ) as opened,
         ExitStack() as shown,
     ):
@@ -126,8 +128,8 @@ def command(
         for target in targets:
             size_bytes = None if dry_run else opened[0].reader.size
             shown.enter_context(shown_disk(target, writable=not dry_run, new_size_bytes=size_bytes))
-        plans = [_plan(opened[0], target, options, grow, verify=verify) for target in targets]
-        growing = {plan.target.name: Afterwards(grow_stages([plan], secrets=secrets)) for plan in plans}
+        plans = [_plan(opened[0], target, options, grow, verify=verify, new_ids=new_ids) for target in targets]
+        growing = {plan.target.name: _afterwards(plan, secrets, new_ids=new_ids) for plan in plans}
         lines = list(_lines(plans, growing))
         reporting.about(plans[0])
         after = Afterwards(tuple(stage for each in growing.values() for stage in each.stages))
@@ -182,7 +184,20 @@ def _check_names(source: str, targets: Sequence[str]) -> None:
         raise TargetRefused(f"{source} is source and target at once", path=source)
 
 
-def _plan(opened: Opened, target: str, options: CaptureOptions, grow: str | None, *, verify: bool) -> Plan:
+def _afterwards(plan: Plan, secrets: dict[str, bytes], *, new_ids: bool) -> Afterwards:
+    """What is done with a target when it is written; each of several gets identifiers of its own."""
+    from imager.restore.afterwards import Afterwards
+    from imager.restore.boot_stages import Wish, boot_stages
+    from imager.restore.grow_stage import grow_stages
+
+    own = dict(secrets)
+    growing = grow_stages([plan], secrets=own)
+    return Afterwards((*growing, *(boot_stages([Wish(plan, entries=False, new_ids=True)], own) if new_ids else ())))
+
+
+def _plan(
+    opened: Opened, target: str, options: CaptureOptions, grow: str | None, *, verify: bool, new_ids: bool
+) -> Plan:
     from imager.capture.describe import describe
     from imager.fitting.model import Rule
     from imager.restore.looking import look_at_target
@@ -194,7 +209,7 @@ def _plan(opened: Opened, target: str, options: CaptureOptions, grow: str | None
         image_files=[opened.path],
         sector_size=about.sector_size,
         new_file_bytes=about.disk_size,
-        twins_of=about.layout,
+        twins_of=None if new_ids else about.layout,
     )
     # With --rescue, what could not be read is agreed to beforehand: that is what the option is for.
     rule = Rule.parse(grow) if grow is not None else None

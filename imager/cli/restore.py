@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from imager.cli.booting import BootChoices, NoBootEntriesOption, RepairBootOption, WindowsDriversOption
+from imager.cli.booting import (
+    BootChoices,
+    NewIdsOption,
+    NoBootEntriesOption,
+    RepairBootOption,
+    WindowsDriversOption,
+)
 from imager.cli.options import (
     AcceptDamageOption,
     DebugOption,
@@ -51,6 +57,7 @@ EPILOG = epilog(
         "a set of disks that belong together",
     ),
     ("imager restore --repair-boot server.img.zst /dev/sdb", "the system must start on other hardware than it had"),
+    ("imager restore --new-ids server.img.zst /dev/sdb", "the copy lives beside its source, with its own identifiers"),
     ("imager restore --table-only server.img.zst /dev/sdb", "only the partition table"),
     statuses=(2, 3, 4, 5, 6, 7, 9, 10, 130),
 )
@@ -123,6 +130,7 @@ def command(
     verify: Annotated[bool, typer.Option("--verify", help="Read everything back past the cache and compare.")] = False,
     repair_boot: RepairBootOption = False,
     windows_drivers: WindowsDriversOption = None,
+    new_ids: NewIdsOption = False,
     no_boot_entries: NoBootEntriesOption = False,
     accept_damage: AcceptDamageOption = False,
     yes: YesOption = False,
@@ -145,13 +153,16 @@ def command(
 
     console = Console(json=as_json, quiet=quiet, progress_as=progress)
     wanted = Wanted(partition, onto, table_only, boot_only, grow, grow_volume, plan, fit, scratch or "")
-    if repair_boot and (partition is not None or table_only or boot_only):
+    if (repair_boot or new_ids) and (partition is not None or table_only or boot_only):
         raise UsageError(
-            "--repair-boot is for whole disks", hint="Repair a disk that is restored already: imager repair-boot DISK."
+            f"{'--repair-boot' if repair_boot else '--new-ids'} is for whole disks",
+            hint="Repair a disk that is restored already: imager repair-boot DISK.",
         )
     pairs = _pairs(image, target, to, wanted)
-    _check_belonging(wanted, to, mixed=mixed, unlock=unlock, repair_boot=repair_boot)
-    boot = BootChoices(entries=not no_boot_entries, repair=repair_boot, windows_drivers=windows_drivers)
+    _check_belonging(wanted, to, mixed=mixed, unlock=unlock, repair_boot=repair_boot or new_ids)
+    boot = BootChoices(
+        entries=not no_boot_entries, repair=repair_boot, windows_drivers=windows_drivers, new_ids=new_ids
+    )
     choices = RestoreChoices(wanted, verify, accept_damage, mixed, threads, parse_requests(unlock), boot)
     with Reporting(report, NAME, console) as reporting:
         return run_restores(pairs, choices, console, reporting, yes=yes, dry_run=dry_run)

@@ -171,7 +171,7 @@ def _kept_open(image: StreamedImage) -> AbstractContextManager[StreamedImage]:
 
 def _plan(opened: StreamedImage, files: Sequence[str], place: str, choices: RestoreChoices) -> Plan:
     about, wanted = opened.description, choices.wanted
-    brings_identifiers = wanted.partition is None and not wanted.boot_only
+    brings_identifiers = wanted.partition is None and not wanted.boot_only and not choices.boot.new_ids
     state = look_at_target(
         place,
         image_files=files,
@@ -217,7 +217,7 @@ def _afterwards(
     if choices.unlock:
         layouts = _looked_into(pairs, opened, choices, secrets)
     growing = grow_stages(plans, layouts, secrets=secrets, volume=choices.wanted.grow_volume)
-    return Afterwards((*growing, *boot_stages(wishes(plans, opened, choices.boot), secrets)))
+    return Afterwards((*growing, *boot_stages(wishes(plans, opened, layouts, choices.boot), secrets)))
 
 
 def _looked_into(

@@ -46,6 +46,17 @@ def open_array(stack: ExitStack, members: Sequence[OpenVolume], *, writable: boo
     return path
 
 
+def stop_running(members: Sequence[OpenVolume]) -> None:
+    """Stop the array that the system has started on these members, if it has.
+
+    Raises:
+        ProgramFailed: It is in use.
+    """
+    running = _running(members)
+    if running:
+        again_and_again(lambda: run(["mdadm", "--stop", running]))
+
+
 def _running(members: Sequence[OpenVolume]) -> str:
     """The array that already stands on exactly these members, or ""."""
     system = System()

@@ -24,7 +24,11 @@ _MOST_ROUNDS = 8
 
 @contextmanager
 def opened_volumes(
-    disks: Sequence[tuple[str, Layout]], secrets: Secrets | None = None, *, writable: bool
+    disks: Sequence[tuple[str, Layout]],
+    secrets: Secrets | None = None,
+    *,
+    writable: bool,
+    closed: Collection[str] = (),
 ) -> Iterator[Opened]:
     """Open the volumes of disks that belong together; they are closed when the block is left.
 
@@ -32,13 +36,14 @@ def opened_volumes(
         disks: Path of each, a block device or a raw file, and what lies on it.
         secrets: For containers.
         writable: Other programs may write to them.
+        closed: Contents, by blkid's names, that are not opened: crypto_LUKS, LVM2_member, linux_raid_member.
 
     Raises:
         VolumeFailed: A partition cannot be shown as a device, or something cannot be closed afterwards.
     """
     with ExitStack() as stack:
         settle()
-        walk = _Walk(stack, secrets or {}, writable=writable)
+        walk = _Walk(stack, secrets or {}, writable=writable, closed=closed)
         walk.open_disks(disks)
         walk.go_inward()
         yield Opened(_with_companions(walk.opened.volumes), walk.opened.unopened)
@@ -65,11 +70,12 @@ class _Walk:
         opened: What was found so far.
     """
 
-    def __init__(self, stack: ExitStack, secrets: Secrets, *, writable: bool) -> None:
+    def __init__(self, stack: ExitStack, secrets: Secrets, *, writable: bool, closed: Collection[str]) -> None:
         self.opened = Opened()
         self._stack = stack
         self._secrets = secrets
         self._writable = writable
+        self._closed = closed
         self._settled: set[str] = set()
         """Paths of members that were opened, or cannot be."""
 
@@ -115,6 +121,8 @@ class _Walk:
         self._tell_of_groups()
 
     def _waiting(self, content_type: str) -> list[OpenVolume]:
+        if content_type in self._closed:
+            return []
         return [each for each in self.opened.of_type([content_type]) if each.path not in self._settled]
 
     def _open_containers(self) -> None:

@@ -54,6 +54,7 @@ class StageResult:
         warnings: What was not done, or not as wanted, without being a failure.
         failures: What failed; the stage did not do what the plan says.
         facts: The same for programs.
+        disks: The disks as they are now, for the stages that follow; empty when nothing of it changed.
     """
 
     kind: str
@@ -61,6 +62,7 @@ class StageResult:
     warnings: tuple[str, ...] = ()
     failures: tuple[str, ...] = ()
     facts: dict[str, Any] = field(default_factory=dict)
+    disks: tuple[WrittenDisk, ...] = ()
 
     def lines(self) -> list[str]:
         """The result for people."""
@@ -164,10 +166,11 @@ class Afterwards:
         Raises:
             Interrupted: The user ended it; the restore itself is complete.
         """
-        shown = progress or NullProgress()
-        return AfterwardsResult(
-            tuple(disk.path for disk in disks), tuple(_run(stage, disks, say, shown) for stage in self.stages)
-        )
+        results = []
+        for stage in self.stages:
+            results.append(_run(stage, disks, say, progress or NullProgress()))
+            disks = results[-1].disks or disks
+        return AfterwardsResult(tuple(disk.path for disk in disks), tuple(results))
 
 
 def _run(stage: Stage, disks: Sequence[WrittenDisk], say: Say, progress: Progress) -> StageResult:

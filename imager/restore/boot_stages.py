@@ -3,18 +3,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from imager.blocks import BlockReader
-from imager.booting.firmware import read_firmware
+from imager.booting.firmware import Firmware, read_firmware
+from imager.booting.system_partition import is_bios_system, is_system_partition
 from imager.booting.windows.planning import Wanted
 from imager.errors import UsageError
-from imager.opening import Secrets
+from imager.identities.planning import plan_ids, with_new_table
+from imager.layout import Layout
 from imager.restore.afterwards import Stage
 from imager.restore.boot_entries_stage import Source, plan_boot_entries
 from imager.restore.guards import TargetState
+from imager.restore.new_ids_stage import NewIds
+from imager.restore.outlook import layout_after
 from imager.restore.plan import Plan
 from imager.restore.repair_boot_stage import RepairBoot
 
@@ -28,6 +32,8 @@ class Wish:
         entries: The firmware gets entries for its system.
         repair: Its system is changed so that it starts on this machine.
         windows_drivers: A folder with drivers that a Windows does not bring along.
+        new_ids: What is restored gets new identifiers.
+        layout: What the image holds, where more is known of it than the plan knows: what lies in containers.
         reader: The image, if it can be read anywhere.
     """
 
@@ -35,29 +41,59 @@ class Wish:
     entries: bool = True
     repair: bool = False
     windows_drivers: Path | None = None
+    new_ids: bool = False
+    layout: Layout | None = None
     reader: BlockReader | None = None
 
 
-def boot_stages(wishes: Sequence[Wish], secrets: Secrets) -> Iterator[Stage]:
+def boot_stages(wishes: Sequence[Wish], secrets: dict[str, bytes]) -> Iterator[Stage]:
     """The stages; only whole disks are started from.
 
-    Repairs come first: they may put boot loaders in their places, which entries lead to.
+    New identifiers come first, as boot loaders and entries name them. Then come repairs: they may put boot loaders in
+    their places, which entries lead to.
 
     Raises:
         UsageError: A system in a file would have to be repaired.
     """
     whole = [wish for wish in wishes if wish.plan.scope.kind == "whole"]
-    repaired = [wish for wish in whole if wish.repair]
-    for wish in repaired:
-        refuse_file(wish.plan.target)
+    identities = plan_ids([(wish.plan.target.name, layout_of(wish)) for wish in whole if wish.new_ids])
+    if any(wish.new_ids for wish in whole):
+        yield NewIds(identities, tuple(wish.plan.target.name for wish in whole if wish.new_ids), secrets)
+    for wish in whole:
+        if wish.repair:
+            refuse_file(wish.plan.target)
+    repaired = [wish for wish in whole if wish.repair or (wish.new_ids and wish.plan.target.is_block_device)]
     if repaired:
         before = {wish.plan.target.name: wish.plan.layout for wish in repaired}
         windows = Wanted(before, repaired[0].windows_drivers)
-        yield RepairBoot(read_firmware(), tuple(before), secrets, windows=windows)
-    sources = [Source(wish.plan.layout, wish.plan.target.name, wish.reader) for wish in whole if wish.entries]
+        is_asked = any(wish.repair for wish in repaired)
+        firmware = read_firmware() if is_asked else _firmware_of(before.values())
+        yield RepairBoot(firmware, tuple(before), secrets, windows=windows, may_find_nothing=not is_asked)
+    sources = [
+        Source(with_new_table(wish.plan.layout, identities, wish.plan.target.name), wish.plan.target.name, wish.reader)
+        for wish in whole
+        if wish.entries
+    ]
     stage = plan_boot_entries(sources)
     if stage:
         yield stage
+
+
+def _firmware_of(layouts: Collection[Layout]) -> Firmware:
+    """That which a system was started by so far, as its disks show: a clone need not be started on this machine."""
+    here = read_firmware()
+    has_partition = any(is_system_partition(layout, entry) for layout in layouts for entry in layout.partitions)
+    return replace(here, is_uefi=has_partition and (here.is_uefi or not any(map(is_bios_system, layouts))))
+
+
+def layout_of(wish: Wish) -> Layout:
+    """What will be on a target, with what is known of its containers."""
+    after, known = layout_after(wish.plan) or wish.plan.layout, wish.layout or wish.plan.layout
+    if not after.partitions:
+        return replace(after, content=known.content)
+    found = {entry.number: entry.content for entry in known.partitions if entry.captured}
+    entries = (replace(entry, content=found.get(entry.number)) for entry in after.partitions)
+    return replace(after, partitions=tuple(entries))
 
 
 def refuse_file(target: TargetState) -> None:

@@ -31,6 +31,7 @@ class RepairBoot:
         secrets: For containers.
         looked: The systems, when they are there already; None before a restore.
         windows: What is known for the repair of a Windows.
+        may_find_nothing: It follows from something else, and there need not be a system.
     """
 
     firmware: Firmware
@@ -38,6 +39,7 @@ class RepairBoot:
     secrets: Secrets = field(default_factory=dict, repr=False)
     looked: Looked | None = None
     windows: Wanted = NOTHING_KNOWN
+    may_find_nothing: bool = False
     kind: ClassVar[str] = "repair-boot"
     title: ClassVar[str] = "boot repair"
 
@@ -85,7 +87,11 @@ class RepairBoot:
             for line in looked.lines():
                 say(line)
         done = repair(looked, pairs, say, self.secrets) if looked.found_any else ()
-        nothing = () if looked.found_any else ("no Linux system and no Windows was found, so nothing was repaired",)
+        nothing = (
+            ()
+            if looked.found_any or self.may_find_nothing
+            else ("no Linux system and no Windows was found, so nothing was repaired",)
+        )
         return StageResult(
             self.kind,
             sentences=tuple(text for each in done for text in each.sentences()),

@@ -18,7 +18,7 @@ HOUSE = Path(imager.__file__).parent
 PARSING = {"crc", "errors", "text", "process", "extents", "blocks", "layout"}
 SURVEYING = {*PARSING, "filesystems", "volumes", "partitions", "devices"}
 
-AFTERWARDS = {"opening", "growing", "booting"}
+AFTERWARDS = {"opening", "growing", "booting", "identities"}
 
 # Each part and what it may import beside itself; imports go down in this list, never up.
 MAY_IMPORT = {
@@ -46,6 +46,7 @@ MAY_IMPORT = {
     "survey": {*SURVEYING, "examine", "nesting", "progress"},
     "opening": {*SURVEYING, "survey"},
     "booting": {*SURVEYING, "survey", "opening", "pictures"},
+    "identities": {*SURVEYING, "survey", "opening", "booting"},
     "growing": {*SURVEYING, "survey", "opening", "pictures", "progress"},
     "remaking": {*PARSING, "filesystems", "devices", "opening", "pictures", "progress", "__init__"},
     "stores": {"closing", "errors", "extents", "process", "progress"},

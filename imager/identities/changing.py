@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Writes new identifiers, from the inside to the outside: what lies in a container before the container.
+
+Each kind wants its volumes in another state. File systems are open to their tools, and mounted nowhere. A volume group
+gets its new name while none of its volumes is active, a container while it is closed, an array while it is stopped.
+The table comes last. What fails keeps what it had, and the others go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
+
+from imager.errors import ImagerError, Interrupted, VolumeFailed
+from imager.identities.model import IdPlan, NewId
+from imager.identities.ways import NEW_ARRAY, NEW_GROUP, WAYS
+from imager.layout import Layout
+from imager.opening import Opened, OpenVolume, Secrets, mounted, opened_volumes
+from imager.opening.arrays import stop_running
+from imager.opening.lvm import groups, lvm
+from imager.opening.nodes import settle
+from imager.process import ProgramFailed, run
+
+Say = Callable[[str], None]
+_SECONDS: Final = 24 * 3600
+"""A file system is checked, or all of its metadata is rewritten, on a disk of any size."""
+_LUKS: Final = "crypto_LUKS"
+
+
+@dataclass
+class Changed:
+    """What became of a plan.
+
+    Attributes:
+        done: The identifiers that are written.
+        failures: Those that are not, and why.
+    """
+
+    done: list[NewId] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+
+def change_ids(plan: IdPlan, disks: Sequence[tuple[str, Layout]], secrets: Secrets, say: Say) -> Changed:
+    """Write all of a plan's identifiers; what fails is in the result.
+
+    Args:
+        plan: What becomes what.
+        disks: The path of each, and what is on it.
+        secrets: For containers.
+        say: Takes each change as it begins.
+    """
+    changed = Changed()
+    containers = [each for each in plan.of_kind("content") if each.type == _LUKS]
+    inner = [each for each in containers if "/" in each.name]
+    outer = [each for each in containers if each not in inner]
+    passes: Sequence[tuple[Sequence[NewId], Collection[str], _Work]] = (
+        ([each for each in plan.of_kind("content") if each.type != _LUKS], (), _change_content),
+        (inner, (_LUKS,), _change_content),
+        (plan.of_kind("group"), (NEW_GROUP,), _change_group),
+        (outer, (_LUKS,), _change_content),
+        (plan.of_kind("array"), (NEW_ARRAY,), _change_array),
+    )
+    for ids, closed, work in passes:
+        if ids:
+            with opened_volumes(disks, secrets, writable=True, closed=closed) as opened:
+                for each in ids:
+                    _attempt(each, partial(work, each, opened), changed, say)
+    for each in (*plan.of_kind("partition"), *plan.of_kind("disk")):
+        _attempt(each, partial(_change_table, each), changed, say)
+    settle()
+    return changed
+
+
+_Work = Callable[[NewId, Opened], None]
+
+
+def _attempt(each: NewId, work: Callable[[], None], changed: Changed, say: Say) -> None:
+    say(each.sentence)
+    try:
+        work()
+    except Interrupted:
+        raise
+    except ImagerError as error:
+        changed.failures.append(f"{each.where} keeps its {each.words} {each.old}: {error.message}")
+        say(f"FAILED: {error.message}")
+    else:
+        changed.done.append(each)
+
+
+def _found(each: NewId, opened: Opened) -> Iterator[OpenVolume]:
+    """The volumes with the old identifier, that of the right name first.
+
+    Raises:
+        VolumeFailed: There is none; the message says why.
+    """
+    same = [
+        volume
+        for volume in opened.volumes
+        if volume.content.type == each.type and volume.content.uuid.lower() == each.old.lower()
+    ]
+    if not same:
+        reasons = "; ".join(f"{one.name}: {one.reason}" for one in opened.unopened)
+        raise VolumeFailed(f"it is not open{f' ({reasons})' if reasons else ''}")
+    yield from sorted(same, key=lambda volume: (volume.disk != each.disk, volume.name != each.name))
+
+
+def _change_content(each: NewId, opened: Opened) -> None:
+    volume = next(_found(each, opened))
+    try:
+        _write(each, volume.path)
+    except ProgramFailed:
+        if each.type != "xfs":
+            raise
+        with mounted(volume, writable=True, options=("nouuid",)):  # its log is replayed
+            pass
+        _write(each, volume.path)
+
+
+def _write(each: NewId, device: str) -> None:
+    for command, allowed in WAYS[each.type].commands(device, each.new):
+        run(command, allowed=allowed, timeout_seconds=_SECONDS)
+
+
+def _change_group(each: NewId, opened: Opened) -> None:
+    members = [
+        volume.path for volume in opened.of_type([NEW_GROUP]) if volume.content.facts.get("volume_group") == each.old
+    ]
+    found = [group for group in groups(members) if group.name == each.old]
+    if len(found) != 1 or found[0].missing:
+        raise VolumeFailed(f"not all physical volumes of {each.old} are here")
+    lvm("vgimportclone", "--basevgname", each.new, *members, devices=members)
+    if [group.name for group in groups(members)] != [each.new]:
+        raise VolumeFailed(f"vgimportclone did not call it {each.new}")
+
+
+def _change_array(each: NewId, opened: Opened) -> None:
+    members = [*_found(each, opened)]
+    stop_running(members)
+    name = f"/dev/md/imager-{each.new[:8]}"
+    words = ["mdadm", "--assemble", name, "--config=/dev/null", "--update=uuid", f"--uuid={each.new}"]
+    run([*words, *(member.path for member in members)], timeout_seconds=_SECONDS)
+    run(["mdadm", "--stop", name])
+
+
+def _change_table(each: NewId) -> None:
+    words = ["sfdisk", "--quiet", "--no-reread", "--no-tell-kernel"]
+    if each.kind == "partition":
+        run([*words, "--part-uuid", each.disk, str(each.number), each.new])
+    else:
+        run([*words, "--disk-id", each.disk, each.new if each.type == "gpt" else f"0x{each.new}"])

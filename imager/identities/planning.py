@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Draws new identifiers for what an image holds. Pure, but for chance and for looking which programs are installed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Final
+
+from imager.filesystems.base import HIBERNATED
+from imager.identities.model import IdPlan, NewId
+from imager.identities.ways import NEW_ARRAY, NEW_GROUP, WAYS, draw_signature, draw_uuid
+from imager.layout import Content, Layout, Partition
+from imager.process import find_program
+
+_NOTHING: Final = ("", "unknown", "blank", "ambiguous")
+_NO_NEED: Final = ("iso9660", "udf", "squashfs", "erofs", "cramfs")
+"""Nothing is found by the identifier of these."""
+_MOST_NAME_CHARS: Final = 100
+
+
+def plan_ids(disks: Sequence[tuple[str, Layout]], *, is_installed: Callable[[str], object] = find_program) -> IdPlan:
+    """New identifiers for all that has one.
+
+    Args:
+        disks: The path of each target, and what will be on it.
+        is_installed: Looks for a program.
+    """
+    ids: list[NewId] = []
+    kept: list[str] = []
+    for path, layout in disks:
+        label = path if len(disks) > 1 else "disk"
+        ids += _of_table(path, label, layout, kept)
+        for entry in (None, *layout.partitions):
+            content = entry.content if entry else layout.content
+            place = f"partition {entry.number}" if entry else label
+            place = f"{place} of {path}" if entry and len(disks) > 1 else place
+            if content is not None:
+                ids += _of_content(path, entry, place, content, kept, is_installed)
+    return IdPlan(tuple(_once(ids)), tuple(dict.fromkeys(kept)))
+
+
+def _once(ids: Sequence[NewId]) -> Iterator[NewId]:
+    """A volume that lies on several members, or a file system on several devices, has one identifier."""
+    seen: set[tuple[str, str, str]] = set()
+    for each in ids:
+        key = (each.kind, each.type, each.old)
+        if each.kind in ("disk", "partition") or key not in seen:
+            seen.add(key)
+            yield each
+
+
+def _of_table(path: str, label: str, layout: Layout, kept: list[str]) -> Iterator[NewId]:
+    table = layout.table
+    if table.kind == "gpt":
+        yield NewId("disk", path, 0, label, "gpt", table.id.lower(), draw_uuid())
+        for entry in layout.partitions:
+            if entry.uuid:
+                yield NewId(
+                    "partition", path, entry.number, f"partition {entry.number}", "gpt", entry.uuid.lower(), draw_uuid()
+                )
+    elif table.kind == "mbr":
+        yield NewId("disk", path, 0, label, "mbr", table.id.lower().removeprefix("0x"), draw_signature())
+    elif table.kind != "none":
+        kept.append(f"{label}: its table is {table.kind}, and no tool changes the identifiers of such a one")
+
+
+def _of_content(
+    path: str,
+    entry: Partition | None,
+    place: str,
+    content: Content,
+    kept: list[str],
+    is_installed: Callable[[str], object],
+) -> Iterator[NewId]:
+    where = content.name or place
+    found = NewId("content", path, entry.number if entry else 0, where, content.type, content.uuid, "", content.name)
+    reason = _why_kept(content, is_installed)
+    if content.type == NEW_GROUP:
+        group = content.facts.get("volume_group", "")
+        if group and is_installed("vgimportclone"):
+            yield replace(found, kind="group", where=group, old=group, new=_group_name(group))
+        elif content.uuid:
+            kept.append(f"{where}: the physical volume keeps its UUID {content.uuid}: {_lvm_reason(group)}")
+    elif content.type == NEW_ARRAY and is_installed("mdadm"):
+        yield replace(found, kind="array", new=draw_uuid())
+    elif reason:
+        kept.append(f"{where}: {content.type} keeps {content.uuid}: {reason}")
+    elif content.type in WAYS and content.uuid:
+        way = WAYS[content.type]
+        yield replace(found, new=way.draw(), takes_long=way.takes_long)
+    if content.type == "crypto_LUKS" and not content.inside:
+        number = entry.number if entry else "disk"
+        kept.append(f"{where}: what is in it keeps its identifiers, as it is locked (--unlock {number})")
+    for each in content.inside:
+        yield from _of_content(path, entry, place, each, kept, is_installed)
+
+
+def _group_name(group: str) -> str:
+    """It has to be another one: lvm activates only one group of a name."""
+    return f"{group[:_MOST_NAME_CHARS]}_{draw_signature()[:4]}"
+
+
+def _lvm_reason(group: str) -> str:
+    return "vgimportclone (lvm2) is not installed" if group else "it belongs to no volume group"
+
+
+def _why_kept(content: Content, is_installed: Callable[[str], object]) -> str:
+    """Why it cannot get a new identifier; "" when it can, or has none."""
+    if content.type in _NOTHING or content.type in _NO_NEED or not content.uuid:
+        return ""
+    way = WAYS.get(content.type)
+    if way is None:
+        return "no program gives it a new one"
+    if HIBERNATED in content.facts:
+        return "a system sleeps in it, which would not be found again"
+    if content.type == "swap" and content.warnings:
+        return content.warnings[0]
+    return "" if is_installed(way.program) else f"{way.program} is not installed"
+
+
+def with_new_table(layout: Layout, plan: IdPlan, disk: str) -> Layout:
+    """A layout whose disk and partitions have their new identifiers; what lies in them is as it was."""
+    new = {(each.kind, each.number): each.new for each in plan.of_kind("disk", "partition") if each.disk == disk}
+    table = replace(layout.table, id=new.get(("disk", 0), layout.table.id))
+    entries = (replace(entry, uuid=new.get(("partition", entry.number), entry.uuid)) for entry in layout.partitions)
+    return replace(layout, table=table, partitions=tuple(entries))
+
+
+def mapping(ids: Sequence[NewId], layouts: Mapping[str, Layout]) -> dict[str, str]:
+    """Which text stands for which other one in files.
+
+    Args:
+        ids: Those that were changed.
+        layouts: What was on each disk, by path: a partition of an MBR is named by the signature and its number.
+    """
+    found: dict[str, str] = {}
+    for each in ids:
+        if each.kind == "array":
+            forms = (str, as_md, lambda text: text.replace("-", ""))  # blkid's, mdadm's, GRUB's
+            found |= {form(each.old): form(each.new) for form in forms}
+        elif each.kind != "group":
+            found[each.old] = each.new
+        if each.kind == "disk" and each.type == "mbr":
+            numbers = (entry.number for entry in layouts[each.disk].partitions)
+            found |= {f"{each.old}-{number:02x}": f"{each.new}-{number:02x}" for number in numbers}
+        if each.type == "crypto_LUKS":
+            found[each.old.replace("-", "")] = each.new.replace("-", "")  # as GRUB writes it
+    return {old: new for old, new in found.items() if old}
+
+
+def as_md(text: str) -> str:
+    """A UUID as mdadm writes it."""
+    plain = text.replace("-", "").replace(":", "")
+    return ":".join(plain[at : at + 8] for at in range(0, len(plain), 8))

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The stage of a restore that gives all that was restored new identifiers, when that was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+from imager.devices.opening import open_source
+from imager.identities.changing import Changed, change_ids
+from imager.identities.model import PEOPLE_MAY_WANT, IdPlan, NewId
+from imager.identities.planning import mapping
+from imager.identities.systems import rewrite_systems
+from imager.layout import Layout
+from imager.progress import Progress
+from imager.restore.afterwards import Say, StageResult, WrittenDisk
+
+
+@dataclass(frozen=True)
+class NewIds:
+    """New identifiers for what is on restored disks.
+
+    Attributes:
+        plan: Which becomes which.
+        targets: The disks.
+        secrets: For containers; those that get a new UUID are known by that afterwards.
+    """
+
+    plan: IdPlan
+    targets: tuple[str, ...]
+    secrets: dict[str, bytes] = field(default_factory=dict, repr=False)
+    kind: ClassVar[str] = "new-ids"
+    title: ClassVar[str] = "new identifiers"
+
+    def check(self) -> None:
+        """See Stage: what cannot be done is told in the plan."""
+
+    def lines(self) -> Sequence[str]:
+        """See Stage."""
+        return ["give what was restored new identifiers, so that it can live beside its source:", *self.plan.lines()]
+
+    def as_dict(self) -> dict[str, Any]:
+        """See Stage."""
+        return {"steps": [*self.lines()], **self.plan.as_dict()}
+
+    def carry_out(self, disks: Sequence[WrittenDisk], say: Say, progress: Progress) -> StageResult:
+        """See Stage."""
+        pairs = [(disk.path, disk.layout) for disk in disks if disk.path in self.targets]
+        changed = change_ids(self.plan, pairs, self.secrets, say)
+        for each in changed.done:
+            if each.type == "crypto_LUKS" and each.old in self.secrets:
+                self.secrets[each.new] = self.secrets[each.old]
+        now = _looked_at_again(disks, self.targets)
+        wrong = _not_there(changed, now)
+        by_path = {disk.path: disk.layout for disk in disks}
+        done = [each for each in changed.done if each not in wrong]
+        groups = {each.old: each.new for each in done if each.kind == "group"}
+        again = [(disk.path, disk.layout) for disk in now if disk.path in self.targets]
+        files = rewrite_systems(again, self.secrets, mapping(done, by_path), groups, say)
+        failures = [
+            *changed.failures,
+            *(f"{each.where} does not have its new {each.words} {each.new}" for each in wrong),
+        ]
+        return StageResult(
+            self.kind,
+            sentences=(*(each.sentence for each in done), *files.done),
+            warnings=(*self.plan.kept, PEOPLE_MAY_WANT),
+            failures=(*failures, *files.failures),
+            facts=self.plan.as_dict(),
+            disks=tuple(now),
+        )
+
+
+def _looked_at_again(disks: Sequence[WrittenDisk], targets: Sequence[str]) -> list[WrittenDisk]:
+    """The disks with what is on them now.
+
+    Raises:
+        ImagerError: One of them cannot be read.
+    """
+    from imager.survey import Disk, survey  # not on top: all parsers, which a restore without stages does not need
+
+    changed = [disk for disk in disks if disk.path in targets]
+    with ExitStack() as stack:
+        readers = [
+            stack.enter_context(
+                open_source(disk.path, exclusive_check=False, write_back=False, sector_size=_sectors(disk.layout))
+            )
+            for disk in changed
+        ]
+        found = survey([Disk(reader, disk.path) for reader, disk in zip(readers, changed, strict=True)])
+    layouts = {disk.path: each.layout for disk, each in zip(changed, found, strict=True)}
+    return [replace(disk, layout=layouts.get(disk.path, disk.layout)) for disk in disks]
+
+
+def _sectors(layout: Layout) -> int:
+    return layout.logical_sector_bytes
+
+
+def _not_there(changed: Changed, disks: Sequence[WrittenDisk]) -> list[NewId]:
+    """What should have a new identifier, can be looked at, and has another one."""
+    found: set[str] = set()
+    for disk in disks:
+        found |= {disk.layout.table.id.lower().removeprefix("0x")}
+        found |= {entry.uuid.lower() for entry in disk.layout.partitions}
+        for _, content in disk.layout.contents():
+            found |= {content.uuid.lower(), content.facts.get("volume_group", "").lower()}
+    layouts = {disk.path: disk.layout for disk in disks}
+    return [each for each in changed.done if each.new.lower() not in found and not _is_locked(each, layouts)]
+
+
+def _is_locked(each: NewId, layouts: Mapping[str, Layout]) -> bool:
+    """Whether it lies in a container, which is closed again."""
+    entry = layouts[each.disk].partition(each.number)
+    outer = entry.content if entry else layouts[each.disk].content
+    return outer is not None and outer.type == "crypto_LUKS" and each.type != "crypto_LUKS"
