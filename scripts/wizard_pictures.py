@@ -7,11 +7,12 @@ python scripts/wizard_pictures.py [FOLDER]
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import ClassVar
@@ -20,6 +21,8 @@ import imager.process
 from bootmedia.recovery.choose import Candidate
 from bootmedia.recovery.places import Surroundings
 from bootmedia.wizard.app import Wizard
+from bootmedia.wizard.pipeline import Pipeline
+from bootmedia.wizard.running import Outcome
 from bootmedia.wizard.screens.frame import Frame
 from bootmedia.wizard.terminal import Ability
 from imager.process import run
@@ -98,6 +101,46 @@ class Shown(Wizard):
         return [each for each in super().candidates(image) if Path(each.path) in self.disks]
 
 
+class Aged(Wizard):
+    """The wizard on a machine with disks as one meets them: loop devices say nothing of their health."""
+
+    def candidates(self, image: str = "") -> Sequence[Candidate]:
+        """Those of which smartctl's answers are below."""
+        return [candidate for candidate, _ in AGED]
+
+    def carry_out(self, command: Pipeline, given: bytes = b"", environment: Mapping[str, str] | None = None) -> Outcome:
+        """What smartctl says of one of them."""
+        (answer,) = [answer for candidate, answer in AGED if candidate.path == command.stages[0][-1]]
+        return Outcome(0, json.dumps(answer).encode())
+
+
+def _ata(*counts: int, hours: int) -> dict[str, object]:
+    rows = [{"id": number, "raw": {"value": count}} for number, count in zip((5, 197, 198), counts, strict=True)]
+    age = {"temperature": {"current": 36}, "power_on_time": {"hours": hours}}
+    return {"smart_status": {"passed": True}, "ata_smart_attributes": {"table": rows}, **age}
+
+
+_NVME = {"critical_warning": 0b100, "percentage_used": 104, "media_errors": 31}
+AGED = (
+    (
+        Candidate("/dev/sda", model="ST4000VN008", serial="ZGY0A1B2", size_bytes=4000787030016),
+        _ata(0, 0, 0, hours=9102),
+    ),
+    (
+        Candidate("/dev/sdb", model="ST4000VN008", serial="ZGY0A1C7", size_bytes=4000787030016),
+        _ata(16, 8, 0, hours=39544),
+    ),
+    (
+        Candidate("/dev/nvme0n1", model="Samsung SSD 970 EVO", serial="S466NX0K", size_bytes=500107862016),
+        {"smart_status": {"passed": False}, "nvme_smart_health_information_log": _NVME, "temperature": {"current": 61}},
+    ),
+    (
+        Candidate("/dev/sdc", model="Ultra Fit", serial="4C530001", size_bytes=30752636928),
+        {"smartctl": {"messages": [{"string": "/dev/sdc: Unknown USB bridge [0x0781:0x5583 (0x100)]"}]}},
+    ),
+)
+
+
 class Tour:
     """Goes through the wizard and keeps pictures."""
 
@@ -159,12 +202,22 @@ async def _tour(folder: Path, kept: Path) -> None:
             await tour.keep("result", "All that was asked for is done.")
 
 
+async def _health(kept: Path) -> None:
+    wizard = Aged(Ability(), Log(), Surroundings(medium=MEDIUM, volumes=list))
+    async with wizard.run_test(size=(80, 24)):
+        tour = Tour(wizard, kept)
+        await tour.sees("Disk health")
+        tour.choose("health")
+        await tour.keep("health", "GOOD", "WORN", "FAILING", "unknown")
+
+
 def main() -> None:
     """Make them all."""
     kept = Path(sys.argv[1]) if len(sys.argv) > 1 else PICTURES
     imager.process._PATH = f"{Path(sys.executable).parent}{os.pathsep}{imager.process._PATH}"
     with tempfile.TemporaryDirectory() as folder:
         asyncio.run(_tour(Path(folder), kept))
+    asyncio.run(_health(kept))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ from bootmedia.wizard.pipeline import Pipeline
 Verdict = Literal["good", "worn", "failing", "unknown"]
 _COUNTED: Final = {5: "reallocated", 197: "pending", 198: "uncorrectable"}
 _WORN_AT_PERCENT: Final = 100
+_CRITICAL: Final = ("spare used up", "temperature", "unreliable", "read-only", "its backup power failed")
+"""The bits of an NVMe disk's Critical Warning, from the lowest."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,8 @@ def _worries(said: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
 
 def _facts(said: Mapping[str, Any], passed: object, worries: Mapping[str, int]) -> Iterator[tuple[str, str]]:
     yield "self-test", {True: "passed", False: "FAILING"}.get(passed is True, "") if passed is not None else "no answer"
+    warned = _number(_part(said, "nvme_smart_health_information_log").get("critical_warning")) or 0
+    yield from (("WARNING:", name) for bit, name in enumerate(_CRITICAL) if warned >> bit & 1)
     yield from ((name, str(count)) for name, count in worries.items())
     degrees = _number(_part(said, "temperature").get("current"))
     if degrees is not None:

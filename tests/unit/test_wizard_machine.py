@@ -62,6 +62,12 @@ def test_a_summary_is_one_line_with_what_counts() -> None:
     assert health_of({"smartctl": {"messages": [{"string": "Permission denied"}]}}).summary() == "Permission denied"
 
 
+def test_an_nvme_disk_that_warns_says_of_what() -> None:
+    said = {**nvme(critical_warning=0b1101), "smart_status": {"passed": False}}
+    begins = "self-test FAILING, WARNING: spare used up, WARNING: unreliable, WARNING: read-only, media errors 0"
+    assert health_of(said).summary().startswith(begins)
+
+
 @pytest.mark.parametrize("odd", [{"smart_status": 3}, {"smartctl": []}, {"temperature": {"current": "hot"}}])
 def test_odd_json_is_no_defect(odd: dict[str, object]) -> None:
     assert health_of({**nvme(), **odd}).summary()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import ClassVar, Final
 
@@ -65,7 +66,10 @@ unknown   it does not tell: virtual disks, USB adapters, RAID controllers
         if health is None:
             return styled(("        ", "quiet"), f"{one_line(name_of(disk))}\n         it is asked ...")
         verdict = (f"{_WORDS[health.verdict]:<9}", _STYLES[health.verdict])
-        return styled(verdict, (one_line(name_of(disk)), "strong"), f"\n         {one_line(health.summary())}")
+        indent = " " * 9
+        room = max(60, self.size.width - 6)
+        about = textwrap.fill(one_line(health.summary()), room, initial_indent=indent, subsequent_indent=indent)
+        return styled(verdict, (one_line(name_of(disk)), "strong"), f"\n{about}")
 
     def chosen(self, name: str) -> None:
         """Everything that it says."""
