@@ -44,13 +44,13 @@ def segments(boxes: Sequence[Box], usable_end: int) -> Iterator[tuple[Sequence[B
     """Runs of boxes that begin with one that stays, and where each must end."""
     stays = [index for index, box in enumerate(boxes) if box.trait.pinned] + [len(boxes)]
     for first, after in pairwise(stays):
-        end = usable_end if after == len(boxes) else boxes[after].entry.start - boxes[after].lead
+        end = usable_end if after == len(boxes) else boxes[after].start - boxes[after].lead
         yield boxes[first:after], end
 
 
 def row_end(segment: Sequence[Box], grain: int) -> int:
     """Where a segment would end if its boxes lay one after the other."""
-    return _in_row(segment, segment[0].entry.start, {}, grain)[segment[-1].number][1]
+    return _in_row(segment, segment[0].row_start, {}, grain)[segment[-1].number][1]
 
 
 def _arrange_segment(segment: Sequence[Box], weights: Mapping[int, int], end: int, grain: int) -> dict[int, Place]:
@@ -72,16 +72,16 @@ def _arrange_segment(segment: Sequence[Box], weights: Mapping[int, int], end: in
 
 def _in_order(segment: Sequence[Box], end: int, grain: int) -> dict[int, Place]:
     """The boxes where they were, or as near to that as their sizes and the end of the disk let them."""
-    if segment[-1].entry.end <= end and not any(box.is_resized for box in segment):
+    if segment[-1].entry.end <= end and all(box.stays for box in segment):
         return {box.number: box.place for box in segment}
     places: dict[int, Place] = {}
     at = 0
     for box in segment:
-        start = box.entry.start if box.entry.start - box.lead >= at else -(-(at + box.lead) // grain) * grain
+        start = box.start if box.start - box.lead >= at else -(-(at + box.lead) // grain) * grain
         at = start + box.size
         places[box.number] = start, at
     if at > end:
-        places = _in_row(segment, segment[0].entry.start, {}, grain)
+        places = _in_row(segment, segment[0].row_start, {}, grain)
         _check_end(segment, places[segment[-1].number][1], end)
     return places
 

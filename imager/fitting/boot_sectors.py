@@ -5,9 +5,15 @@ FAT and NTFS count the sectors in front of them ("hidden sectors", 32 bits), exF
 bits, under a checksum). Boot code and Windows go by them; Linux does not look. A field that never held the partition's
 start, as most mkfs programs leave it, stays as it is.
 
+On a disk with sectors of another length, the boot sectors of NTFS also get the length of its sectors, how many make a
+cluster and how many the volume has. All else in NTFS is counted in clusters and bytes. (FAT and exFAT count sectors
+everywhere, and are made anew there.)
+
 References:
     Microsoft FAT specification (1.03, 2000): BPB_HiddSec, BPB_BkBootSec; exFAT specification (2019), sections 3.1 and
     3.4; NTFS keeps the BPB of FAT, with a copy of the boot sector in the partition's last sector.
+    ntfs-3g, include/ntfs-3g/layout.h (NTFS_BOOT_SECTOR), libntfs-3g/bootsect.c (ntfs_boot_sector_is_ntfs: more than 128
+    sectors in a cluster are written as a negative power of two).
 """
 
 from __future__ import annotations
@@ -27,6 +33,10 @@ _HEAD_BYTES: Final = 128 * 1024
 _BOOT_BYTES: Final = 512
 _HIDDEN: Final = 28
 _FAT32_COPY: Final = 50
+_SECTOR, _PER_CLUSTER, _TOTAL = 11, 13, 40  # bytes_per_sector, sectors_per_cluster, number_of_sectors
+_PLAIN_COUNT: Final = 0x80
+_TAIL_BYTES: Final = 8192
+"""Holds the copy of NTFS's boot sector in either length of sectors."""
 _EXFAT_OFFSET: Final = 64
 _EXFAT_SECTORS: Final = 12  # of a boot region: the last one repeats the checksum of the others
 _EXFAT_UNSUMMED: Final = (106, 107, 112)  # VolumeFlags and PercentInUse
@@ -40,23 +50,29 @@ def boot_sector_ranges(entry: Partition, sector_bytes: int) -> Extents:
     if entry.content is None or entry.content.type not in TYPES:
         return Extents()
     head = Extents.single(entry.start, min(entry.start + _HEAD_BYTES, entry.end))
-    return head | Extents.single(max(entry.start, entry.end - sector_bytes), entry.end)
+    return head | Extents.single(max(entry.start, entry.end - max(sector_bytes, _TAIL_BYTES)), entry.end)
 
 
-def mended(entry: Partition, image: BlockReader, sector_bytes: int, new_start: int) -> list[Mend]:
-    """What of the boot sectors changes when a partition moves to another start.
+def mended(
+    entry: Partition, image: BlockReader, sector_bytes: int, new_start: int, new_sector_bytes: int = 0
+) -> list[Mend]:
+    """What of the boot sectors changes when a partition moves to another start, or onto sectors of another length.
 
     Args:
         entry: The partition as the image has it.
         image: The bytes of the disk, of which only the boot sectors need to be readable.
         sector_bytes: Length of a logical sector.
         new_start: Where the partition will start, in bytes.
+        new_sector_bytes: Length of a logical sector there; 0 for the same.
     """
     kind = entry.content.type if entry.content else ""
     if kind not in TYPES:
         return []
-    old, new = entry.start // sector_bytes, new_start // sector_bytes
+    sector_there = new_sector_bytes or sector_bytes
+    old, new = entry.start // sector_bytes, new_start // sector_there
     try:
+        if sector_there != sector_bytes:
+            return list(_ntfs_sectors(entry, image, old, new, sector_there)) if kind == "ntfs" else []
         if kind == "exfat":
             return list(_exfat(entry, image, sector_bytes, old, new))
         return list(_bpb(entry, image, sector_bytes, old, new))
@@ -78,6 +94,29 @@ def _bpb(entry: Partition, image: BlockReader, sector_bytes: int, old: int, new:
         found = image.read(place, _BOOT_BYTES)
         if found[510:512] == b"\x55\xaa" and struct.unpack_from("<I", found, _HIDDEN)[0] == old:
             yield place, found[:_HIDDEN] + struct.pack("<I", new & 0xFFFFFFFF) + found[_HIDDEN + 4 :]
+
+
+def _ntfs_sectors(entry: Partition, image: BlockReader, old: int, new: int, sector_there: int) -> Iterator[Mend]:
+    """Both boot sectors of NTFS, in sectors of another length; the copy is the last one of the volume."""
+    first = bytearray(image.read(entry.start, _BOOT_BYTES))
+    sector = int.from_bytes(first[_SECTOR : _SECTOR + 2], "little")
+    per_cluster = first[_PER_CLUSTER] if first[_PER_CLUSTER] <= _PLAIN_COUNT else 1 << (256 - first[_PER_CLUSTER])
+    cluster = per_cluster * sector
+    if first[3:7] != b"NTFS" or not sector or cluster % sector_there or not cluster:
+        return
+    count = cluster // sector_there
+    size = (struct.unpack_from("<Q", first, _TOTAL)[0] + 1) * sector
+    total = -(-size // sector_there) - 1
+    first[_SECTOR : _SECTOR + 2] = struct.pack("<H", sector_there)
+    first[_PER_CLUSTER] = count if count <= _PLAIN_COUNT else 257 - count.bit_length()
+    struct.pack_into("<Q", first, _TOTAL, total)
+    if struct.unpack_from("<I", first, _HIDDEN)[0] == old:
+        struct.pack_into("<I", first, _HIDDEN, new & 0xFFFFFFFF)
+    yield entry.start, bytes(first)
+    before = entry.start + size - sector
+    if image.read(before, _BOOT_BYTES)[3:7] == b"NTFS":
+        yield before, bytes(_BOOT_BYTES)  # a copy in old units would be found by whoever looks there
+    yield entry.start + total * sector_there, bytes(first)
 
 
 def _exfat(entry: Partition, image: BlockReader, sector_bytes: int, old: int, new: int) -> Iterator[Mend]:

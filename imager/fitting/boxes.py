@@ -19,11 +19,12 @@ from typing import Final
 
 from imager.fitting.traits import Trait, trait_of
 from imager.layout import Layout, Partition
+from imager.partitions.shape import shape_of
 
 MIB: Final = 1024 * 1024
 _MOST_GRAIN: Final = 64 * MIB
-MBR_SECTORS: Final = 2**32
-"""Start and size are 32 bits: 2 TiB with sectors of 512 bytes."""
+FIRST_STAYS: Final = "the first partition of a disk stays in its place"
+UNUSUAL_ORDER: Final = "the boot records of the logical partitions are in an unusual order"
 
 
 @dataclass(frozen=True)
@@ -34,13 +35,17 @@ class Box:
         entry: The partition.
         trait: What may be done with it.
         lead: Bytes in front of it that go with it.
-        wanted: The size that a person gave it; None for the one that it has.
+        wanted: The size that a person or the disk's sectors gave it; None for the one that it has.
+        home: Where it starts if nothing is in the way; None for where it starts in the image.
+        floor: Where it may start when room is needed, although it is the first; None for where it starts.
     """
 
     entry: Partition
     trait: Trait
     lead: int = 0
     wanted: int | None = None
+    home: int | None = None
+    floor: int | None = None
 
     @property
     def number(self) -> int:
@@ -54,8 +59,23 @@ class Box:
 
     @property
     def is_resized(self) -> bool:
-        """Whether a person gave it another size."""
+        """Whether a person or the disk's sectors gave it another size."""
         return self.size != self.entry.size_bytes
+
+    @property
+    def start(self) -> int:
+        """Where it starts if nothing is in the way."""
+        return self.entry.start if self.home is None else self.home
+
+    @property
+    def row_start(self) -> int:
+        """Where a row begins that it is the first of."""
+        return self.start if self.floor is None else self.floor
+
+    @property
+    def stays(self) -> bool:
+        """Whether nothing but what is in the way moves it or gives it another size."""
+        return not self.is_resized and self.start == self.entry.start
 
     @property
     def place(self) -> tuple[int, int]:
@@ -72,7 +92,7 @@ def boxes_of(layout: Layout) -> list[Box]:
     boxes = [Box(entry, trait_of(entry, layout)) for entry in entries]
     boxes = _with_leads(boxes, layout)
     if boxes and not boxes[0].trait.pinned:
-        boxes[0] = _pinned(boxes[0], "the first partition of a disk stays in its place")
+        boxes[0] = pinned(boxes[0], FIRST_STAYS)
     return boxes
 
 
@@ -82,7 +102,8 @@ def logicals_of(layout: Layout, extended: Partition) -> list[Partition]:
     return sorted((entry for entry in inside if entry.end <= extended.end), key=lambda entry: entry.start)
 
 
-def _pinned(box: Box, reason: str) -> Box:
+def pinned(box: Box, reason: str) -> Box:
+    """The same box, as one that stays."""
     return replace(box, trait=replace(box.trait, pinned=reason))
 
 
@@ -95,7 +116,7 @@ def _with_leads(boxes: Sequence[Box], layout: Layout) -> list[Box]:
 
 
 def _with_lead(box: Box, chain: _Chain) -> Box:
-    reason = "" if chain.is_regular else "the boot records of the logical partitions are in an unusual order"
+    reason = "" if chain.is_regular else UNUSUAL_ORDER
     is_before_record = chain.has_record_behind and box.number == list(chain.leads)[-1]
     trait = replace(
         box.trait,
@@ -139,13 +160,8 @@ class _Chain:
 
 
 def usable_end(layout: Layout, target_size: int) -> int:
-    """The byte of a target of that size behind which no partition can lie."""
-    sector = layout.logical_sector_bytes
-    count = target_size // sector
-    if layout.table.kind == "mbr":
-        return min(count, MBR_SECTORS) * sector
-    array = layout.table.entry_count * layout.table.entry_size_bytes
-    return max(0, count - 1 - -(-array // sector)) * sector
+    """The byte of a target of that size behind which no partition can lie, when its table is like that of the image."""
+    return shape_of(layout, target_size).last_usable_end
 
 
 def grain_of(boxes: Sequence[Box]) -> int:

@@ -8,56 +8,95 @@ are found by sector number stay, and an extended partition holds its logical one
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Final
 
 from imager.errors import TargetTooSmall, UsageError
+from imager.fitting.additions import placed_new, with_new
 from imager.fitting.arrange import Place, arrange
-from imager.fitting.boxes import MBR_SECTORS, MIB, Box, boxes_of, grain_of, logicals_of, usable_end
-from imager.fitting.model import Fitted, Fitting, Rule
+from imager.fitting.boxes import MIB, Box, boxes_of, grain_of, logicals_of
+from imager.fitting.changes import is_made, kept, numbers_there, on_shape
+from imager.fitting.model import Fitted, Fitting, NewPart, NewPlace, Rule
+from imager.fitting.sectors import verdict_of
 from imager.fitting.shrink import sizes_that_fit
+from imager.fitting.telling import new_words, sector_sentences, table_sentences
 from imager.fitting.traits import WINDOWS_RECOVERY, content_trait
 from imager.layout import Layout, Partition
+from imager.partitions.shape import MBR_SECTORS, Shape, shape_of
 from imager.pictures.sizes import exact_size_text, size_text
 
 _LEFT_BYTES: Final = 64 * MIB  # less is lost to alignment
 
 
-def fit(layout: Layout, target_size: int, rule: Rule) -> Fitting:
+def fit(layout: Layout, target_size: int, rule: Rule, sector_bytes: int = 0) -> Fitting:
     """Where every partition goes.
 
     Args:
         layout: The image's layout.
         target_size: Size of the target in bytes.
-        rule: Who gets the room.
+        rule: Who gets the room, what is left out and what is new.
+        sector_bytes: Length of the target's logical sectors; 0 for that of the image.
 
     Raises:
         UsageError: The rule cannot be carried out with this disk.
         TargetTooSmall: There is not enough room for everything.
     """
     _check_table(layout, rule)
+    shape = shape_of(layout, target_size, sector_bytes, to_gpt=rule.to_gpt)
     if layout.table.kind == "none":
-        return _fit_whole(layout, target_size, rule)
+        return _fit_whole(layout, target_size, rule, shape)
     boxes = boxes_of(layout)
     _check_partitions(layout, boxes, rule)
-    boxes = _with_sizes(boxes, layout, rule)
-    growing = _growing(boxes, layout, rule)
-    end, grain = usable_end(layout, target_size), grain_of(boxes)
-    weights = {box.number: box.size for box in growing}
+    grain = grain_of(boxes)
+    makes = is_made(layout, shape, rule)
+    new: dict[int, NewPart] = {}
+    if makes:
+        boxes = on_shape(kept(boxes, layout, rule.leave_out), layout, shape)
+    boxes = _with_sizes(boxes, shape.sector_bytes, layout, rule)
+    if makes:
+        boxes, new = with_new(boxes, layout, shape, rule, grain)
+    numbers = numbers_there(boxes, layout, shape) if makes else {each.number: each.number for each in layout.partitions}
+    growing = _growing(boxes, layout, rule, new)
+    boxes, places = _arranged(boxes, {box.number: box.size for box in growing}, shape.last_usable_end, grain, rule)
+    _check_grown(boxes, growing, places, shape.last_usable_end, grain)
+    row = _Row(layout, shape, boxes, places, numbers)
+    fitted = tuple(row.fitted(entry) for entry in layout.partitions if row.has(entry))
+    added = placed_new(new, places, boxes, layout, shape)
+    told = [*table_sentences(layout, shape, rule, numbers), *sector_sentences(boxes, layout, shape)] if makes else []
+    why = [*_why(boxes, growing, places, rule), *new_words(added)]
+    return Fitting(
+        rule,
+        fitted,
+        target_size,
+        shape.last_usable_end,
+        tuple(why),
+        (*told, *_warnings(layout, fitted, added, shape)),
+        table=shape if makes else None,
+        new=added,
+        left_out=tuple(sorted(rule.leave_out)),
+    )
+
+
+def _arranged(
+    boxes: list[Box], weights: Mapping[int, int], end: int, grain: int, rule: Rule
+) -> tuple[list[Box], dict[int, Place]]:
+    """The place of every box, and the boxes, some of them smaller where that was asked for."""
     try:
-        places = arrange(boxes, weights, end, grain)
+        return boxes, arrange(boxes, weights, end, grain)
     except TargetTooSmall as error:
         sizes = sizes_that_fit(boxes, end, grain)
         if rule.kind != "fit" or sizes is None:
             raise TargetTooSmall(error.message, hint=_way_out(boxes, sizes), **error.facts) from error
-        boxes = [replace(box, wanted=sizes.get(box.number)) for box in boxes]
-        places = arrange(boxes, weights, end, grain)
+        boxes = [replace(box, wanted=sizes.get(box.number, box.wanted)) for box in boxes]
+        return boxes, arrange(boxes, weights, end, grain)
+
+
+def _check_grown(
+    boxes: Sequence[Box], growing: Sequence[Box], places: Mapping[int, Place], end: int, grain: int
+) -> None:
     if growing and places == {box.number: box.place for box in boxes} and end - boxes[-1].entry.end >= grain:
         raise _obstructed(boxes, growing)
-    fitted = tuple(_fitted(entry, layout, boxes, places, end) for entry in layout.partitions)
-    why = tuple(_why(boxes, growing, places, rule))
-    return Fitting(rule, fitted, target_size, end, why, tuple(_warnings(layout, fitted, target_size, end)))
 
 
 def _check_table(layout: Layout, rule: Rule) -> None:
@@ -97,8 +136,11 @@ def _contradictions(layout: Layout, boxes: Sequence[Box]) -> Iterator[str]:
             yield f"something lies in the extended partition {each.number} that is no logical one"
 
 
-def _fit_whole(layout: Layout, target_size: int, rule: Rule) -> Fitting:
+def _fit_whole(layout: Layout, target_size: int, rule: Rule, shape: Shape) -> Fitting:
     """A file system that has the disk to itself."""
+    _check_whole_sectors(layout, shape)
+    if rule.to_gpt or rule.new or rule.leave_out:
+        raise UsageError("the disk in the image has no partition table that could be changed", hint=rule.without())
     if rule.kind in ("partition", "sizes"):
         raise UsageError("the disk in the image has no table, and so no numbered partitions", hint="--grow last")
     if rule.kind == "fit":
@@ -116,6 +158,15 @@ def _fit_whole(layout: Layout, target_size: int, rule: Rule) -> Fitting:
     return Fitting(rule, (), target_size, target_size, (why,), grows_whole=grows)
 
 
+def _check_whole_sectors(layout: Layout, shape: Shape) -> None:
+    verdict = verdict_of(layout.content, layout.logical_sector_bytes, shape.sector_bytes)
+    if verdict.kind != "keeps":
+        raise UsageError(
+            f"what lies on the disk cannot live on sectors of {shape.sector_bytes} bytes: {verdict.text}",
+            hint=f"Use a disk with sectors of {layout.logical_sector_bytes} bytes.",
+        )
+
+
 def _is_beside(box: Box, extended: Partition) -> bool:
     return box.entry.kind != "logical" and box.number != extended.number
 
@@ -123,12 +174,13 @@ def _is_beside(box: Box, extended: Partition) -> bool:
 # --- Who grows ----------------------------------------------------------------------------------------------------
 
 
-def _growing(boxes: Sequence[Box], layout: Layout, rule: Rule) -> list[Box]:
+def _growing(boxes: Sequence[Box], layout: Layout, rule: Rule, new: Mapping[int, NewPart]) -> list[Box]:
     """The boxes that a rule is about, in the order in which they lie on the disk."""
     if rule.kind == "partition" or rule.number:
         return [_named(boxes, layout, rule.number, rule)]
-    if rule.kind in ("sizes", "fit"):
-        return []
+    rest = [box for box in boxes if box.number in new and not new[box.number].size]
+    if rest or rule.kind in ("sizes", "fit"):
+        return rest
     able = [box for box in boxes if box.trait.grows]
     if not able:
         reasons = "; ".join(f"{box.number}: {box.trait.barred or box.trait.fixed}" for box in boxes)
@@ -136,15 +188,17 @@ def _growing(boxes: Sequence[Box], layout: Layout, rule: Rule) -> list[Box]:
     return able[-1:] if rule.kind == "last" else able
 
 
-def _with_sizes(boxes: Sequence[Box], layout: Layout, rule: Rule) -> list[Box]:
+def _with_sizes(boxes: Sequence[Box], sector: int, layout: Layout, rule: Rule) -> list[Box]:
     """The boxes, with the sizes that a person gave them, in whole sectors."""
     known = {box.number: box for box in boxes}
-    sector = layout.logical_sector_bytes
     sizes: dict[int, int] = {}
     for number, wanted in rule.sizes.items():
-        if wanted != (box := known.get(number) or _named(boxes, layout, number, rule)).size:
+        if number in rule.leave_out:
+            continue
+        box = known.get(number) or _named(boxes, layout, number, rule)
+        if wanted not in (box.size, box.entry.size_bytes):
             sizes[number] = _checked_size(box, wanted // sector * sector)
-    return [replace(box, wanted=sizes.get(box.number)) for box in boxes]
+    return [replace(box, wanted=sizes.get(box.number, box.wanted)) for box in boxes]
 
 
 def _checked_size(box: Box, wanted: int) -> int:
@@ -188,21 +242,52 @@ def _obstructed(boxes: Sequence[Box], growing: Sequence[Box]) -> UsageError:
 # --- Where everything goes ----------------------------------------------------------------------------------------
 
 
-def _fitted(entry: Partition, layout: Layout, boxes: Sequence[Box], places: Mapping[int, Place], end: int) -> Fitted:
-    logicals = logicals_of(layout, entry) if entry.kind == "extended" else []
-    start, stop = _around(entry, logicals, boxes, places, end) if logicals else places[entry.number]
-    lead = next((box.lead for box in boxes if box.number == entry.number), 0)
-    return Fitted(entry.number, entry.kind, entry.start, entry.end, start, stop, lead)
+@dataclass(frozen=True)
+class _Row:
+    """Boxes that have got their places."""
 
+    layout: Layout
+    shape: Shape
+    boxes: Sequence[Box]
+    places: Mapping[int, Place]
+    numbers: Mapping[int, int]
 
-def _around(
-    extended: Partition, logicals: Sequence[Partition], boxes: Sequence[Box], places: Mapping[int, Place], end: int
-) -> Place:
-    """The place of an extended partition: around its logical ones, with the free room it had where that is left."""
-    distance = places[logicals[0].number][0] - logicals[0].start
-    behind = [box for box in boxes if box.entry.start >= extended.end]
-    limit = places[behind[0].number][0] if behind else end
-    return extended.start + distance, max(places[logicals[-1].number][1], min(extended.end + distance, limit))
+    def has(self, entry: Partition) -> bool:
+        """Whether the target gets a partition of the image."""
+        is_wrapping = entry.kind == "extended" and self.shape.kind == "mbr" and bool(self._inside(entry))
+        return entry.number in self.places or is_wrapping
+
+    def fitted(self, entry: Partition) -> Fitted:
+        """A partition of the image and its place."""
+        logicals = self._inside(entry) if entry.kind == "extended" else []
+        start, end = self._around(entry, logicals) if logicals else self.places[entry.number]
+        lead = next((box.lead for box in self.boxes if box.number == entry.number), 0)
+        content = entry.content if entry.captured else None
+        return Fitted(
+            entry.number,
+            entry.kind,
+            entry.start,
+            entry.end,
+            start,
+            end,
+            lead,
+            self.numbers.get(entry.number, entry.number),
+            verdict_of(content, self.layout.logical_sector_bytes, self.shape.sector_bytes),
+        )
+
+    def _inside(self, extended: Partition) -> list[Box]:
+        numbers = {entry.number for entry in logicals_of(self.layout, extended)}
+        return [box for box in self.boxes if box.number in numbers]
+
+    def _around(self, extended: Partition, logicals: Sequence[Box]) -> Place:
+        """The place of an extended partition: around its logical ones, with the room it had where that is left."""
+        first, last = logicals[0], logicals[-1]
+        start = self.places[first.number][0] - first.lead
+        behind = [box for box in self.boxes if box.entry.start >= extended.end]
+        limit = self.places[behind[0].number][0] if behind else self.shape.last_usable_end
+        sector = self.shape.sector_bytes
+        end = min(extended.end + start - extended.start, limit) // sector * sector
+        return start, max(self.places[last.number][1], end)
 
 
 # --- Words --------------------------------------------------------------------------------------------------------
@@ -250,14 +335,15 @@ def _why(boxes: Sequence[Box], growing: Sequence[Box], places: Mapping[int, Plac
         yield f"partition {box.number} keeps its size{' and moves' if moves else ''}: {reason}"
 
 
-def _warnings(layout: Layout, fitted: Sequence[Fitted], target_size: int, end: int) -> Iterator[str]:
-    beyond = target_size - MBR_SECTORS * layout.logical_sector_bytes
-    if layout.table.kind == "mbr" and beyond > 0:
+def _warnings(layout: Layout, fitted: Sequence[Fitted], added: Sequence[NewPlace], shape: Shape) -> Iterator[str]:
+    beyond = shape.size_bytes - MBR_SECTORS * shape.sector_bytes
+    if shape.kind == "mbr" and beyond > 0:
         yield (
-            f"an MBR counts sectors with 32 bits and reaches {size_text(target_size - beyond)} of the target: "
-            f"{size_text(beyond)} stay unpartitioned"
+            f"an MBR counts sectors with 32 bits and reaches {size_text(shape.size_bytes - beyond)} of the target: "
+            f"{size_text(beyond)} stay unpartitioned (--to-gpt makes a GPT, which has no such limit)"
         )
-    left = end - max((place.end for place in fitted), default=0)
+    ends = [*(place.end for place in fitted), *(place.entry.end for place in added)]
+    left = shape.last_usable_end - max(ends, default=0)
     if left >= _LEFT_BYTES:
         yield f"{size_text(left)} at the end of the target stay unpartitioned"
     for place in fitted:

@@ -81,6 +81,11 @@ def trait_of(entry: Partition, layout: Layout) -> Trait:
     )
 
 
+def is_loader(entry: Partition) -> bool:
+    """Whether it is a boot loader's own partition, found by its sector number."""
+    return entry.type in _LOADERS
+
+
 def content_trait(content: Content) -> Trait:
     """What may be done with a file system that has the whole disk."""
     return Trait(fixed=_fixed_by_content(content), barred=_barred_by_content(content))

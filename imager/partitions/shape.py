@@ -9,12 +9,15 @@ References:
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 
 from imager.errors import UsageError
-from imager.layout import Layout, Partition, TableKind
+from imager.extents import Extents
+from imager.layout import Layout, Partition, Table, TableKind
 from imager.partitions.counterparts import gpt_type_of
+from imager.partitions.mbr import BOOT_CODE_END, SECTOR_BYTES
 from imager.partitions.types import gpt_type_name
 
 MBR_SECTORS: Final = 2**32
@@ -48,6 +51,37 @@ class Shape:
     entry_bytes: int
     first_usable: int
     last_usable_end: int
+
+    @property
+    def array_bytes(self) -> int:
+        """Whole sectors that the entries of a GPT take."""
+        return -(-self.entry_count * self.entry_bytes // self.sector_bytes) * self.sector_bytes
+
+    def table_ranges(self, boot_records: Iterable[int]) -> Extents:
+        """Where the parts of the table lie, with boot records of logical partitions (EBR) at these offsets."""
+        sector = self.sector_bytes
+        ranges = Extents.single(BOOT_CODE_END, SECTOR_BYTES)
+        ranges |= Extents.union_of(Extents.single(at, at + sector) for at in boot_records)
+        if self.kind != "gpt":
+            return ranges
+        ranges |= Extents.single(sector, FIRST_ARRAY_LBA * sector + self.array_bytes)
+        ranges |= Extents.single(self.first_usable - self.array_bytes, self.first_usable)
+        return ranges | Extents.single(self.last_usable_end, self.size_bytes // sector * sector)
+
+    def table_of(self, layout: Layout, ranges: tuple[tuple[int, int], ...]) -> Table:
+        """It as part of a layout, made from the table of the image."""
+        is_new = self.kind == "gpt" and layout.table.kind == "mbr"
+        return replace(
+            layout.table,
+            kind=self.kind,
+            id=gpt_disk_id(layout) if is_new else layout.table.id,
+            entry_count=self.entry_count,
+            entry_size_bytes=self.entry_bytes,
+            first_usable=self.first_usable if self.kind == "gpt" else 0,
+            last_usable_end=self.last_usable_end if self.kind == "gpt" else 0,
+            table_ranges=ranges,
+            problems=(),
+        )
 
 
 def shape_of(layout: Layout, target_size: int, sector_bytes: int = 0, *, to_gpt: bool = False) -> Shape:

@@ -243,7 +243,7 @@ def written_disk(plan: Plan) -> WrittenDisk:
         entry if entry.kind == "extended" else replace(entry, content=contents.get(entry.number) or _UNKNOWN)
         for entry in found.partitions
     )
-    sector_bytes = plan.layout.logical_sector_bytes
+    sector_bytes = plan.target.logical_sector_bytes if plan.target.is_block_device else plan.layout.logical_sector_bytes
     layout = Layout(plan.target.identity, size, sector_bytes, physical, found.table, entries)
     return WrittenDisk(path, replace(layout, content=None if entries else directly, whole_reason=found.whole_reason))
 
@@ -251,7 +251,8 @@ def written_disk(plan: Plan) -> WrittenDisk:
 def _contents(plan: Plan, entries: Sequence[Partition]) -> tuple[dict[int, Content | None], Content | None]:
     """What lies in the partitions by their numbers, and what lies on a disk without a table."""
     if plan.scope.kind == "whole":
-        return {each.number: each.content for each in plan.layout.partitions if each.captured}, plan.layout.content
+        there = plan.fitting.layout_on_target(plan.layout) if plan.fitting else plan.layout
+        return {each.number: each.content for each in there.partitions if each.captured}, plan.layout.content
     before = plan.target.layout
     contents = {each.number: each.content for each in before.partitions} if before else {}
     directly = before.content if before else None

@@ -9,12 +9,13 @@ written last, because they are changed in memory before.
 
 from __future__ import annotations
 
+from imager.blocks import BlockReader
 from imager.extents import Extents
 from imager.fitting.boot_sectors import boot_sector_ranges
 from imager.fitting.model import Fitting
 from imager.layout import Layout
-from imager.partitions.adapt import table_only_ranges
-from imager.partitions.mbr import SECTOR_BYTES
+from imager.partitions.adapt import Patch, table_only_ranges
+from imager.partitions.making import make_table
 from imager.restore.placement import Move, Moves, Placement
 from imager.restore.scope import HEAD_BYTES, LAST_LIMIT_BYTES, written_last
 
@@ -37,7 +38,8 @@ def place_fitted(layout: Layout, used: Extents, chunk_size: int, fitting: Fittin
     last = (last & moves.staying) | _boot_sectors(layout, fitting)
     consulted = ((written_last(layout) | _table(layout)) & cells) - missing - take
     window = (0, fitting.target_size)
-    return Placement(take, take & last, wanted & missing, moves, window, layout.table.kind == "gpt", consulted)
+    kind = fitting.table.kind if fitting.table else layout.table.kind
+    return Placement(take, take & last, wanted & missing, moves, window, kind == "gpt", consulted)
 
 
 def _table(layout: Layout) -> Extents:
@@ -47,19 +49,21 @@ def _table(layout: Layout) -> Extents:
 
 
 def _boot_sectors(layout: Layout, fitting: Fitting) -> Extents:
-    moved = {place.number for place in fitting.moved if not place.is_smaller}
+    mended = {place.number for place in fitting.mended(layout)}
     sector = layout.logical_sector_bytes
-    return Extents.union_of(boot_sector_ranges(entry, sector) for entry in layout.partitions if entry.number in moved)
+    return Extents.union_of(boot_sector_ranges(entry, sector) for entry in layout.partitions if entry.number in mended)
 
 
 def _moves(layout: Layout, fitting: Fitting) -> Moves:
     content = [place for place in fitting.partitions if place.kind != "extended"]
-    written = [place for place in content if not place.is_smaller]  # what is smaller does not come from the image
+    written = [place for place in content if place.is_copied]  # all else does not come from the image
     moved = [Move(place.image_start, place.image_end, place.distance) for place in written if place.distance]
     staying = Extents.of((place.image_start, place.image_end) for place in written if not place.distance)
-    gone = [place for place in content if place.distance or place.is_smaller]
-    elsewhere = Extents.of((place.image_start, place.image_end) for place in gone)
+    stays = {place.number for place in written if not place.distance}
+    gone = [entry for entry in layout.partitions if entry.kind != "extended" and entry.number not in stays]
+    elsewhere = Extents.of((entry.start, entry.end) for entry in gone)
     occupied = Extents.of((place.start, place.end) for place in content)
+    occupied |= Extents.of((place.entry.start, place.entry.end) for place in fitting.new)
     between = Extents.single(0, min(layout.size_bytes, fitting.target_size)) - elsewhere - occupied
     between -= _made_anew(layout, fitting)
     return Moves.of([*moved, *(Move(start, end, 0) for start, end in staying | between)])
@@ -67,7 +71,15 @@ def _moves(layout: Layout, fitting: Fitting) -> Moves:
 
 def _made_anew(layout: Layout, fitting: Fitting) -> Extents:
     """The table's parts, old and new, but for those at the start of the disk, which are changed in memory."""
-    front = layout.table.first_usable if layout.table.kind == "gpt" else SECTOR_BYTES
+    front = fitting.table_front(layout)
     old, new = table_only_ranges(layout), Extents.of(fitting.table_ranges(layout))
     end = max(layout.size_bytes, fitting.target_size)
     return (old | new).clip(front, end)
+
+
+def made_table(layout: Layout, image: BlockReader, fitting: Fitting) -> tuple[list[Patch], Extents]:
+    """The table of a target that gets another one than the image's, and what of the image's must not be found there."""
+    there = fitting.layout_on_target(layout)
+    origins = {each.number_there: each.number for each in fitting.partitions}
+    leads = {each.number_there: each.lead for each in fitting.partitions if each.lead}
+    return make_table(layout, image, there, origins, leads)

@@ -105,7 +105,16 @@ def grow_stages(
 
 
 def _numbered_as_on_target(plan: Plan, image: Layout) -> Layout:
-    """What is on the target, for a single partition: it may have another number there than in the image."""
+    """What is on the target: partitions may have other numbers there than in the image."""
     if plan.scope.kind != "partition":
-        return image
+        return _renumbered(plan, image)
     return layout_after(replace(plan, layout=image)) or image
+
+
+def _renumbered(plan: Plan, image: Layout) -> Layout:
+    """The partitions of the image that the target gets, with the numbers that they have there."""
+    if plan.fitting is None or plan.fitting.table is None:
+        return image
+    numbers = {each.number: each.number_there for each in plan.fitting.partitions}
+    there = (replace(entry, number=numbers[entry.number]) for entry in image.partitions if entry.number in numbers)
+    return replace(image, partitions=tuple(there))

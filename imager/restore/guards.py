@@ -104,7 +104,8 @@ def check_sector_size(target: TargetState, sector_bytes: int) -> None:
         raise TargetRefused(
             f"{target.name} has sectors of {target.logical_sector_bytes} bytes, "
             f"the image is of a disk with {sector_bytes}",
-            hint="choose a target with the same sector size; `imager disks` shows it",
+            hint="--fit writes the table for the target's sectors and says what becomes of each partition; "
+            "or choose a target with the same sector size, which `imager disks` shows",
             path=target.name,
             expected=sector_bytes,
             found=target.logical_sector_bytes,

@@ -166,7 +166,8 @@ def make_plan(
     """
     layout = description.layout
     check_target(target)
-    check_sector_size(target, description.sector_size)
+    if options.grow is None or scope.kind != "whole":
+        check_sector_size(target, description.sector_size)
     if options.grow is None or layout.table.kind == "none":
         _check_fits(layout, scope, target)
     missing = final.missing if final else Extents()
@@ -214,7 +215,8 @@ def _fitting(
             "partitions get other places only when the whole disk is restored",
             hint=f"Leave out {options.grow.option}.",
         )
-    fitting = fit(layout, target.size_bytes, options.grow)
+    sector_bytes = target.logical_sector_bytes if target.is_block_device else layout.logical_sector_bytes
+    fitting = fit(layout, target.size_bytes, options.grow, sector_bytes)
     if fitting.is_changed and len(missing & table_only_ranges(layout)):
         raise UsageError(
             "the image lacks a part of its partition table, so that partitions cannot get other places",

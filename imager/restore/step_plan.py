@@ -78,8 +78,8 @@ _ERASED: Final = {
 
 
 def _counting(layout: Layout, fitting: Fitting) -> list[str]:
-    """Partitions that move and whose boot sectors count the sectors in front of them."""
-    moved = {place.number for place in fitting.moved}
+    """Partitions whose boot sectors count the sectors in front of them, or their own, and would be wrong."""
+    moved = {place.number for place in fitting.mended(layout)}
     counting = [entry for entry in layout.partitions if entry.content and entry.content.type in COUNTING_TYPES]
     return [str(entry.number) for entry in counting if entry.number in moved]
 
@@ -90,6 +90,21 @@ def _shrink_step(smaller: Sequence[Smaller]) -> Step:
     how = "beside the target, which is not touched before that is done" if is_scratch else "on the target"
     text = f"make what is in partitions smaller, {how}: {numbers}"
     return Step("shrink", text, sum(each.place.new_size for each in smaller))
+
+
+def _table_step(layout: Layout, fitting: Fitting) -> Step:
+    if fitting.table is None:
+        return Step("refit", "write the places of the partitions into the table, all else in it stays")
+    what = []
+    if fitting.is_to_gpt(layout):
+        what.append("a GPT from the MBR")
+    if fitting.table.sector_bytes != layout.logical_sector_bytes:
+        what.append(f"in sectors of {fitting.table.sector_bytes} bytes")
+    if fitting.left_out:
+        what.append(f"without {', '.join(map(str, fitting.left_out))}")
+    if fitting.new:
+        what.append(f"with {', '.join(str(each.entry.number) for each in fitting.new)} as new")
+    return Step("refit", f"make the table: {', '.join(what)}")
 
 
 def planned_steps(
@@ -123,9 +138,9 @@ def planned_steps(
         steps.append(Step("write-shrunk", "write what changed in what was made smaller"))
     if fitting and fitting.is_changed:
         if counting := _counting(layout, fitting):
-            text = f"tell the boot sectors of partitions that move where they lie then: {', '.join(counting)}"
+            text = f"tell the boot sectors of partitions where they lie then: {', '.join(counting)}"
             steps.append(Step("mend", text))
-        steps.append(Step("refit", "write the places of the partitions into the table, all else in it stays"))
+        steps.append(_table_step(layout, fitting))
     elif placed.moves_table:
         steps.append(Step("relocate", "move the backup GPT to the end of the target"))
     what = {"whole": "the table and the first MiB", "partition": "the partition's first MiB"}

@@ -28,6 +28,7 @@ from imager.partitions.adapt import Patch, relocate
 from imager.partitions.adding import entry_patches
 from imager.partitions.refit import refit
 from imager.progress import NullProgress, Progress
+from imager.restore.fitted import made_table
 from imager.restore.placement import Move, Moves
 from imager.restore.plan import Plan
 from imager.restore.readback import Written
@@ -318,12 +319,13 @@ class TargetSink:
                 self.written.piece(extra.start + at, memoryview(extra.reader.read(at, min(HEAD_BYTES, end - at))))
 
     def _mend(self) -> None:
-        """Tell the boot sectors of partitions that move where they lie now; they wait in memory."""
+        """Tell boot sectors where their partitions lie now, and how long sectors are; they wait in memory."""
         plan = self._plan
-        for place in plan.fitting.moved if plan.fitting else ():
-            entry = plan.layout.partition(place.number)
+        sector_there = plan.fitting.table.sector_bytes if plan.fitting and plan.fitting.table else 0
+        for place in plan.fitting.mended(plan.layout) if plan.fitting else ():
+            entry, sector = plan.layout.partition(place.number), plan.layout.logical_sector_bytes
             if entry is not None:
-                for offset, content in mended(entry, self._kept, plan.layout.logical_sector_bytes, place.start):
+                for offset, content in mended(entry, self._kept, sector, place.start, sector_there):
                     self._kept.overlay(offset, content)
 
     def _check_complete(self, final: FinalFacts) -> None:
@@ -348,6 +350,8 @@ class TargetSink:
         """How the table changes for this target, and what of the image's copies of it must not be found there."""
         plan = self._plan
         sector_bytes = plan.layout.logical_sector_bytes
+        if plan.fitting and plan.fitting.table:
+            return made_table(plan.layout, self._kept, plan.fitting)
         if plan.fitting and plan.fitting.is_changed:
             places = {each.number: (each.start, each.end) for each in plan.fitting.partitions}
             return refit(plan.layout, self._kept, self._target.size, places), Extents()
