@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from imager.cli.fitting import ToGptOption
 from imager.cli.options import (
     DebugOption,
     FitOption,
@@ -44,6 +45,7 @@ def command(
     ],
     grow: GrowOption = None,
     fit: FitOption = False,
+    to_gpt: ToGptOption = False,
     scratch: ScratchOption = None,
     plan: Annotated[
         str | None,
@@ -63,7 +65,17 @@ def command(
     from imager.fitting.plan_file import plan_text
 
     console = Console(json=as_json, quiet=quiet)
-    wanted = Wanted(None, None, table_only=False, boot_only=False, grow=grow, plan=plan, fit=fit, scratch=scratch or "")
+    wanted = Wanted(
+        None,
+        None,
+        table_only=False,
+        boot_only=False,
+        grow=grow,
+        plan=plan,
+        fit=fit,
+        scratch=scratch or "",
+        to_gpt=to_gpt,
+    )
     choices = RestoreChoices(wanted, accept_damage=True)
     with ExitStack() as stack:
         planned = plan_restores([(image, wanted.place(target))], choices, stack)

@@ -16,6 +16,7 @@ from imager.cli.booting import (
     RepairBootOption,
     WindowsDriversOption,
 )
+from imager.cli.fitting import ToGptOption
 from imager.cli.options import (
     AcceptDamageOption,
     DebugOption,
@@ -101,6 +102,7 @@ def command(
     boot_only: Annotated[bool, typer.Option("--boot-only", help="Write the boot code and nothing else.")] = False,
     grow: GrowOption = None,
     fit: FitOption = False,
+    to_gpt: ToGptOption = False,
     scratch: ScratchOption = None,
     plan: Annotated[
         str | None,
@@ -152,7 +154,7 @@ def command(
     from imager.cli.unlock import parse_requests
 
     console = Console(json=as_json, quiet=quiet, progress_as=progress)
-    wanted = Wanted(partition, onto, table_only, boot_only, grow, grow_volume, plan, fit, scratch or "")
+    wanted = Wanted(partition, onto, table_only, boot_only, grow, grow_volume, plan, fit, scratch or "", to_gpt)
     if (repair_boot or new_ids) and (partition is not None or table_only or boot_only):
         raise UsageError(
             f"{'--repair-boot' if repair_boot else '--new-ids'} is for whole disks",
@@ -232,6 +234,7 @@ class Wanted:
     plan: str | None = None
     fit: bool = False
     scratch: str = ""
+    to_gpt: bool = False
 
     def place(self, target: str | None) -> str:
         """The device or file that is opened for writing.
@@ -261,11 +264,12 @@ class Wanted:
             raise UsageError(
                 f"{' and '.join(given)} contradict each other", hint="--grow and --plan move partitions as --fit does."
             )
-        if self.grow == "last" and self.partition is not None:
+        given += ["--to-gpt"] if self.to_gpt else []
+        if self.grow == "last" and self.partition is not None and not self.to_gpt:
             return  # it gets all of its place
         if given and (self.partition is not None or self.table_only or self.boot_only):
             raise UsageError(
-                f"{given[0]} is for whole disks", hint="Leave out --partition, --table-only or --boot-only."
+                f"{given[-1]} is for whole disks", hint="Leave out --partition, --table-only or --boot-only."
             )
 
     def scope(self, state: TargetState, image: Layout) -> RestoreScope:

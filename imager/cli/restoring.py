@@ -7,22 +7,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 from imager.booting.differences import differences
 from imager.booting.firmware import read_firmware
 from imager.cli.booting import BootChoices, wishes
 from imager.cli.confirm import can_ask, confirm
+from imager.cli.fitting import rule_of
 from imager.cli.output import Console
 from imager.cli.reporting import Reporting
 from imager.cli.restore import Wanted
 from imager.cli.show import terminal_style
 from imager.cli.unlock import Request, unlock
 from imager.errors import ContentIncomplete, UsageError
-from imager.fitting.model import Rule
-from imager.fitting.plan_file import MOST_BYTES, read_plan
 from imager.image.blocks import ImageReader
 from imager.image.description import Description
 from imager.image.reader import Image, StreamedImage, open_image
@@ -181,7 +178,7 @@ def _plan(opened: StreamedImage, files: Sequence[str], place: str, choices: Rest
     )
     final = None if opened.streamed else opened.final
     fills = wanted.partition is not None and wanted.grow is not None
-    grow = None if fills else _rule(wanted, about.image_id)
+    grow = None if fills else rule_of(wanted, about.image_id)
     scope = wanted.scope(state, about.layout)
 
     def planned(scratch: str) -> Plan:
@@ -191,21 +188,6 @@ def _plan(opened: StreamedImage, files: Sequence[str], place: str, choices: Rest
     plan = with_scratch(planned, wanted.scratch)
     check_shrinking(plan, opened)
     return plan
-
-
-def _rule(wanted: Wanted, image_id: UUID) -> Rule | None:
-    if wanted.fit:
-        return Rule("fit")
-    if wanted.plan is None:
-        return Rule.parse(wanted.grow) if wanted.grow is not None else None
-    try:
-        with Path(wanted.plan).open("rb") as file:
-            content = file.read(MOST_BYTES + 1)  # a device may have no end
-    except OSError as error:
-        raise UsageError(f"{wanted.plan} cannot be read: {error.strerror}", path=wanted.plan) from error
-    found = read_plan(content, wanted.plan)
-    found.check_image(image_id)
-    return found.rule
 
 
 def _afterwards(

@@ -214,9 +214,9 @@ class Fitting:
         return self.table is not None or any(each.is_changed for each in self.partitions)
 
     @property
-    def anew(self) -> tuple[Fitted, ...]:
-        """The partitions whose content is made anew."""
-        return tuple(each for each in self.partitions if each.is_anew)
+    def worked_on(self) -> tuple[Fitted, ...]:
+        """The partitions whose content is made smaller, or made anew because of the disk's sectors."""
+        return tuple(each for each in self.partitions if each.kind != "extended" and not each.is_copied)
 
     def mended(self, layout: Layout) -> tuple[Fitted, ...]:
         """The partitions that are copied, and whose boot sectors do not fit their place or the disk's sectors."""

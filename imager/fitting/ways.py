@@ -72,6 +72,12 @@ def way_of(content: Content | None) -> Way | None:
     return None if content is None or why_not(content) else WAYS[content.type]
 
 
+def anew_way_of(content: Content | None) -> Way | None:
+    """The way of making a content anew, as when it cannot live with a disk's sectors; None when there is none."""
+    way = way_of(content)
+    return way if way is not None and way.kind == "anew" else None
+
+
 def why_not(content: Content) -> str:
     """Why a content cannot be made smaller; "" when it can."""
     if content.type not in WAYS:

@@ -7,6 +7,7 @@ that can be refused is refused here. `imager.restore.job` carries a plan out.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,6 +110,12 @@ class Plan:
         return self.fitting.grown(self.layout) if self.fitting else {}
 
     @property
+    def sector_there(self) -> int:
+        """Length of the sectors that the target's table counts."""
+        table = self.fitting.table if self.fitting else None
+        return table.sector_bytes if table else self.layout.logical_sector_bytes
+
+    @property
     def shrinks_on_target(self) -> bool:
         """Whether what is made smaller is written to the target while that is done."""
         return any(each.on_target for each in self.smaller)
@@ -182,6 +189,7 @@ def make_plan(
     invalidate = _invalidated(target, scope, placed)
     clearing = _clearing(layout, target, scope, placed, fitting)
     smaller = made_smaller(layout, description.used, fitting, options.scratch)
+    _check_anew(layout, fitting, smaller)
     return Plan(
         target=target,
         scope=scope,
@@ -223,6 +231,19 @@ def _fitting(
             hint=f"Restore without {options.grow.option}: the table is then written as far as it is there.",
         )
     return fitting
+
+
+def _check_anew(layout: Layout, fitting: Fitting | None, smaller: Sequence[Smaller]) -> None:
+    """Refuse what would have to be made anew for the target's sectors, and cannot be."""
+    done = {each.place.number for each in smaller}
+    lacking = [place for place in (fitting.worked_on if fitting else ()) if place.number not in done]
+    if lacking:
+        reasons = "; ".join(f"partition {place.number}: {place.sectors.text}" for place in lacking)
+        raise UsageError(
+            f"what would have to be made anew on this target cannot be ({reasons})",
+            hint=f"Use a disk with sectors of {layout.logical_sector_bytes} bytes (many can be switched: nvme format, "
+            "hdparm --set-sector-size), or leave it out with leave_out in a plan.",
+        )
 
 
 def _check_fits(layout: Layout, scope: RestoreScope, target: TargetState) -> None:

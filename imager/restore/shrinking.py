@@ -206,7 +206,7 @@ class _Shrinking:
 
     def _places(self) -> list[Place]:
         """Where what is written is kept: all of it in a scratch file, or the middle of it on the target."""
-        size, end = self._place.old_size, self._place.new_size
+        size, end = max(self._place.old_size, self._place.new_size), self._place.new_size
         scratch = scratch_file(self._stack, self._folder)
         if self._target is None or end <= HEAD_BYTES:
             return [Place(0, size, scratch, 0)]
@@ -229,7 +229,7 @@ class _Shrinking:
         if content is None:
             raise VolumeFailed("there is nothing in it")
         old = there.path(_OLD) if self._way.kind == "anew" else ""
-        sizes = self._place.old_size, self._place.new_size, self._plan.layout.logical_sector_bytes
+        sizes = self._place.old_size, self._place.new_size, self._plan.sector_there
         MAKERS[content.type](Work(content, there.path(_VOLUME), old, *sizes))
         if there.size(_VOLUME) > self._place.new_size:
             os.truncate(there.path(_VOLUME), self._place.new_size)
@@ -255,8 +255,8 @@ class _Shrinking:
     def _mend(self, after: Overlay) -> None:
         """Boot sectors that say where the volume starts."""
         sector, entry = self._plan.layout.logical_sector_bytes, self._entry
-        smaller = replace(entry, end=entry.start + self._place.new_size)
-        for offset, content in mended(smaller, _Shifted(after, entry.start), sector, self._place.start):
+        smaller, there = replace(entry, end=entry.start + self._place.new_size), self._plan.sector_there
+        for offset, content in mended(smaller, _Shifted(after, entry.start), sector, self._place.start, there):
             after.write(offset - entry.start, content)
 
     def _divided(self, after: Overlay, used: Extents) -> _Done:
@@ -271,7 +271,7 @@ class _Shrinking:
             there = dirty.clip(HEAD_BYTES, place.new_size)
         take = cells - dirty
         extra = Extra(after, used - take - there, place.start, there)
-        move = Move(place.image_start, place.image_start + place.new_size, place.distance)
+        move = Move(place.image_start, place.image_start + min(place.old_size, place.new_size), place.distance)
         return _Done(extra, take.shift(place.image_start), move)
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from imager.extents import Extents
 from imager.fitting.model import Fitted, Fitting
-from imager.fitting.ways import Outlay, Way, way_of
+from imager.fitting.ways import Outlay, Way, anew_way_of, way_of
 from imager.layout import Layout
 from imager.pictures.sizes import size_text
 
@@ -76,9 +76,10 @@ def made_smaller(layout: Layout, used: Extents, fitting: Fitting | None, scratch
         scratch: The option: a folder, "target", or "" for the folder of temporary files.
     """
     found = []
-    for place in fitting.shrunk if fitting else ():
+    for place in fitting.worked_on if fitting else ():
         entry = layout.partition(place.number)
-        way = way_of(entry.content) if entry else None
+        find = anew_way_of if place.is_anew else way_of
+        way = find(entry.content) if entry else None
         if way is not None:
             inside = used.clip(place.image_start, place.image_end).shift(-place.image_start)
             outlay = way.outlay(inside, place.old_size, place.new_size)

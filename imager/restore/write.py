@@ -321,11 +321,10 @@ class TargetSink:
     def _mend(self) -> None:
         """Tell boot sectors where their partitions lie now, and how long sectors are; they wait in memory."""
         plan = self._plan
-        sector_there = plan.fitting.table.sector_bytes if plan.fitting and plan.fitting.table else 0
         for place in plan.fitting.mended(plan.layout) if plan.fitting else ():
             entry, sector = plan.layout.partition(place.number), plan.layout.logical_sector_bytes
             if entry is not None:
-                for offset, content in mended(entry, self._kept, sector, place.start, sector_there):
+                for offset, content in mended(entry, self._kept, sector, place.start, plan.sector_there):
                     self._kept.overlay(offset, content)
 
     def _check_complete(self, final: FinalFacts) -> None:
