@@ -50,6 +50,17 @@ def logged_in(words, terminal="vt220", **others):
     )
 
 
+def when_it_listens(*command):
+    """What a command prints, as soon as it can reach the guest."""
+    deadline = time.monotonic() + BOOT_SECONDS
+    while True:
+        try:
+            return call(*command)
+        except RuntimeError:
+            assert time.monotonic() < deadline, command
+            time.sleep(2)
+
+
 def wait_for_sshd(guest):
     done(guest, "for n in $(seq 300); do ss -Hlnt | grep -q ':22 ' && break; sleep 1; done", timeout_seconds=900)
 
@@ -61,12 +72,16 @@ def test_a_key_opens_the_medium(opened, tmp_path):
     port = free_port()
     machine = Machine(Firmware.BIOS, medium, with_network=True, forwarded_ports=((port, 22),))
     with switched_on(machine) as guest:
-        started(guest)
+        guest.wait_for("what is to be done", timeout_seconds=BOOT_SECONDS)
+        words = options(port, tmp_path)
+        assert "imager " in when_it_listens("ssh", *words, "-i", key, PLACE, "imager --version")
+        # A disk that dies is told of in the kernel's log, and not over what somebody reads on the screen.
+        told = "echo '<3>a sector is gone' >/dev/kmsg; sleep 3; dmesg | grep 'a sector is gone'"
+        call("ssh", *words, "-i", key, PLACE, told)
+        assert "a sector is gone" not in guest.said
+        guest.take_shell()
         assert done(guest, "hostname") == "away"
         assert done(guest, "systemctl show --property=Result bootmedia-keymap") == "Result=success"
-        wait_for_sshd(guest)
-        words = options(port, tmp_path)
-        assert "imager " in call("ssh", *words, "-i", key, PLACE, "imager --version")
         call("scp", "-q", *words, "-i", key, f"{PLACE}:/etc/hostname", tmp_path / "copy")
         assert (tmp_path / "copy").read_text() == "away\n"
         # Without a terminal, and with one for a command: no wizard, no tmux.
