@@ -30,9 +30,10 @@ def confirm(targets: Sequence[str], *, yes: bool) -> None:
     if yes:
         return
     expected = " ".join(targets)
+    what = "name of the target" if len(targets) == 1 else "names of the targets"
     try:
         with Path("/dev/tty").open("r+b", buffering=0) as terminal:
-            terminal.write(f"\nType the name of the target, {expected}, to go on: ".encode())
+            terminal.write(f"\nType the {what}, {expected}, to go on: ".encode())
             typed = terminal.readline().decode(errors="replace").strip()
     except OSError as error:
         raise NotConfirmed(

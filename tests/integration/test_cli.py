@@ -50,6 +50,7 @@ def on_terminal(typed: str, *words: object, stdin: object = None) -> tuple[int, 
     )
     os.write(main, typed.encode() + b"\n")
     shown, _ = process.communicate(timeout=120)
+    shown += os.read(main, 4096)  # the question, and what was typed
     os.close(main)
     os.close(terminal)
     return process.returncode, shown.decode()
@@ -285,6 +286,15 @@ def test_the_plan_is_shown_whenever_somebody_is_asked(image, disk, tmp_path, opt
         status, shown = on_terminal("no", command, option, source, tmp_path / "new")
         assert status == 9
         assert "now on it, and lost" in shown
+
+
+def test_the_names_of_all_targets_are_asked_for(image, tmp_path):
+    targets = [tmp_path / "one", tmp_path / "two"]
+    words = [word for target in targets for word in ("--to", f"{image}={target}")]
+    status, shown = on_terminal(str(targets[0]), "restore", "--mixed", *words)
+    assert status == 9
+    assert "Type the names of the targets" in shown
+    assert not any(target.exists() for target in targets)
 
 
 @pytest.mark.parametrize("words", [("capture", "--overwrite"), ("survey", "--svg"), ("salvage", "--overwrite")])

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +14,7 @@ from bootmedia.recovery.facts import MachineFacts, candidates, machine_facts, mi
 from bootmedia.wizard.targets import without_own_layers
 from imager.devices.sysfs import System
 from tests.harness.machines import LAPTOP, LIVE, RAID, SERVER, TABLET, VIRTUAL, Machine, build
+from tests.harness.programs import call
 
 DMI = "sys/class/dmi/id/"
 NET = "sys/class/net/"
@@ -56,6 +59,16 @@ def test_a_laptop_is_told_by_serials_network_cards_and_every_name_of_its_model(t
     assert facts.macs == ("8c:16:45:aa:bb:cc", "40:a3:cc:11:22:33")
     assert facts.models == ("LENOVO 20L7S02A00", "20L7S02A00", "ThinkPad T480s")
     assert 'mac = ["8c:16:45:aa:bb:cc", "40:a3:cc:11:22:33"]' in facts.lines()
+
+
+@pytest.mark.parametrize("files", [THINKPAD, {f"{DMI}product_serial": "PC0XYZ12"}], ids=["several", "one"])
+def test_the_documented_command_finds_the_serial_number_that_an_image_is_asked_for_by(tmp_path, files) -> None:
+    """Of two machines whose number is not found, the second would replace the image of the first."""
+    page = (Path(__file__).parent.parent.parent / "docs/howto/unattended-recovery.md").read_text()
+    command = re.search(r"serial=\$\(recovery show \| (sed .*)\)$", page, re.MULTILINE)
+    facts = facts_of(tmp_path, files)
+    shown = "\n".join(facts.lines()) + "\n"
+    assert call("bash", "-c", command[1], input_text=shown).split() == list(facts.values()["serial"]) == ["PC0XYZ12"]
 
 
 def test_what_only_stands_in_for_a_number_is_none(tmp_path) -> None:
