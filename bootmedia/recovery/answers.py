@@ -73,6 +73,8 @@ class Restore(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         fit: Move partitions together and make file systems smaller, as far as the disk needs it.
         unlock: Encrypted partitions that are opened when all is written: N:KEYFILE, a path like image.
         repair_boot: Change the restored system so that it starts on this machine.
+        windows_drivers: A folder with drivers that a Windows does not bring along, a path like image; "" for none.
+        new_ids: What is restored gets new identifiers.
         boot_entries: The UEFI firmware of this machine gets entries for it.
         verify: Read everything back.
         accept_damage: Also restore an image that lacks content.
@@ -90,6 +92,8 @@ class Restore(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fit: bool = False
     unlock: Annotated[tuple[Unlock, ...], msgspec.Meta(max_length=64)] = ()
     repair_boot: bool = False
+    windows_drivers: str = ""
+    new_ids: bool = False
     boot_entries: bool = True
     verify: bool = False
     accept_damage: bool = False
@@ -234,8 +238,11 @@ def _restore_faults(restore: Restore) -> Iterator[str]:
         yield "partition and onto belong together"
     yield from _grow_faults(restore)
     yield from _fit_faults(restore)
-    if restore.repair_boot and restore.partition is not None:
-        yield "repair_boot is for whole disks: partition and repair_boot contradict each other"
+    for name, is_wanted in (("repair_boot", restore.repair_boot), ("new_ids", restore.new_ids)):
+        if is_wanted and restore.partition is not None:
+            yield f"{name} is for whole disks: partition and {name} contradict each other"
+    if restore.windows_drivers and not (restore.repair_boot or restore.new_ids):
+        yield "windows_drivers belongs to repair_boot"
     if key and key.kind not in ("path", "label"):
         yield "key must be a file, not a URL"
     yield from _unlock_faults(restore)

@@ -261,6 +261,19 @@ def file_beside(name: str, found: Found, around: Surroundings) -> Path:
     return local_file(place, _folders(found, around), around)
 
 
+def folder_beside(name: str, found: Found, around: Surroundings) -> Path:
+    """A folder that the answers name, by an absolute path or one in the same places as an image.
+
+    Raises:
+        AnswersWrong: It is not there.
+    """
+    paths = [folder / name for folder in _folders(found, around) or [Path("/")]]  # an absolute path stays one
+    for path in paths:
+        if path.is_dir():
+            return path
+    raise AnswersWrong(f"{found.name}: there is no folder {' and no '.join(map(str, paths))}", path=found.name)
+
+
 def _folders(found: Found, around: Surroundings) -> list[Path]:
     return [*([found.folder] if found.folder else []), *around.stick_folders()]
 

@@ -16,7 +16,7 @@ from uuid import UUID
 from bootmedia.recovery.answers import Answers, Restore, rule_of
 from bootmedia.recovery.choose import Candidate, Choice, Need, choose, refuse_shared
 from bootmedia.recovery.facts import MachineFacts, candidates, file_candidate
-from bootmedia.recovery.places import Found, ImageSource, Surroundings, image_source
+from bootmedia.recovery.places import Found, ImageSource, Surroundings, folder_beside, image_source
 from bootmedia.recovery.unlocking import unlocked
 from imager.errors import StoreError, TargetRefused, UsageError
 from imager.fitting.model import Rule
@@ -63,11 +63,12 @@ class Task:
         words += ["--grow", self.restore.grow] if self.restore.grow else []
         words += ["--fit"] if self.restore.fit else []
         words += ["--grow-volume", self.restore.grow_volume] if self.restore.grow_volume else []
-        if (
-            self.restore.grow or self.restore.fit or self.restore.repair_boot
-        ):  # what else is restored needs no passphrase
+        opens = self.restore.grow or self.restore.fit or self.restore.repair_boot or self.restore.new_ids
+        if opens:  # what else is restored needs no passphrase
             words += [word for text in self.restore.unlock for word in ("--unlock", text)]
         words += ["--repair-boot"] if self.restore.repair_boot else []
+        words += ["--windows-drivers", self.restore.windows_drivers] if self.restore.windows_drivers else []
+        words += ["--new-ids"] if self.restore.new_ids else []
         words += [] if self.restore.boot_entries else ["--no-boot-entries"]
         if self.restore.partition is not None:
             words += ["--partition", str(self.restore.partition), "--onto", str(self.restore.onto)]
@@ -188,7 +189,17 @@ def make_recovery_plan(found: Found, facts: MachineFacts, around: Surroundings) 
     # One name for all disks: a volume group may lie on several.
     volume = next((restore.grow_volume for restore in restores if restore.grow_volume), None)
     growing = grow_stages([task.plan for task in tasks], layouts, secrets=secrets, volume=volume)
-    wishes = [Wish(task.plan, task.restore.boot_entries, task.restore.repair_boot) for task in tasks]
+    wishes = [
+        Wish(
+            task.plan,
+            wanted.boot_entries,
+            wanted.repair_boot,
+            folder_beside(wanted.windows_drivers, found, around) if wanted.windows_drivers else None,
+            wanted.new_ids,
+            layout,
+        )
+        for task, wanted, layout in zip(tasks, restores, layouts, strict=True)
+    ]
     after = Afterwards((*growing, *boot_stages(wishes, secrets)))
     return RecoveryPlan(found, facts, disks, tuple(tasks), after)
 

@@ -10,7 +10,7 @@ from bootmedia.recovery.facts import MachineFacts
 from bootmedia.recovery.job import Recovery
 from bootmedia.recovery.places import Surroundings
 from imager.errors import TargetTooSmall, UsageError
-from tests.harness.disks import MIB, Part, gpt_disk, listed, needs_table_tools, poke
+from tests.harness.disks import MIB, Part, gpt_disk, listed, needs_table_tools, poke, sfdisk_table
 from tests.harness.files import sparse_file
 from tests.harness.programs import call, missing_tools
 from tests.harness.restoring import image_of
@@ -62,6 +62,22 @@ def test_partition_and_file_system_have_grown(folder):
 def test_without_grow_nothing_grows(folder):
     run(folder, "")
     assert listed(folder / "target") == listed(folder / "disk")
+
+
+def test_with_new_ids_the_copy_has_its_own(folder):
+    report, said = run(folder, "new_ids = true")
+    assert report["outcome"] == "done"
+    tables = [sfdisk_table(folder / name) for name in ("disk", "target")]
+    ids = [str(table["id"]) for table in tables]
+    ids += [row["uuid"] for table in tables for row in table["partitions"]]
+    assert len(ids) == len(set(ids)) == 6
+    assert any("--new-ids" in line for line in said if "by hand" in line)
+
+
+def test_a_folder_of_drivers_that_is_not_there_is_told_before_anything_is_written(folder):
+    with pytest.raises(AnswersWrong, match="there is no folder"):
+        run(folder, 'new_ids = true\nwindows_drivers = "virtio-win"')
+    assert not any((folder / "target").read_bytes())
 
 
 def test_with_fit_a_smaller_disk_is_enough(folder):

@@ -113,6 +113,8 @@ def test_an_unknown_key_of_an_inline_table_is_found() -> None:
         (SMALL.replace('"largest"', '"serial="'), "is none of largest"),
         (SMALL.replace('"largest"', '"largest=sda"'), "is none of largest"),
         (SMALL.replace('"largest"', "5"), "restore 1.target: Expected `str`, got `int`"),
+        (SMALL + "new_ids = true\npartition = 1\nonto = 1\n", "new_ids is for whole disks"),
+        (SMALL + 'windows_drivers = "virtio-win"\n', "windows_drivers belongs to repair_boot"),
         (SMALL + "partition = 1\n", "partition and onto belong together"),
         (SMALL + "onto = 1\n", "partition and onto belong together"),
         (SMALL + "partition = 0\nonto = 1\n", "restore 1.partition: Expected `int` >= 1"),

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A clone with new identifiers lives beside its source: both disks in one machine, and each of them starts.
+
+The clone is made on the medium, where LUKS, LVM and FAT are at hand; what is on the disks is told by blkid and sfdisk.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from bootmedia.guest import Guest
+from bootmedia.machine import Bus, Disk, Machine
+from tests.harness.loop import needs_root
+from tests.vm.conftest import blank
+from tests.vm.shell import ran, shell
+from tests.vm.sources.layouts import SOURCES, make_source
+from tests.vm.sources.proving import START_SECONDS, log_in, switch_off, watched
+
+pytestmark = needs_root
+CLONE_SECONDS = 3 * 3600
+IDENTIFIERS = "UUID=|PART_UUID|PTUUID"
+FILES = "/etc/fstab /etc/crypttab /etc/default/grub /boot/grub/grub.cfg /etc/initramfs-tools /boot/efi/EFI"
+
+
+def identifiers(guest: Guest, disk: str) -> set[str]:
+    """What blkid and sfdisk know of a disk and its partitions."""
+    said = ran(guest, f"for node in {disk}*; do blkid -p -o export $node; done; sfdisk --dump {disk}")
+    found = re.findall(r"^(?:UUID|PTUUID|PART_ENTRY_UUID)=(\S+)$", said, re.MULTILINE)
+    found += re.findall(r"^label-id: (\S+)$|uuid=([0-9A-F-]{36})", said, re.MULTILINE)
+    texts = {text.lower().removeprefix("0x") for each in found for text in ([each] if isinstance(each, str) else each)}
+    return texts - {""}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["bios-lvm", "uefi-luks"])
+def test_a_clone_and_its_source_start_side_by_side(name, prepared, tmp_path):
+    source = replace(SOURCES[name], bus=Bus.VIRTIO)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    old = Disk(make_source(source, tmp_path / "old.img", scratch), Bus.VIRTIO, serial="SOURCE")
+    new = Disk(blank(tmp_path / "new.img", source.size_bytes), Bus.VIRTIO, serial="CLONE")
+    with shell(prepared.medium, tmp_path, (old, new)) as guest:
+        ran(guest, f"printf '%s' '{source.passphrase}' > /tmp/key")
+        unlock = "--unlock 3:/tmp/key" if source.passphrase else ""
+        said = ran(
+            guest, f"imager clone --new-ids {unlock} /dev/vda /dev/vdb --yes 2>&1", timeout_seconds=CLONE_SECONDS
+        )
+        print(said)
+        before, after = identifiers(guest, "/dev/vda"), identifiers(guest, "/dev/vdb")
+        ran(guest, "sync")
+    assert "FAILED" not in said
+    assert len(before) == len(after) > 3
+    assert not before & after
+    for first, other in ((new, old), (old, new)):
+        start(source, Machine(source.firmware, disks=(first, other)), before if first is new else after, tmp_path)
+
+
+def start(source, machine: Machine, foreign: set[str], folder) -> None:
+    """It starts from its first disk, runs on it alone, and names nothing of the other one."""
+    memory = folder / machine.disks[0].serial
+    memory.mkdir()
+    with watched(machine, memory, machine.disks[0].serial) as guest:
+        log_in(guest, source.passphrase)
+        state = guest.run("systemctl is-system-running --wait", timeout_seconds=START_SECONDS)
+        assert state.output == "running", guest.run("systemctl --failed --no-pager").output
+        disks = guest.run("lsblk --inverse --noheadings --list --output TYPE,SERIAL $(findmnt -no SOURCE /)").output
+        assert re.findall(r"^disk\s+(\S+)$", disks, re.MULTILINE) == [machine.disks[0].serial], disks
+        swap = guest.run("swapon --show=NAME --noheadings | xargs -r lsblk -nlso TYPE,SERIAL").output
+        assert {serial for serial in re.findall(r"^disk\s+(\S+)$", swap, re.MULTILINE)} <= {machine.disks[0].serial}
+        for text in sorted(foreign):
+            named = guest.run(f"grep -rilF -e {text} {FILES} /proc/cmdline --exclude=*.before-repair")
+            assert not named.output.replace(f"grep: {text}", "").strip() or "No such file" in named.output, named.output
+        switch_off(guest)
