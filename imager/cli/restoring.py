@@ -33,7 +33,6 @@ from imager.restore.inside import looked_into
 from imager.restore.looking import look_at_target, refuse_shared_targets
 from imager.restore.plan import Plan, RestoreOptions, make_plan
 from imager.restore.sets import SetImage, check_together, missing_sentences
-from imager.restore.shrinking import check_shrinking, with_scratch
 from imager.restore.together import Outcome, Task, failure_of, restore_all
 from imager.restore.told import outcome_lines
 from imager.virtual.show import shown_disk
@@ -184,6 +183,11 @@ def _plan(opened: StreamedImage, files: Sequence[str], place: str, choices: Rest
     def planned(scratch: str) -> Plan:
         options = RestoreOptions(choices.accept_damage, choices.verify, grow, scratch, fills)
         return make_plan(about, final, state, scope, options)
+
+    plan = planned(wanted.scratch)
+    if not plan.smaller:
+        return plan
+    from imager.restore.shrinking import check_shrinking, with_scratch  # not on top: most restores do not need it
 
     plan = with_scratch(planned, wanted.scratch)
     check_shrinking(plan, opened)

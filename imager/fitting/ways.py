@@ -5,6 +5,7 @@ The one place that knows: the planner takes minimum sizes from here, the plan pr
 `imager.shrinking` carries each way out. A way works on a file as large as the partition:
 
 * a *tool* changes the file system on a view of the image's partition; what it does not touch comes from the image;
+* a *group* is a physical volume whose logical volumes are made smaller, each in its own way, and moved together;
 * *anew*: the file is blank, as large as the partition will be; a file system is made in it and filled with every file
   of the image's, or, as for swap, with nothing.
 
@@ -47,7 +48,7 @@ class Way:
     """A way of making something smaller.
 
     Attributes:
-        kind: tool: on a view of the image's partition; anew: on a blank file.
+        kind: tool: on a view of the image's partition; anew: on a blank file; group: each volume in it for itself.
         text: How, as in "resize2fs makes it smaller".
         programs: What must be installed.
         least: The smallest size, from the content and its used bytes.
@@ -57,7 +58,7 @@ class Way:
         mounts: The kernel's name of the file system, when it is mounted.
     """
 
-    kind: Literal["tool", "anew"]
+    kind: Literal["tool", "anew", "group"]
     text: str
     programs: tuple[str, ...]
     least: Callable[[Content, int], int]
@@ -141,6 +142,46 @@ def _btrfs_alone(content: Content) -> str:
     return "" if devices.endswith(" of 1 devices") else f"it lies on several devices ({devices})"
 
 
+# --- LVM ----------------------------------------------------------------------------------------------------------
+
+
+def extent_bytes(content: Content) -> int:
+    """The length of an extent of a physical volume's group."""
+    text = content.facts.get("extent_size_bytes", "")
+    return int(text) if text.isdecimal() and 0 < int(text[:19]) < 2**50 else 4 * MIB
+
+
+def volume_bytes(content: Content, extent: int) -> int:
+    """The size of a logical volume, as far as its content reaches, in whole extents."""
+    return -(-(content.size_bytes or 0) // extent) * extent
+
+
+def spare_bytes(content: Content, extent: int) -> int:
+    """How much smaller a logical volume can be, in whole extents."""
+    way = way_of(content)
+    if way is None or content.used_bytes is None or not content.size_bytes or way.kind not in ("tool", "anew"):
+        return 0
+    least = -(-way.least(content, content.used_bytes) // extent) * extent
+    return max(0, volume_bytes(content, extent) - least)
+
+
+def _group_least(content: Content, used_bytes: int) -> int:
+    """Free extents go, and what the file systems in the logical volumes can do without."""
+    extent = extent_bytes(content)
+    spare = sum(spare_bytes(each, extent) for each in content.inside)
+    return used_bytes - spare + 2 * extent + 2 * MIB
+
+
+def _group_outlay(used: Extents, old_size: int, new_size: int) -> Outlay:
+    """Of the group itself; what its volumes need comes on top (`imager.fitting.volumes`)."""
+    return Outlay(8 * MIB, _TOOL_MEMORY, 5)
+
+
+def _group_alone(content: Content) -> str:
+    count = content.facts.get("physical_volumes", "1")
+    return "" if count == "1" else f"its volume group lies on {count} physical volumes"
+
+
 _BLOCKS_MOVE: Final = ("blocks lie in other places",)
 _EXT: Final = Way("tool", "resize2fs makes it smaller", ("e2fsck", "resize2fs"), _spare, tool_outlay, _BLOCKS_MOVE)
 
@@ -165,8 +206,20 @@ WAYS: Final[dict[str, Way]] = {
         as_root=True,
         mounts="btrfs",
     ),
+    "LVM2_member": Way(
+        "group",
+        "its logical volumes are made smaller where that is needed, and moved together",
+        ("lvm",),
+        _group_least,
+        _group_outlay,
+        ("logical volumes lie in other extents",),
+        as_root=True,
+    ),
 }
 """By blkid's name of the content."""
 
-_SPECIAL: Final[dict[str, Callable[[Content], str]]] = {"btrfs": _btrfs_alone}
+_SPECIAL: Final[dict[str, Callable[[Content], str]]] = {
+    "btrfs": _btrfs_alone,
+    "LVM2_member": _group_alone,
+}
 """What else may speak against it."""

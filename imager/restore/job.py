@@ -23,7 +23,6 @@ from imager.image.reader import Image, StreamedImage
 from imager.progress import NullProgress, Progress
 from imager.restore.plan import Plan
 from imager.restore.receiving import Receiver, RestoreResult
-from imager.restore.shrinking import prepare_beside, prepare_on_target
 from imager.restore.write import Prepared
 
 __all__ = ["RestoreResult", "execute"]
@@ -57,6 +56,8 @@ def execute(
     with ExitStack() as stack:
         prepared = Prepared()
         if plan.smaller and not plan.shrinks_on_target:
+            from imager.restore.shrinking import prepare_beside  # not on top: most restores do not need it
+
             prepared = prepare_beside(plan, source, stack)
         receiver = Receiver(plan, target, threads=threads, progress=shown, prepared=prepared)
         return _execute(plan, prepared, source, target, threads, shown, receiver, stack)
@@ -74,6 +75,8 @@ def _execute(
 ) -> RestoreResult:
     try:
         if plan.shrinks_on_target:
+            from imager.restore.shrinking import prepare_on_target  # not on top: most restores do not need it
+
             receiver.begin()
             receiver.steps.begin("shrink")
             prepared = prepare_on_target(plan, source, target, stack)

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from imager.extents import Extents
 from imager.fitting.model import Fitted, Fitting
+from imager.fitting.volumes import VolumeSize, volume_sizes
 from imager.fitting.ways import Outlay, Way, anew_way_of, way_of
 from imager.layout import Layout
 from imager.pictures.sizes import size_text
@@ -26,12 +27,19 @@ class Smaller:
         way: How.
         outlay: What it needs.
         on_target: What changes is written to its place on the target at once, and not to a scratch file first.
+        volumes: The logical volumes in it that become smaller.
     """
 
     place: Fitted
     way: Way
     outlay: Outlay
     on_target: bool
+    volumes: tuple[VolumeSize, ...] = ()
+
+    @property
+    def ways(self) -> tuple[Way, ...]:
+        """Its own, and those of the volumes in it."""
+        return (self.way, *(each.way for each in self.volumes))
 
     @property
     def scratch_bytes(self) -> int:
@@ -41,15 +49,18 @@ class Smaller:
     def sentence(self) -> str:
         """The way, for the plan."""
         place, outlay = self.place, self.outlay
+        inner = "".join(f", {each.sentence()}" for each in self.volumes)
+        differs = dict.fromkeys((*self.way.differs, *(text for each in self.volumes for text in each.way.differs)))
         kept = (
             "what changes is written to the target at once"
             if self.on_target
             else (f"scratch up to {size_text(outlay.scratch_bytes)}")
         )
         return (
-            f"partition {place.number}, {size_text(place.old_size)} to {size_text(place.new_size)}: {self.way.text}; "
+            f"partition {place.number}, {size_text(place.old_size)} to {size_text(place.new_size)}: "
+            f"{self.way.text}{inner}; "
             f"{kept}, memory about {size_text(outlay.memory_bytes)}, about {_time_text(outlay.seconds)}; "
-            f"afterwards the files are the same, but {', '.join(self.way.differs)}"
+            f"afterwards the files are the same, but {', '.join(differs)}"
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -63,6 +74,11 @@ class Smaller:
             "memory_bytes": self.outlay.memory_bytes,
             "seconds": round(self.outlay.seconds),
             "differs": self.way.differs,
+            "volumes": [
+                {"name": each.name, "old_size_bytes": each.old_size, "new_size_bytes": each.new_size}
+                | {"kind": each.way.kind, "text": each.way.text}
+                for each in self.volumes
+            ],
         }
 
 
@@ -76,6 +92,7 @@ def made_smaller(layout: Layout, used: Extents, fitting: Fitting | None, scratch
         scratch: The option: a folder, "target", or "" for the folder of temporary files.
     """
     found = []
+    is_direct = scratch == ON_TARGET
     for place in fitting.worked_on if fitting else ():
         entry = layout.partition(place.number)
         find = anew_way_of if place.is_anew else way_of
@@ -83,8 +100,19 @@ def made_smaller(layout: Layout, used: Extents, fitting: Fitting | None, scratch
         if way is not None:
             inside = used.clip(place.image_start, place.image_end).shift(-place.image_start)
             outlay = way.outlay(inside, place.old_size, place.new_size)
-            found.append(Smaller(place, way, outlay, scratch == ON_TARGET))
+            content = entry.content if entry else None
+            volumes = volume_sizes(content, place.new_size) if content and way.kind == "group" else ()
+            found.append(Smaller(place, way, _sum([outlay, *(each.outlay() for each in volumes)]), is_direct, volumes))
     return tuple(found)
+
+
+def _sum(outlays: Sequence[Outlay]) -> Outlay:
+    """One after the other: room and time add up, memory does not."""
+    return Outlay(
+        sum(each.scratch_bytes for each in outlays),
+        max(each.memory_bytes for each in outlays),
+        sum(each.seconds for each in outlays),
+    )
 
 
 def scratch_warnings(smaller: Sequence[Smaller], target: str) -> list[str]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import bisect
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar
 
@@ -147,14 +148,21 @@ class Extra:
     Attributes:
         reader: The partition.
         used: What is written of it.
-        start: Where it starts on the target.
+        where: Where its ranges go on the target.
         there: What of it lies on the target already.
     """
 
     reader: BlockReader
     used: Extents
-    start: int
+    where: Moves
     there: Extents = field(default_factory=Extents)
+
+    def pieces(self, ranges: Extents) -> Iterator[tuple[int, memoryview]]:
+        """The bytes of ranges, each piece with its offset on the target."""
+        for first, last in ranges:
+            for start, end, distance in self.where.split(first, last):
+                for at in range(start, end, HEAD_BYTES):
+                    yield at + distance, memoryview(self.reader.read(at, min(HEAD_BYTES, end - at)))
 
 
 class TargetSink:
@@ -308,15 +316,12 @@ class TargetSink:
         self._target.flush()
 
     def _write_extra(self, extra: Extra) -> None:
-        for start, end in extra.used:
-            for at in range(start, end, HEAD_BYTES):
-                piece = memoryview(extra.reader.read(at, min(HEAD_BYTES, end - at)))
-                self._target.write(extra.start + at, piece)
-                self.written.piece(extra.start + at, piece)
-                self._progress.advance(len(piece))
-        for start, end in extra.there if self._verify else ():
-            for at in range(start, end, HEAD_BYTES):
-                self.written.piece(extra.start + at, memoryview(extra.reader.read(at, min(HEAD_BYTES, end - at))))
+        for offset, piece in extra.pieces(extra.used):
+            self._target.write(offset, piece)
+            self.written.piece(offset, piece)
+            self._progress.advance(len(piece))
+        for offset, piece in extra.pieces(extra.there) if self._verify else ():
+            self.written.piece(offset, piece)
 
     def _mend(self) -> None:
         """Tell boot sectors where their partitions lie now, and how long sectors are; they wait in memory."""

@@ -18,7 +18,7 @@ MAKERS: Final[Mapping[str, Maker]] = {
     "ntfs": make_ntfs_smaller,
     "btrfs": make_btrfs_smaller,
 }
-"""By blkid's name of the content; exactly those that `fitting.ways.WAYS` has."""
+"""By blkid's name of the content: all that `fitting.ways.WAYS` has, but for groups."""
 
 
 def refusal(way: Way) -> str:

@@ -14,7 +14,8 @@ GIB = 1 << 30
 
 
 def test_every_way_has_a_maker():
-    assert set(WAYS) == set(MAKERS)
+    groups = {kind for kind, way in WAYS.items() if way.kind == "group"}
+    assert set(WAYS) - groups == set(MAKERS)
 
 
 @pytest.mark.parametrize("kind", WAYS)

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A physical volume that becomes smaller: logical volumes are made smaller and moved, without device-mapper.
+
+Each logical volume is a volume by itself: its extents in the image are its old place, its extents on the target the new
+one, and everything else is as with partitions. What LVM itself needs is made by lvm on a blank file: pvcreate with the
+old UUID, and the metadata with new numbers in it, as after the loss of a disk (vgcfgrestore(8), pvcreate(8)).
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+
+from imager.blocks import OutOfRange, Slice
+from imager.errors import TargetTooSmall, VolumeFailed
+from imager.extents import Extents
+from imager.fitting.volumes import VolumeSize
+from imager.image.blocks import ImageReader
+from imager.image.reader import Image
+from imager.opening.lvm import lvm
+from imager.overlay import Base, Store, View, device, shown
+from imager.process import ProgramFailed
+from imager.restore.placement import Move, Moves
+from imager.restore.plan import Plan
+from imager.restore.shrinking_units import Done, Shop, Unit, carry_out, in_image, joined
+from imager.restore.smaller import Smaller
+from imager.restore.write import Extra
+from imager.volumes.lvm.label import BadLabel, dashed, read_label, read_metadata_area
+from imager.volumes.lvm.model import VolumeGroup, read_group
+from imager.volumes.lvm.smaller import CannotMove, Part, Run, is_linear, plan_smaller, runs_of
+from imager.volumes.lvm.text import BadText
+
+_PV = "pv"
+
+
+class Group:
+    """A physical volume that holds all of its volume group, and where everything in it goes."""
+
+    def __init__(self, plan: Plan, source: Image, smaller: Smaller) -> None:
+        """Read the group and find a place for everything.
+
+        Raises:
+            VolumeFailed: Its metadata cannot be used.
+            TargetTooSmall: Not all of it fits.
+        """
+        self._place, self._sizes = smaller.place, smaller.volumes
+        reader = Slice(ImageReader(source), smaller.place.image_start, smaller.place.old_size)
+        try:
+            self._label = read_label(reader)
+            texts = [read_metadata_area(reader, area).text for area in self._label.metadata_areas]
+            groups = [read_group(text) for text in texts if text]
+        except (BadLabel, BadText, OutOfRange) as error:
+            raise self._unusable(str(error)) from error
+        if not groups:
+            raise self._unusable("it holds no metadata of a volume group")
+        self._group: VolumeGroup = max(groups, key=lambda group: group.seqno)
+        self._extent = self._group.extent_bytes
+        pvs = list(self._group.pvs.values())
+        if len(pvs) != 1 or pvs[0].id != self._label.pv_uuid:
+            raise self._unusable("it does not hold all of its volume group")
+        self._pe_start = pvs[0].pe_start
+        try:
+            self._plan = plan_smaller(self._group, smaller.place.new_size, dict(self._counts()))
+        except CannotMove as error:
+            raise TargetTooSmall(
+                f"volume group {self._group.name} in partition {smaller.place.number} does not fit into "
+                f"{smaller.place.new_size} bytes: {error}",
+                hint="Choose a larger disk, or give the partition more room with --plan.",
+                number=smaller.place.number,
+            ) from error
+
+    def _unusable(self, reason: str) -> VolumeFailed:
+        return VolumeFailed(
+            f"the physical volume in partition {self._place.number} cannot be made smaller: {reason}",
+            hint="Choose a larger disk.",
+            number=self._place.number,
+        )
+
+    def _counts(self) -> Iterator[tuple[str, int]]:
+        """New extents of the volumes that become smaller."""
+        for size in self._sizes:
+            name = _own(size)
+            lv = self._group.lvs.get(name)
+            if lv is None or not is_linear(lv):
+                raise self._unusable(f"{size.name} is no linear volume")
+            yield name, min(lv.extent_count, size.new_size // self._extent)
+
+    def carry_out(self, shop: Shop) -> list[Done]:
+        """Make the volumes smaller and the group anew.
+
+        Raises:
+            VolumeFailed: It cannot be done.
+        """
+        smaller = {_own(size): size for size in self._sizes}
+        done = [carry_out(shop, self._unit(size)) for size in self._sizes]
+        done += [
+            self._moved(shop, [part]) for name, parts in self._plan.volumes.items() if name not in smaller
+            for part in parts
+        ]  # fmt: skip
+        return [*done, self._metadata(shop)]
+
+    def _unit(self, size: VolumeSize) -> Unit:
+        name = _own(size)
+        old = self._old(runs_of(self._group.lvs[name]))
+        new = self._new(self._plan.volumes[name])
+        return Unit(
+            name=size.name,
+            number=self._place.number,
+            content=size.content,
+            way=size.way,
+            old=old,
+            new=new,
+            old_size=old.moves[-1].end,
+            new_size=new.moves[-1].end,
+        )
+
+    def _old(self, runs: Sequence[Run]) -> Moves:
+        """From the offsets of a volume to the image."""
+        return Moves(tuple(self._move(run, run.place, self._place.image_start) for run in runs))
+
+    def _new(self, parts: Sequence[Part]) -> Moves:
+        """From the offsets of a volume to the target."""
+        return Moves(tuple(self._move(part.run, part.place, self._place.start) for part in parts))
+
+    def _move(self, run: Run, extent: int, start: int) -> Move:
+        first = run.start * self._extent
+        place = start + self._pe_start + extent * self._extent
+        return Move(first, first + run.count * self._extent, place - first)
+
+    def _moved(self, shop: Shop, parts: Sequence[Part]) -> Done:
+        """Extents that come from the image as they are."""
+        old, new = self._old([part.run for part in parts]), self._new(parts)
+        return Done((), old.to_target(in_image(shop, old)), tuple(joined(old, new)))
+
+    def _metadata(self, shop: Shop) -> Done:
+        """Label and metadata, made by lvm on a blank file."""
+        size = self._place.new_size
+        store = Store.in_scratch(shop.stack, size, shop.folder)
+        with shown([View(_PV, Base.of_zeros(size), store)]) as there:
+            with ExitStack() as stack:
+                file = stack.enter_context(tempfile.NamedTemporaryFile("w", prefix="imager-"))
+                file.write(self._plan.text)
+                file.flush()
+                node = stack.enter_context(device(there.path(_PV), size, sector_size=shop.sector_bytes))
+                try:
+                    self._restore(file.name, node)
+                except ProgramFailed as error:
+                    raise self._unusable(error.message) from error
+            after = there.after(_PV, shop.stack)
+        end = self._pe_start + max(0, size - self._pe_start) // self._extent * self._extent
+        used = Extents.of([(0, self._pe_start), (end, size)])
+        return Done((Extra(after, used, Moves((Move(0, size, self._place.start),))),))
+
+    def _restore(self, file: str, node: str) -> None:
+        words = ("--uuid", dashed(self._label.pv_uuid), "--restorefile", file)
+        lvm("pvcreate", *words, "--setphysicalvolumesize", f"{self._place.new_size}b", node, devices=[node])
+        lvm("vgcfgrestore", "--force", "--file", file, self._group.name, devices=[node])
+        lvm("vgck", self._group.name, devices=[node])
+
+
+def _own(size: VolumeSize) -> str:
+    """The name of a logical volume without its group's."""
+    return size.name.partition("/")[2]

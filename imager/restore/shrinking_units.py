@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Makes one volume smaller, a partition or a logical volume, and says what of it comes from where.
+
+A volume is known by two maps of its offsets: to the image, and to the target. What the tool did not touch is taken from
+the image by the same pipeline as all else; what it wrote, and what is in use but not in the image, comes from the view.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+
+from imager.blocks import BlockReader
+from imager.devices.target import TargetDisk
+from imager.errors import ImagerError, VolumeFailed
+from imager.extents import Extents
+from imager.fitting.boot_sectors import mended
+from imager.fitting.ways import Way
+from imager.image.reader import Image
+from imager.layout import Content, Partition
+from imager.overlay import Base, Overlay, Place, Shown, Store, View, shown
+from imager.overlay.store import scratch_file
+from imager.process import ProgramFailed
+from imager.restore.placement import Move, Moves
+from imager.restore.plan import Plan
+from imager.restore.scope import HEAD_BYTES, wanted_partition
+from imager.restore.smaller import Smaller
+from imager.restore.write import Extra
+from imager.shrinking import MAKERS, Work
+
+_VOLUME, _OLD = "volume", "old"
+
+
+@dataclass(frozen=True)
+class Shop:
+    """What all volumes of a restore are made smaller with.
+
+    Attributes:
+        plan: Of the restore.
+        source: The image.
+        target: The target, when what changes is written there at once; else None.
+        stack: Holds what is needed until the restore is done.
+        folder: Where scratch files lie.
+    """
+
+    plan: Plan
+    source: Image
+    target: TargetDisk | None
+    stack: ExitStack
+    folder: str
+
+    @property
+    def sector_bytes(self) -> int:
+        """Logical sector of the disk in the image."""
+        return self.plan.layout.logical_sector_bytes
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A volume that becomes smaller.
+
+    Attributes:
+        name: What people call it.
+        number: Of the partition that it lies in.
+        content: What lies in it.
+        way: How.
+        old: From its offsets to the image.
+        new: From its offsets to the target.
+        old_size: Its size in the image.
+        new_size: Its size on the target.
+        entry: The partition that it is; None for a logical volume.
+    """
+
+    name: str
+    number: int
+    content: Content
+    way: Way
+    old: Moves
+    new: Moves
+    old_size: int
+    new_size: int
+    entry: Partition | None = None
+
+
+@dataclass(frozen=True)
+class Done:
+    """What comes of a volume.
+
+    Attributes:
+        extra: What does not come from the image.
+        take: What does; image offsets.
+        moves: Where that goes.
+    """
+
+    extra: tuple[Extra, ...] = ()
+    take: Extents = field(default_factory=Extents)
+    moves: tuple[Move, ...] = ()
+
+
+def unit_of_partition(plan: Plan, smaller: Smaller) -> Unit:
+    """A partition whose content is made smaller."""
+    place, entry = smaller.place, wanted_partition(plan.layout, smaller.place.number)
+    return Unit(
+        name=f"partition {place.number}",
+        number=place.number,
+        content=entry.content or Content("unknown", "unknown"),
+        way=smaller.way,
+        old=Moves((Move(0, place.old_size, place.image_start),)),
+        new=Moves((Move(0, place.new_size, place.start),)),
+        old_size=place.old_size,
+        new_size=place.new_size,
+        entry=entry,
+    )
+
+
+def carry_out(shop: Shop, unit: Unit) -> Done:
+    """Make a volume smaller, and say what is to be written.
+
+    Raises:
+        VolumeFailed: It cannot be done.
+    """
+    store = Store(_places(shop, unit))
+    with shown(_views(shop, unit, store)) as there:
+        try:
+            _make(shop, unit, there)
+        except (ProgramFailed, VolumeFailed) as error:
+            raise _failed(unit, there, error) from error
+        used, after = _used(unit, there), there.after(_VOLUME, shop.stack)
+    if unit.entry is not None:
+        _mend(shop, unit, unit.entry, after)
+    return _divided(shop, unit, after, used)
+
+
+def _places(shop: Shop, unit: Unit) -> list[Place]:
+    """Where what is written is kept: all of it in a scratch file, or what is behind the first MiB on the target."""
+    scratch, size = scratch_file(shop.stack, shop.folder), max(unit.old_size, unit.new_size)
+    if shop.target is None or unit.new_size <= HEAD_BYTES:
+        return [Place(0, size, scratch, 0)]
+    direct = [
+        Place(start, end, shop.target.fd, start + distance)
+        for start, end, distance in unit.new.split(HEAD_BYTES, unit.new_size)
+    ]
+    return [Place(0, HEAD_BYTES, scratch, 0), *direct, Place(unit.new_size, size, scratch, unit.new_size)]
+
+
+def _views(shop: Shop, unit: Unit, store: Store) -> list[View]:
+    pieces = [(move.start + move.distance, move.end - move.start) for move in unit.old.moves]
+    image = Base.of_image(shop.source.name, pieces)
+    if unit.way.kind == "tool":
+        return [View(_VOLUME, image, store)]
+    journal = Store.in_scratch(shop.stack, unit.old_size, shop.folder)
+    return [View(_VOLUME, Base.of_zeros(unit.new_size), store), View(_OLD, image, journal)]
+
+
+def _make(shop: Shop, unit: Unit, there: Shown) -> None:
+    old = there.path(_OLD) if unit.way.kind == "anew" else ""
+    sizes = unit.old_size, unit.new_size, shop.plan.sector_there
+    MAKERS[unit.content.type](Work(unit.content, there.path(_VOLUME), old, *sizes))
+    if there.size(_VOLUME) > unit.new_size:
+        os.truncate(there.path(_VOLUME), unit.new_size)
+
+
+def _failed(unit: Unit, there: Shown, error: ImagerError) -> VolumeFailed:
+    """The error, with what is behind it: a program sees only that something could not be read or written."""
+    below = there.problem(_VOLUME) or (there.problem(_OLD) if unit.way.kind == "anew" else "")
+    reason = f"{below} ({error.message})" if below else error.message
+    return VolumeFailed(
+        f"{unit.name} could not be made smaller: {reason}",
+        hint=error.hint or "Choose a larger disk, or repair the file system before it is imaged again.",
+        number=unit.number,
+    )
+
+
+def _used(unit: Unit, there: Shown) -> Extents:
+    """What is in use now. That is more than what was written: a tool may leave zeros out that count."""
+    from imager.examine import Volume, examine  # not on top: all parsers, which most restores do not need
+
+    kind = unit.entry.type if unit.entry else ""
+    with ExitStack() as reading:
+        return examine(Volume(there.after(_VOLUME, reading), there.path(_VOLUME), partition_type=kind)).used
+
+
+def _mend(shop: Shop, unit: Unit, entry: Partition, after: Overlay) -> None:
+    """Boot sectors that say where the volume starts."""
+    smaller = replace(entry, end=entry.start + unit.new_size)
+    start, there = unit.new.moves[0].distance, shop.plan.sector_there
+    for offset, content in mended(smaller, _Shifted(after, entry.start), shop.sector_bytes, start, there):
+        after.write(offset - entry.start, content)
+
+
+def _divided(shop: Shop, unit: Unit, after: Overlay, used: Extents) -> Done:
+    """What comes from the image, what from the view, and what is on the target already."""
+    dirty, take, there = after.dirty, Extents(), Extents()
+    if unit.way.kind == "tool":
+        take = in_image(shop, unit.old).clip(0, unit.new_size) - dirty
+    if shop.target is not None and unit.new_size > HEAD_BYTES:
+        there = dirty.clip(HEAD_BYTES, unit.new_size)
+    extra = Extra(after, used - take - there, unit.new, there)
+    return Done((extra,), unit.old.to_target(take), tuple(joined(unit.old, unit.new)))
+
+
+def in_image(shop: Shop, old: Moves) -> Extents:
+    """What of a volume the image has in its chunks; offsets in the volume."""
+    chunks = shop.source.used.align_outward(shop.plan.chunk_size, shop.plan.disk_size)
+    return Extents.union_of(
+        chunks.clip(move.start + move.distance, move.end + move.distance).shift(-move.distance) for move in old.moves
+    )
+
+
+def joined(old: Moves, new: Moves) -> Iterator[Move]:
+    """From the image to the target, for what a volume has in both."""
+    for move in new.moves:
+        for start, end, distance in old.split(move.start, move.end):
+            yield Move(start + distance, end + distance, move.distance - distance)
+
+
+class _Shifted(BlockReader):
+    """A volume at the offsets that it has on its disk."""
+
+    def __init__(self, volume: BlockReader, start: int) -> None:
+        self.size = start + volume.size
+        self.sector_size = volume.sector_size
+        self._volume = volume
+        self._start = start
+
+    def _read(self, offset: int, length: int) -> bytes:
+        return self._volume.read(offset - self._start, length)
