@@ -195,7 +195,7 @@ def switched_on(machine: Machine, *, scratch: Path | None = None) -> Iterator[Gu
                 errors.seek(0)
                 told = errors.read().decode(errors="replace").strip()
                 if told and not guest.is_on:
-                    raise BootFailed(f"QEMU ended: {told[-500:]}") from error
+                    raise BootFailed(f"QEMU ended: {told[-500:]}", hint=error.hint) from error
                 raise
             finally:
                 if guest.is_on:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from bootmedia.errors import BootFailed
 from bootmedia.guest import Guest, switched_on
 from bootmedia.machine import Firmware, Machine
 from bootmedia.programs import require_programs
@@ -77,13 +78,22 @@ def try_out(
 
     Raises:
         ToolMissing: QEMU or the firmware is not installed.
+        BootFailed: QEMU does not start.
     """
     require_programs("qemu-system-x86_64")
     with switched_on(machine) as guest:
         stages = follow_stages(guest, timeout_seconds=timeout_seconds, reached=reached)
+        if not stages and not guest.is_on:  # then QEMU says why
+            raise BootFailed("the machine was off before its firmware said a word", hint=_hint(machine))
         while stays_on and guest.is_on:
             time.sleep(_LOOK_SECONDS)
         return Trial(tuple(stages), _is_locked_down(machine, guest), guest.said)
+
+
+def _hint(machine: Machine) -> str:
+    if machine.accelerator == "tcg":
+        return ""
+    return f"Without {machine.accelerator.upper()} the processor is emulated, which works on every machine."
 
 
 def follow_stages(guest: Guest, *, timeout_seconds: float, reached: Callable[[Reached], None]) -> list[Reached]:

@@ -11,9 +11,11 @@ import pytest
 
 from bootmedia.errors import BootFailed
 from bootmedia.guest import switched_on
+from bootmedia.machine import Firmware, Machine
 from bootmedia.menu import make_menu
 from bootmedia.recipes import RECIPE, read_recipe
 from bootmedia.tree import Tree
+from bootmedia.trial import try_out
 from tests.harness.programs import call
 from tests.vm.sources.debian import HERE as SOURCES
 
@@ -104,3 +106,12 @@ def test_a_plug_that_is_pulled_ends_the_machine(tmp_path):
     with switched_on(Shell(), scratch=tmp_path) as guest:
         guest.pull_the_plug()
         assert not guest.is_on
+
+
+def test_a_machine_that_qemu_does_not_start_is_told_in_its_words(tmp_path):
+    medium = tmp_path / "empty.iso"
+    medium.touch()
+    machine = Machine(Firmware.BIOS, medium, accelerator="such")
+    with pytest.raises(BootFailed, match=r"QEMU ended: .*such") as failed:
+        try_out(machine, timeout_seconds=60, reached=lambda stage: None)
+    assert "emulated" in failed.value.hint
