@@ -39,6 +39,7 @@ from imager.cli.problems import reports_problems
 from imager.errors import UsageError
 
 if TYPE_CHECKING:  # imported late at run time, so that --help is fast
+    from imager.cli.unlock import Request
     from imager.layout import Layout
     from imager.restore.guards import TargetState
     from imager.restore.plan import RestoreScope
@@ -151,7 +152,6 @@ def command(
     """
     from imager.cli.reporting import Reporting
     from imager.cli.restoring import RestoreChoices, run_restores
-    from imager.cli.unlock import parse_requests
 
     console = Console(json=as_json, quiet=quiet, progress_as=progress)
     wanted = Wanted(partition, onto, table_only, boot_only, grow, grow_volume, plan, fit, scratch or "", to_gpt)
@@ -165,9 +165,17 @@ def command(
     boot = BootChoices(
         entries=not no_boot_entries, repair=repair_boot, windows_drivers=windows_drivers, new_ids=new_ids
     )
-    choices = RestoreChoices(wanted, verify, accept_damage, mixed, threads, parse_requests(unlock), boot)
+    choices = RestoreChoices(wanted, verify, accept_damage, mixed, threads, _requests(unlock), boot)
     with Reporting(report, NAME, console) as reporting:
         return run_restores(pairs, choices, console, reporting, yes=yes, dry_run=dry_run)
+
+
+def _requests(unlock: Sequence[str] | None) -> tuple[Request, ...]:
+    if not unlock:
+        return ()
+    from imager.cli.unlock import parse_requests
+
+    return parse_requests(unlock)
 
 
 def _pairs(image: str | None, target: str | None, to: Sequence[str] | None, wanted: Wanted) -> list[tuple[str, str]]:

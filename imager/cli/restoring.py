@@ -7,10 +7,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from imager.booting.differences import differences
-from imager.booting.firmware import read_firmware
 from imager.cli.booting import BootChoices, wishes
 from imager.cli.confirm import can_ask, confirm
 from imager.cli.fitting import rule_of
@@ -18,7 +16,6 @@ from imager.cli.output import Console
 from imager.cli.reporting import Reporting
 from imager.cli.restore import Wanted
 from imager.cli.show import terminal_style
-from imager.cli.unlock import Request, unlock
 from imager.errors import ContentIncomplete, UsageError
 from imager.image.blocks import ImageReader
 from imager.image.description import Description
@@ -27,15 +24,16 @@ from imager.layout import Layout
 from imager.pictures.bar import Style
 from imager.reports.model import disk_reports
 from imager.restore.afterwards import Afterwards, AfterwardsResult
-from imager.restore.boot_stages import boot_stages
 from imager.restore.grow_stage import grow_stages
-from imager.restore.inside import looked_into
 from imager.restore.looking import look_at_target, refuse_shared_targets
 from imager.restore.plan import Plan, RestoreOptions, make_plan
 from imager.restore.sets import SetImage, check_together, missing_sentences
 from imager.restore.together import Outcome, Task, failure_of, restore_all
 from imager.restore.told import outcome_lines
 from imager.virtual.show import shown_disk
+
+if TYPE_CHECKING:  # imported late at run time: most restores start without them
+    from imager.cli.unlock import Request
 
 Pairs = Sequence[tuple[str, str]]
 
@@ -156,6 +154,9 @@ def _differences(plans: Sequence[Plan], boot: BootChoices) -> Iterator[str]:
     """What a repair would be for; nothing when one was asked for, or when nothing is started from the target."""
     whole = [plan for plan in plans if plan.scope.kind == "whole" and plan.target.is_block_device]
     if not boot.repair and whole:
+        from imager.booting.differences import differences
+        from imager.booting.firmware import read_firmware
+
         firmware = read_firmware()
         yield from (text for plan in whole for text in differences(plan.layout, plan.target.identity, firmware))
 
@@ -203,7 +204,12 @@ def _afterwards(
     if choices.unlock:
         layouts = _looked_into(pairs, opened, choices, secrets)
     growing = grow_stages(plans, layouts, secrets=secrets, volume=choices.wanted.grow_volume)
-    return Afterwards((*growing, *boot_stages(wishes(plans, opened, layouts, choices.boot), secrets)))
+    boot = choices.boot
+    if not (boot.repair or boot.new_ids or any(plan.target.is_block_device for plan in plans)):
+        return Afterwards(growing)  # nothing is started from a file
+    from imager.restore.boot_stages import boot_stages
+
+    return Afterwards((*growing, *boot_stages(wishes(plans, opened, layouts, boot), secrets)))
 
 
 def _looked_into(
@@ -214,6 +220,9 @@ def _looked_into(
     Raises:
         UsageError: An image is a stream, or a passphrase is wrong.
     """
+    from imager.cli.unlock import unlock
+    from imager.restore.inside import looked_into
+
     readers = [ImageReader(image) for image in opened if isinstance(image, Image)]
     if len(readers) != len(opened):
         raise UsageError("--unlock: nobody can look into an image that is a stream", hint="Name a file.")

@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from imager.reports.model import Report
-from imager.reports.page import html_page
-from imager.reports.text import text_report
 
 
 def report_name(what: str, about: str) -> str:
@@ -41,6 +39,9 @@ def save_report(report: Report, facts: bytes, folder: Path, name: str) -> list[s
 
 
 def _save(report: Report, facts: bytes, folder: Path, name: str) -> Iterator[str]:
+    from imager.reports.page import html_page  # not on top: all of drawing, which most commands do without
+    from imager.reports.text import text_report
+
     contents = {".json": facts + b"\n", ".txt": _utf8(text_report(report)), ".html": _utf8(html_page(report))}
     for suffix, content in contents.items():
         path = folder / f"{name}{suffix}"

@@ -5,18 +5,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from imager.errors import UsageError
-from imager.growing.carry import Growth, carry_out, obstacles
-from imager.growing.model import GrowPlan
-from imager.growing.steps import grow_steps
 from imager.layout import Layout
-from imager.opening import Secrets
 from imager.progress import Progress
 from imager.restore.afterwards import Say, StageResult, WrittenDisk
 from imager.restore.outlook import layout_after
 from imager.restore.plan import Plan
+
+if TYPE_CHECKING:  # imported late at run time: most restores start without them
+    from imager.growing.model import GrowPlan
+    from imager.opening import Secrets
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,8 @@ class GrowStage:
         return [*steps, *(f"but not on this machine: {text}" for text in self._obstacles())]
 
     def _obstacles(self) -> list[str]:
+        from imager.growing.carry import obstacles
+
         return obstacles(list(self.plans.values()))
 
     def as_dict(self) -> dict[str, Any]:
@@ -57,6 +59,9 @@ class GrowStage:
 
     def carry_out(self, disks: Sequence[WrittenDisk], say: Say, progress: Progress) -> StageResult:
         """See Stage."""
+        from imager.growing.carry import Growth, carry_out
+        from imager.growing.model import GrowPlan
+
         growths = [
             Growth(disk.path, disk.layout, self.plans.get(disk.path, GrowPlan())) for disk in disks
         ]  # all of them, because a volume group may lie on several
@@ -95,6 +100,8 @@ def grow_stages(
         raise UsageError(f"no partition grows, so {volume} cannot", hint="It belongs to --grow and a larger target.")
     if not growing:
         return ()
+    from imager.growing.steps import grow_steps
+
     known = secrets or {}
     steps = {}
     having = [layout for _, layout in growing if any(content.name == volume for _, content in layout.contents())]

@@ -15,7 +15,6 @@ from imager.damage import DamagedPart, damaged_parts
 from imager.errors import ImageIncomplete, TargetTooSmall, UsageError
 from imager.extents import Extents
 from imager.fitting.model import Fitting
-from imager.fitting.planner import fit
 from imager.image.description import Description, FinalFacts
 from imager.layout import Layout
 from imager.partitions.adapt import missing_bytes, table_only_ranges
@@ -224,6 +223,8 @@ def _fitting(
             hint=f"Leave out {options.grow.option}.",
         )
     sector_bytes = target.logical_sector_bytes if target.is_block_device else layout.logical_sector_bytes
+    from imager.fitting.planner import fit  # not on top: most restores leave every partition in its place
+
     fitting = fit(layout, target.size_bytes, options.grow, sector_bytes)
     if fitting.is_changed and len(missing & table_only_ranges(layout)):
         raise UsageError(
