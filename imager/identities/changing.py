@@ -1,29 +1,33 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Writes new identifiers, from the inside to the outside: what lies in a container before the container.
+"""Writes new identifiers: volume groups first, then from the inside to the outside, the table last.
 
-Each kind wants its volumes in another state. File systems are open to their tools, and mounted nowhere. A volume group
-gets its new name while none of its volumes is active, a container while it is closed, an array while it is stopped.
-The table comes last. What fails keeps what it had, and the others go on.
+Each kind wants its volumes in another state. A volume group gets its new name while none of its volumes is active. That
+comes first, for this machine may have its twin, the source's, in use, and then lvm could not activate it. File systems
+are open to their tools, and mounted nowhere. A container is closed when its turn comes, an array stopped. What fails
+keeps what it had, and the others go on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
+from imager.devices.opening import open_source
 from imager.errors import ImagerError, Interrupted, VolumeFailed
 from imager.identities.model import IdPlan, NewId
 from imager.identities.ways import NEW_ARRAY, NEW_GROUP, WAYS
 from imager.layout import Layout
 from imager.opening import Opened, OpenVolume, Secrets, mounted, opened_volumes
 from imager.opening.arrays import stop_running
-from imager.opening.lvm import groups, lvm
+from imager.opening.lvm import groups, rename_group
 from imager.opening.nodes import settle
 from imager.process import ProgramFailed, run
 
 Say = Callable[[str], None]
+Disks = Sequence[tuple[str, Layout]]
 _SECONDS: Final = 24 * 3600
 """A file system is checked, or all of its metadata is rewritten, on a disk of any size."""
 _LUKS: Final = "crypto_LUKS"
@@ -42,7 +46,7 @@ class Changed:
     failures: list[str] = field(default_factory=list)
 
 
-def change_ids(plan: IdPlan, disks: Sequence[tuple[str, Layout]], secrets: Secrets, say: Say) -> Changed:
+def change_ids(plan: IdPlan, disks: Disks, secrets: Secrets, say: Say) -> Changed:
     """Write all of a plan's identifiers; what fails is in the result.
 
     Args:
@@ -55,25 +59,53 @@ def change_ids(plan: IdPlan, disks: Sequence[tuple[str, Layout]], secrets: Secre
     containers = [each for each in plan.of_kind("content") if each.type == _LUKS]
     inner = [each for each in containers if "/" in each.name]
     outer = [each for each in containers if each not in inner]
-    passes: Sequence[tuple[Sequence[NewId], Collection[str], _Work]] = (
-        ([each for each in plan.of_kind("content") if each.type != _LUKS], (), _change_content),
-        (inner, (_LUKS,), _change_content),
-        (plan.of_kind("group"), (NEW_GROUP,), _change_group),
-        (outer, (_LUKS,), _change_content),
-        (plan.of_kind("array"), (NEW_ARRAY,), _change_array),
-    )
-    for ids, closed, work in passes:
-        if ids:
-            with opened_volumes(disks, secrets, writable=True, closed=closed) as opened:
-                for each in ids:
-                    _attempt(each, partial(work, each, opened), changed, say)
+    if plan.of_kind("group"):
+        _pass(plan.of_kind("group"), (NEW_GROUP,), _change_group, disks, secrets, changed, say)
+        disks = looked_at_again(disks)
+    plain = [each for each in plan.of_kind("content") if each.type != _LUKS]
+    _pass(plain, (), _change_content, disks, secrets, changed, say)
+    _pass(inner, (_LUKS,), _change_content, disks, secrets, changed, say)
+    _pass(outer, (_LUKS,), _change_content, disks, secrets, changed, say)
+    _pass(plan.of_kind("array"), (NEW_ARRAY,), _change_array, disks, secrets, changed, say)
     for each in (*plan.of_kind("partition"), *plan.of_kind("disk")):
         _attempt(each, partial(_change_table, each), changed, say)
     settle()
     return changed
 
 
-_Work = Callable[[NewId, Opened], None]
+def _pass(
+    ids: Sequence[NewId],
+    closed: Collection[str],
+    work: Callable[[NewId, Opened], None],
+    disks: Disks,
+    secrets: Secrets,
+    changed: Changed,
+    say: Say,
+) -> None:
+    """Change identifiers while some kinds of volumes are closed."""
+    if ids:
+        with opened_volumes(disks, secrets, writable=True, closed=closed) as opened:
+            for each in ids:
+                _attempt(each, partial(work, each, opened), changed, say)
+
+
+def looked_at_again(disks: Disks) -> list[tuple[str, Layout]]:
+    """The disks with what is on them now; what is in containers is not looked at.
+
+    Raises:
+        ImagerError: One of them cannot be read.
+    """
+    from imager.survey import Disk, survey  # not on top: all parsers, which a restore without stages does not need
+
+    with ExitStack() as stack:
+        readers = [
+            stack.enter_context(
+                open_source(path, exclusive_check=False, write_back=False, sector_size=layout.logical_sector_bytes)
+            )
+            for path, layout in disks
+        ]
+        found = survey([Disk(reader, path) for reader, (path, _) in zip(readers, disks, strict=True)])
+    return [(path, each.layout) for (path, _), each in zip(disks, found, strict=True)]
 
 
 def _attempt(each: NewId, work: Callable[[], None], changed: Changed, say: Say) -> None:
@@ -130,9 +162,7 @@ def _change_group(each: NewId, opened: Opened) -> None:
     found = [group for group in groups(members) if group.name == each.old]
     if len(found) != 1 or found[0].missing:
         raise VolumeFailed(f"not all physical volumes of {each.old} are here")
-    lvm("vgimportclone", "--basevgname", each.new, *members, devices=members)
-    if [group.name for group in groups(members)] != [each.new]:
-        raise VolumeFailed(f"vgimportclone did not call it {each.new}")
+    rename_group(found[0], each.new, members)
 
 
 def _change_array(each: NewId, opened: Opened) -> None:

@@ -46,7 +46,7 @@ class Group:
     missing: int
 
 
-def lvm(command: str, *words: str, devices: Sequence[str], read_only: str = "") -> str:
+def lvm(command: str, *words: str, devices: Sequence[str], read_only: str = "", looks_at_kernel: bool = True) -> str:
     """Run a command of lvm that sees these devices only.
 
     Args:
@@ -54,12 +54,15 @@ def lvm(command: str, *words: str, devices: Sequence[str], read_only: str = "") 
         words: Its arguments.
         devices: The physical volumes.
         read_only: A volume group that is activated for reading only.
+        looks_at_kernel: Else what is active is not asked for: on a machine that has a copy of a group in use, lvm takes
+            that for the one on the devices.
 
     Raises:
         ProgramFailed: It failed.
     """
     settings = _SETTINGS.format(
-        activation=int(mapper.is_there()), read_only=f'"{read_only}"' if read_only else '"imager-none"'
+        activation=int(looks_at_kernel and mapper.is_there()),
+        read_only=f'"{read_only}"' if read_only else '"imager-none"',
     )
     seen = [word for device in devices for word in ("--devices", device)]
     done = run(["lvm", command, "--yes", "--config", settings, *seen, *words], timeout_seconds=_SECONDS)
@@ -128,6 +131,28 @@ def _activated(chosen: Sequence[str], devices: Sequence[str], read_only: str) ->
     except ProgramFailed as error:
         return error
     return None
+
+
+def rename_group(group: Group, new_name: str, devices: Sequence[str]) -> None:
+    """Give a group another name, and new UUIDs to it and its physical volumes; none of it is active afterwards.
+
+    A copy of it that this machine has in use elsewhere is left alone.
+
+    Raises:
+        VolumeFailed: lvm did not do it.
+    """
+    system = System()
+    ours = {system.name_of_path(device) for device in devices}
+    prefix = f"LVM-{group.uuid.replace('-', '')}"
+    try:
+        if any(mapping.uuid.startswith(prefix) and mapping.below & ours for mapping in mapper.mappings()):
+            chosen = ("--select", f"vg_uuid={group.uuid}")
+            again_and_again(lambda: lvm("vgchange", "--activate", "n", *chosen, devices=devices))
+        lvm("vgimportclone", "--basevgname", new_name, *devices, devices=devices, looks_at_kernel=False)
+    except ProgramFailed as error:
+        raise VolumeFailed(error.message) from error
+    if [each.name for each in groups(devices)] != [new_name]:
+        raise VolumeFailed(f"vgimportclone did not call it {new_name}")
 
 
 def refuse_twins(group: Group, devices: Sequence[str]) -> None:

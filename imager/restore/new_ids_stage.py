@@ -4,12 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
-from imager.devices.opening import open_source
-from imager.identities.changing import Changed, change_ids
+from imager.identities.changing import Changed, change_ids, looked_at_again
 from imager.identities.model import PEOPLE_MAY_WANT, IdPlan, NewId
 from imager.identities.planning import mapping
 from imager.identities.systems import rewrite_systems
@@ -52,13 +50,13 @@ class NewIds:
         for each in changed.done:
             if each.type == "crypto_LUKS" and each.old in self.secrets:
                 self.secrets[each.new] = self.secrets[each.old]
-        now = _looked_at_again(disks, self.targets)
+        again = dict(looked_at_again(pairs))
+        now = [replace(disk, layout=again.get(disk.path, disk.layout)) for disk in disks]
         wrong = _not_there(changed, now)
         by_path = {disk.path: disk.layout for disk in disks}
         done = [each for each in changed.done if each not in wrong]
         groups = {each.old: each.new for each in done if each.kind == "group"}
-        again = [(disk.path, disk.layout) for disk in now if disk.path in self.targets]
-        files = rewrite_systems(again, self.secrets, mapping(done, by_path), groups, say)
+        files = rewrite_systems([*again.items()], self.secrets, mapping(done, by_path), groups, say)
         failures = [
             *changed.failures,
             *(f"{each.where} does not have its new {each.words} {each.new}" for each in wrong),
@@ -71,31 +69,6 @@ class NewIds:
             facts=self.plan.as_dict(),
             disks=tuple(now),
         )
-
-
-def _looked_at_again(disks: Sequence[WrittenDisk], targets: Sequence[str]) -> list[WrittenDisk]:
-    """The disks with what is on them now.
-
-    Raises:
-        ImagerError: One of them cannot be read.
-    """
-    from imager.survey import Disk, survey  # not on top: all parsers, which a restore without stages does not need
-
-    changed = [disk for disk in disks if disk.path in targets]
-    with ExitStack() as stack:
-        readers = [
-            stack.enter_context(
-                open_source(disk.path, exclusive_check=False, write_back=False, sector_size=_sectors(disk.layout))
-            )
-            for disk in changed
-        ]
-        found = survey([Disk(reader, disk.path) for reader, disk in zip(readers, changed, strict=True)])
-    layouts = {disk.path: each.layout for disk, each in zip(changed, found, strict=True)}
-    return [replace(disk, layout=layouts.get(disk.path, disk.layout)) for disk in disks]
-
-
-def _sectors(layout: Layout) -> int:
-    return layout.logical_sector_bytes
 
 
 def _not_there(changed: Changed, disks: Sequence[WrittenDisk]) -> list[NewId]:
