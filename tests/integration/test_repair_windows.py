@@ -213,6 +213,18 @@ def test_a_registry_that_is_damaged_stays_and_the_rest_is_done(disk, tmp_path, c
     assert menu["Objects\\{1}\\Elements\\21000001"]["Element"][1] == mbr_device("12345678", STARTS[1])
 
 
+@pytest.mark.parametrize("content", [b"", b"regf" * 2000, make_hive(menu_of("df4546ae"))[:5000]])
+def test_a_boot_menu_that_is_damaged_stays_and_the_rest_is_done(disk, tmp_path, content):
+    device, nodes = disk
+    with mounted(nodes[0], tmp_path / "mnt", kind="ntfs-3g") as top:
+        (top / "Boot/BCD").write_bytes(content)
+    said = imager("repair-boot", "--yes", device, status=10)
+    assert "bcdboot C:\\Windows" in said
+    assert copied(nodes[0], tmp_path, "Boot/BCD").read_bytes() == content
+    system = read_by_hivex(copied(nodes[1], tmp_path, f"{CONFIG}/SYSTEM"))
+    assert system["ControlSet001\\Services\\stornvme"]["Start"] == (4, bytes(4))
+
+
 def test_a_hive_that_hivexsh_does_not_survive_stays(disk, tmp_path):
     """Its keys' rights are counted wrongly, so that hivexsh takes them for free and stops."""
     device, nodes = disk
