@@ -167,7 +167,7 @@ def make_root(recipe: Recipe, root: Path, *, suite: str, sources: str, progress:
             },
         )
     except ToolFailed as error:
-        raise _packages_unavailable(error, sources) from error
+        raise packages_unavailable(error, sources) from error
     finally:
         progress.done()
     (scratch / "sources.list").unlink()
@@ -206,12 +206,18 @@ def mmdebstrap_command(recipe: Recipe, suite: str, sources: Path, root: Path) ->
     ]
 
 
-def _packages_unavailable(error: ToolFailed, sources: str) -> PackagesUnavailable:
+def packages_unavailable(error: ToolFailed, sources: str) -> PackagesUnavailable:
     """What mmdebstrap said, in the lines that matter."""
     lines = list(error.lines)
     # "E: apt-get (all its words) failed" says nothing that the lines before it have not said.
     told = [line for line in lines if line.startswith(("E: ", "Err:")) and not line.endswith(" failed")] or lines[-3:]
     said = " | ".join(line.removeprefix("E: ") for line in told[:3])
+    if "chroot mode" in said:  # neither root nor user namespaces
+        return PackagesUnavailable(
+            f"mmdebstrap may not make a root here: {said}",
+            hint="Build as root; or let users have user namespaces: apt-get install uidmap, and a range for "
+            "this user in /etc/subuid and /etc/subgid.",
+        )
     if _NETWORK_TROUBLE.search(" ".join(lines)) is None:
         return PackagesUnavailable(
             f"mmdebstrap could not make the root: {said}", hint="Run the command again with --debug."

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from bootmedia.base import packages_unavailable
 from bootmedia.cache import Cache, key_of, mounts_below, remove, require_room
-from bootmedia.errors import PackagesUnavailable, RecipeError
+from bootmedia.errors import PackagesUnavailable, RecipeError, ToolFailed
 from bootmedia.kernels import DEBIANS
 from bootmedia.menu import filled, make_menu
 from bootmedia.recipes import RECIPE, UnitChange, apply_unit_changes, firmware_packages, profiles, read_recipe
@@ -155,6 +156,15 @@ def test_without_debians_own_sources_a_mirror_has_to_be_named(files):
     with pytest.raises(PackagesUnavailable, match="trixie") as caught:
         sources_text("trixie", mirror=None, files=files)
     assert "--mirror" in caught.value.hint
+
+
+def test_a_user_without_user_namespaces_is_told_what_lacks():
+    """In the words of mmdebstrap 1.3.5."""
+    said = ["I: automatically chosen format: tar", "E: unable to pick chroot mode automatically (use --mode)"]
+    error = packages_unavailable(ToolFailed("mmdebstrap", 1, said), "deb http://m/d trixie main")
+    assert "chroot mode" in error.message
+    assert "Build as root" in error.hint
+    assert "/etc/subuid" in error.hint
 
 
 def test_a_named_mirror_is_the_only_source():
