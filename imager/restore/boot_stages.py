@@ -64,7 +64,7 @@ def boot_stages(wishes: Sequence[Wish], secrets: dict[str, bytes]) -> Iterator[S
             refuse_file(wish.plan.target)
     repaired = [wish for wish in whole if wish.repair or (wish.new_ids and wish.plan.target.is_block_device)]
     if repaired:
-        before = {wish.plan.target.name: wish.plan.layout for wish in repaired}
+        before = {wish.plan.target.name: numbered_as_there(wish.plan, wish.plan.layout) for wish in repaired}
         windows = Wanted(before, repaired[0].windows_drivers)
         is_asked = any(wish.repair for wish in repaired)
         firmware = read_firmware() if is_asked else _firmware_of(before.values())
@@ -88,12 +88,22 @@ def _firmware_of(layouts: Collection[Layout]) -> Firmware:
 
 def layout_of(wish: Wish) -> Layout:
     """What will be on a target, with what is known of its containers."""
-    after, known = layout_after(wish.plan) or wish.plan.layout, wish.layout or wish.plan.layout
+    after = layout_after(wish.plan) or wish.plan.layout
+    known = numbered_as_there(wish.plan, wish.layout or wish.plan.layout)
     if not after.partitions:
         return replace(after, content=known.content)
     found = {entry.number: entry.content for entry in known.partitions if entry.captured}
     entries = (replace(entry, content=found.get(entry.number)) for entry in after.partitions)
     return replace(after, partitions=tuple(entries))
+
+
+def numbered_as_there(plan: Plan, layout: Layout) -> Layout:
+    """A layout of the image with the partitions that the target gets, and the numbers that they have there."""
+    if plan.fitting is None:
+        return layout
+    numbers = {each.number: each.number_there for each in plan.fitting.partitions}
+    entries = (replace(entry, number=numbers[entry.number]) for entry in layout.partitions if entry.number in numbers)
+    return replace(layout, partitions=tuple(entries))
 
 
 def refuse_file(target: TargetState) -> None:

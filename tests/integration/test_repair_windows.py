@@ -17,13 +17,14 @@ import pytest
 from typer.testing import CliRunner
 
 from imager.cli.app import app
-from tests.harness.disks import MIB, Part, mbr_disk
+from tests.harness.disks import MIB, Part, mbr_disk, sfdisk_table
 from tests.harness.files import sparse_file
 from tests.harness.hives import Tree, binary, make_hive, read_by_hivex, read_by_reged, string
 from tests.harness.loop import loop_device, mounted, needs_root, partition_nodes, partitions
 from tests.harness.ntfs_images import needs_driver
 from tests.harness.programs import call, missing_tools
-from tests.unit.test_windows_repair import driver_file, mbr_device, service, store
+from tests.unit.test_windows_repair import device as gpt_device
+from tests.unit.test_windows_repair import driver_file, hexed, mbr_device, service, store
 
 MISSING = missing_tools("hivexsh", "hivexml", "reged", "mkntfs", "sfdisk")
 pytestmark = [needs_root, needs_driver, pytest.mark.skipif(bool(MISSING), reason=MISSING or "tools")]
@@ -261,6 +262,28 @@ def test_a_restore_that_moves_partitions_keeps_letters_and_menu(tmp_path):
         system = read_by_hivex(copied(nodes[1], tmp_path, f"{CONFIG}/SYSTEM"))
         assert system["MountedDevices"]["\\DosDevices\\D:"][1] == letter("df4546ae", start)
         assert system["MountedDevices"]["\\DosDevices\\C:"][1] == letter("df4546ae", STARTS[1])
+        call("partx", "--delete", device)
+
+
+def test_an_mbr_that_becomes_a_gpt_keeps_letters_and_menu(tmp_path):
+    """Its partitions have GUIDs then, and start where they did."""
+    file = mbr_disk(tmp_path / "disk", 68 * MIB, PARTS, disk_id="0xdf4546ae")
+    with loop_device(file) as device, partitions(device) as nodes:
+        fill(nodes, tmp_path)
+    image, target = tmp_path / "image", sparse_file(tmp_path / "target", 72 * MIB)
+    imager("capture", file, image, "--quiet")
+    with loop_device(target) as device:
+        imager("restore", "--to-gpt", "--repair-boot", image, device, "--yes")
+        call("partx", "--update", device)
+        nodes, table = partition_nodes(device), sfdisk_table(device)
+        guids = [row["uuid"].lower() for row in table["partitions"]]
+        system = read_by_hivex(copied(nodes[1], tmp_path, f"{CONFIG}/SYSTEM"))
+        for drive, guid in (("C:", guids[1]), ("D:", guids[2])):
+            expected = b"DMIO:ID:" + bytes.fromhex(hexed(guid))
+            assert system["MountedDevices"][f"\\DosDevices\\{drive}"][1] == expected
+        menu = read_by_hivex(copied(nodes[0], tmp_path, "Boot/BCD"))
+        expected = gpt_device(str(table["id"]).lower(), guids[1])
+        assert menu["Objects\\{1}\\Elements\\21000001"]["Element"][1] == expected
         call("partx", "--delete", device)
 
 
