@@ -179,7 +179,7 @@ def age_tree(top):
 
 def tree_of(top):
     found = subprocess.run(
-        ["find", ".", "-mindepth", "1", "-printf", "%P|%y|%s|%T@\0"], cwd=top, capture_output=True, check=True
+        ["find", ".", "-mindepth", "1", "-printf", "%P|%y|%s|%T@\\0"], cwd=top, capture_output=True, check=True
     )
     return sorted(re.sub(rb"\|d\|\d+", b"|d|", each) for each in found.stdout.split(b"\0")), tree_hashes(top)
 
