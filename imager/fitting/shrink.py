@@ -2,7 +2,8 @@
 """Which partitions would have to be smaller, and by how much, so that everything fits onto a smaller disk.
 
 What is missing is taken from all that can be made smaller, in proportion to what they could give: the more a partition
-has free, the more it gives, and each keeps as large a share of its free room as any other.
+has free, the more it gives, and each keeps as large a share of its free room as any other. Those that have their size
+for good (an EFI system partition, /boot, swap) give something only when the others cannot give enough.
 """
 
 from __future__ import annotations
@@ -35,14 +36,24 @@ def sizes_that_fit(boxes: Sequence[Box], usable_end: int, grain: int) -> dict[in
 
 def _cut(segment: Sequence[Box], missing: int, grain: int) -> dict[int, int]:
     """Sizes of the boxes of a segment that give something, when so many bytes are missing."""
-    spare = {box.number: max(0, box.size - box.trait.minimum_bytes) // grain * grain for box in segment}
-    total = sum(spare.values())
-    if missing <= 0 or not total:
+    if missing <= 0:
         return {}
     # One grain more for each: a start that is aligned may need it.
-    wanted = min(total, -(-missing // grain) * grain + grain * len(segment))
+    wanted = -(-missing // grain) * grain + grain * len(segment)
+    spare = _spare([box for box in segment if not box.trait.fixed], grain)
+    if sum(spare.values()) < wanted:
+        spare = _spare(segment, grain)
+    total = sum(spare.values())
+    if not total:
+        return {}
+    wanted = min(total, wanted)
     gives = {number: min(most, -(-wanted * most // total // grain) * grain) for number, most in spare.items() if most}
     return {box.number: _rounded(box, box.size - gives[box.number], grain) for box in segment if gives.get(box.number)}
+
+
+def _spare(boxes: Sequence[Box], grain: int) -> dict[int, int]:
+    """What each could give, by number."""
+    return {box.number: max(0, box.size - box.trait.minimum_bytes) // grain * grain for box in boxes}
 
 
 def _rounded(box: Box, size: int, grain: int) -> int:

@@ -15,57 +15,14 @@ All figures are estimates on the safe side, for a plan; nothing depends on them 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 from imager.extents import Extents
+from imager.fitting.anew import ANEW, WHY_NOT_ANEW
+from imager.fitting.way import BYTES_A_SECOND, GIB, MIB, TOOL_MEMORY, Outlay, Way
 from imager.layout import Content, Partition
 
-MIB: Final = 1024**2
-GIB: Final = 1024**3
-_TOOL_MEMORY: Final = 160 * MIB
-_BYTES_A_SECOND: Final = 60 * MIB
-"""Reading and writing through a view, on two cores."""
-
-
-@dataclass(frozen=True)
-class Outlay:
-    """What a way costs.
-
-    Attributes:
-        scratch_bytes: Room for what is written, if it is not written to the target at once.
-        memory_bytes: Of all programs together.
-        seconds: How long it takes, before the rest of the restore.
-    """
-
-    scratch_bytes: int
-    memory_bytes: int
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Way:
-    """A way of making something smaller.
-
-    Attributes:
-        kind: tool: on a view of the image's partition; anew: on a blank file; group: each volume in it for itself.
-        text: How, as in "resize2fs makes it smaller".
-        programs: What must be installed.
-        least: The smallest size, from the content and its used bytes.
-        outlay: From the used bytes (offsets in the partition), the old and the new size.
-        differs: What will not be as it was, as sentences.
-        as_root: It needs root and loop devices.
-        mounts: The kernel's name of the file system, when it is mounted.
-    """
-
-    kind: Literal["tool", "anew", "group"]
-    text: str
-    programs: tuple[str, ...]
-    least: Callable[[Content, int], int]
-    outlay: Callable[[Extents, int, int], Outlay]
-    differs: tuple[str, ...] = ()
-    as_root: bool = False
-    mounts: str = ""
+__all__ = ("GIB", "MIB", "TOOL_MEMORY", "WAYS", "Outlay", "Way", "least_bytes", "tool_outlay", "way_of", "why_not")
 
 
 def way_of(content: Content | None) -> Way | None:
@@ -108,8 +65,8 @@ def tool_outlay(used: Extents, old_size: int, new_size: int) -> Outlay:
     """What lies behind the new end is written again, and tables for it; all tables are read."""
     behind = used.clip(new_size, old_size).total_bytes
     scratch = behind + behind // 16 + used.total_bytes // 64 + 32 * MIB
-    seconds = (2 * scratch + used.total_bytes // 32) / _BYTES_A_SECOND + 5
-    return Outlay(scratch, _TOOL_MEMORY + old_size // 16384, seconds)
+    seconds = (2 * scratch + used.total_bytes // 32) / BYTES_A_SECOND + 5
+    return Outlay(scratch, TOOL_MEMORY + old_size // 16384, seconds)
 
 
 # --- Btrfs --------------------------------------------------------------------------------------------------------
@@ -133,8 +90,8 @@ def _btrfs_outlay(used: Extents, old_size: int, new_size: int) -> Outlay:
     before = max(0, new_size - _btrfs_chunk(old_size))
     moved = used.clip(before, old_size).total_bytes
     scratch = moved + moved // 16 + used.total_bytes // 64 + 96 * MIB
-    seconds = (2 * scratch + used.total_bytes // 16) / _BYTES_A_SECOND + 10
-    return Outlay(scratch, _TOOL_MEMORY + 64 * MIB, seconds)
+    seconds = (2 * scratch + used.total_bytes // 16) / BYTES_A_SECOND + 10
+    return Outlay(scratch, TOOL_MEMORY + 64 * MIB, seconds)
 
 
 def _btrfs_alone(content: Content) -> str:
@@ -174,7 +131,7 @@ def _group_least(content: Content, used_bytes: int) -> int:
 
 def _group_outlay(used: Extents, old_size: int, new_size: int) -> Outlay:
     """Of the group itself; what its volumes need comes on top (`imager.fitting.volumes`)."""
-    return Outlay(8 * MIB, _TOOL_MEMORY, 5)
+    return Outlay(8 * MIB, TOOL_MEMORY, 5)
 
 
 def _group_alone(content: Content) -> str:
@@ -215,11 +172,13 @@ WAYS: Final[dict[str, Way]] = {
         ("logical volumes lie in other extents",),
         as_root=True,
     ),
+    **ANEW,
 }
 """By blkid's name of the content."""
 
 _SPECIAL: Final[dict[str, Callable[[Content], str]]] = {
     "btrfs": _btrfs_alone,
     "LVM2_member": _group_alone,
+    **WHY_NOT_ANEW,
 }
 """What else may speak against it."""

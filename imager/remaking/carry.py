@@ -42,6 +42,7 @@ _PROGRAMS: Final = ("setpriv", "unshare", "losetup", "mount", "umount")
 _FILL: Final = (sys.executable, "-P", "-m", "imager.remaking.fill")
 _SAFE: Final = "nosuid,nodev,noexec,noatime"
 _RSYNC: Final = ("rsync", "-aHAXX", "--numeric-ids", "--whole-file", "--inplace")
+_INODE_BYTES: Final = 1024
 _MOST_ERRORS: Final = 2000
 _MOST_TOLD: Final = 20
 _TRIES: Final = 200
@@ -103,7 +104,9 @@ def look(remake: Remake, source: Place) -> Found:
 
 def missing_bytes(remake: Remake, found: Found) -> int:
     """How much the new file system lacks to hold what was found; 0 when it fits."""
-    return max(0, found.used_bytes + remake.least_free_bytes - remake.size_bytes)
+    content = found.content_bytes + found.files * _INODE_BYTES
+    # What it counts as used has shared blocks once, and what it sets aside, too.
+    return max(0, min(content, found.used_bytes) + remake.least_free_bytes - remake.size_bytes)
 
 
 def make(

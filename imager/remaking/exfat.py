@@ -25,10 +25,10 @@ from imager.blocks import BlockReader
 from imager.errors import VolumeFailed
 from imager.filesystems.base import NotTrusted
 from imager.filesystems.exfat import BootSector, check_boot_sector, read_boot_sector
+from imager.fitting.anew import EXFAT_DIFFERS
 from imager.pictures.sizes import size_text
 from imager.remaking.model import CannotRemake, Remake
 
-DIFFERENCES: Final = ("entries of deleted files, and where files lie",)
 _ENTRY_BYTES: Final = 32
 _IN_USE: Final = 0x80
 _BITMAP: Final = 0x81
@@ -90,7 +90,7 @@ def plan(reader: BlockReader, sector_bytes: int, size_bytes: int) -> Remake:
         check=("fsck.exfat", "-n"),
         size_bytes=size_bytes,
         sector_bytes=sector,
-        differences=(*told, *DIFFERENCES),
+        differences=(*told, *EXFAT_DIFFERS),
         programs=("mkfs.exfat", "tune.exfat", "fsck.exfat"),
     )
 

@@ -20,12 +20,9 @@ from imager.filesystems.fat.boot import (
     check_geometry,
     read_boot_sector,
 )
+from imager.fitting.anew import FAT_DIFFERS
 from imager.remaking.model import CannotRemake, Remake
 
-DIFFERENCES: Final = (
-    "entries of deleted files, and where files lie",
-    "boot loaders that are found by sector number (SYSLINUX), which must be installed again",
-)
 _FEW_FOR_FAT32: Final = "fewer than 65525 clusters, which is less than Microsoft wants for FAT32; drivers take it"
 _MOST_CLUSTER_BYTES: Final = 64 * 1024
 _BOOT_SECTOR_BYTES: Final = 512
@@ -94,7 +91,7 @@ def plan(reader: BlockReader, sector_bytes: int, size_bytes: int) -> Remake:
         check=("fsck.fat", "-n"),
         size_bytes=size_bytes,
         sector_bytes=sector,
-        differences=(*_changes(old.geometry, bits, cluster, sector, size_bytes), *DIFFERENCES),
+        differences=(*_changes(old.geometry, bits, cluster, sector, size_bytes), *FAT_DIFFERS),
         programs=("mkfs.fat", "fsck.fat"),
     )
 

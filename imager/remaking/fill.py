@@ -41,9 +41,7 @@ def look(source: bytes) -> dict[str, object]:
         files += 1
         if len(path) > _MOST_PATH and len(problems) < _MOST_TOLD:
             problems.append(f"the path of {shown(path)} has {len(path)} bytes, more than programs can use")
-        if not stat.S_ISREG(status.st_mode):
-            continue
-        if status.st_nlink > 1:
+        if status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
             if status.st_ino in seen:
                 continue
             seen.add(status.st_ino)

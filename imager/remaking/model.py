@@ -6,12 +6,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from imager.errors import UsageError
+from imager.errors import VolumeFailed
 
 Way = Literal["files", "volume"]
 
 
-class CannotRemake(UsageError):
+class CannotRemake(VolumeFailed):
     """A file system holds what would be lost, or cannot be as small; nothing was written."""
 
 
@@ -78,7 +78,7 @@ class Found:
 
     Attributes:
         files: How many files, folders and other entries it has.
-        content_bytes: Blocks of its files; those that files share count several times.
+        content_bytes: Blocks of its files and folders; those that files share count several times.
         used_bytes: What it counts as used.
     """
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 from typing import Final
 
 from imager.filesystems.base import HIBERNATED
+from imager.fitting.anew import SWAP_DIFFERS
 from imager.layout import Content
 from imager.remaking.model import CannotRemake, Remake
 
 LEAST_BYTES: Final = 1024**2
-DIFFERENCES: Final = ("its list of bad pages, if it had one",)
 
 
 def plan(content: Content, sector_bytes: int, size_bytes: int) -> Remake:
@@ -40,6 +40,6 @@ def plan(content: Content, sector_bytes: int, size_bytes: int) -> Remake:
         check=(),
         size_bytes=size_bytes,
         sector_bytes=sector_bytes,
-        differences=DIFFERENCES,
+        differences=SWAP_DIFFERS,
         programs=("mkswap",),
     )

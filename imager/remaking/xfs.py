@@ -26,14 +26,9 @@ from imager.filesystems.xfs.structs import (
     XFS_SB_MAGIC,
     Superblock,
 )
+from imager.fitting.anew import XFS_DIFFERS, XFS_LEAST_BYTES, xfs_overhead
 from imager.remaking.model import CannotRemake, Remake
 
-LEAST_BYTES: Final = 300 * 1024**2
-"""mkfs.xfs makes nothing smaller since xfsprogs 5.19."""
-DIFFERENCES: Final = (
-    "inode numbers, creation times and the times of the last change of inodes (ctime); NFS clients must mount it again",
-    "the number of allocation groups, the size of the log, and where files lie",
-)
 _QUOTA: Final = 0x0040
 _ASCII_CI: Final = 0x4000
 _ATTR2: Final = 0x8
@@ -42,8 +37,6 @@ _FTYPE: Final = 0x200
 _BIT_OF: Final = {name: bit for bit, name in INCOMPAT.items()}
 _INOBTCOUNT: Final = 0x8
 _FEW_GROUPS_BELOW: Final = 16 * 1024**3
-_SHARE: Final = 40
-_SPARE_BYTES: Final = 32 * 1024**2
 
 
 def superblock_of(reader: BlockReader) -> Superblock:
@@ -85,8 +78,8 @@ def plan(reader: BlockReader, sector_bytes: int, size_bytes: int, options: str) 
     sb = superblock_of(reader)
     if reason := refusal(sb):
         raise CannotRemake(f"XFS is not made anew: {reason}")
-    if size_bytes < LEAST_BYTES:
-        raise CannotRemake(f"mkfs.xfs makes no file system smaller than {LEAST_BYTES >> 20} MiB")
+    if size_bytes < XFS_LEAST_BYTES:
+        raise CannotRemake(f"mkfs.xfs makes no file system smaller than {XFS_LEAST_BYTES >> 20} MiB")
     sector = max(sb.sector_size, sector_bytes)
     block = max(sb.block_size, sector)
     command = ["mkfs.xfs", "-f", "-q", "-K", "-b", f"size={block}", "-s", f"size={sector}"]
@@ -105,8 +98,8 @@ def plan(reader: BlockReader, sector_bytes: int, size_bytes: int, options: str) 
         size_bytes=size_bytes,
         sector_bytes=sector_bytes,
         mount_options=("nouuid",),
-        least_free_bytes=size_bytes // _SHARE + _SPARE_BYTES,
-        differences=(*changed, *unknown, *DIFFERENCES),
+        least_free_bytes=xfs_overhead(size_bytes),
+        differences=(*changed, *unknown, *XFS_DIFFERS),
         programs=("mkfs.xfs", "xfs_repair", "rsync"),
     )
 

@@ -10,6 +10,7 @@ from typing import Final
 
 from imager.fitting.ways import Way
 from imager.process import ProgramFailed, find_program, run
+from imager.shrinking.anew import make_anew
 from imager.shrinking.tools import make_btrfs_smaller, make_ext_smaller, make_ntfs_smaller
 from imager.shrinking.work import Maker
 
@@ -17,6 +18,7 @@ MAKERS: Final[Mapping[str, Maker]] = {
     **dict.fromkeys(("ext2", "ext3", "ext4"), make_ext_smaller),
     "ntfs": make_ntfs_smaller,
     "btrfs": make_btrfs_smaller,
+    **dict.fromkeys(("xfs", "vfat", "exfat", "swap"), make_anew),
 }
 """By blkid's name of the content: all that `fitting.ways.WAYS` has, but for groups."""
 

@@ -48,11 +48,11 @@ MAY_IMPORT = {
     "booting": {*SURVEYING, "survey", "opening", "pictures"},
     "identities": {*SURVEYING, "survey", "opening", "booting"},
     "growing": {*SURVEYING, "survey", "opening", "pictures", "progress"},
-    "remaking": {*PARSING, "filesystems", "devices", "opening", "pictures", "progress", "__init__"},
+    "remaking": {*PARSING, "filesystems", "devices", "opening", "fitting", "pictures", "progress", "__init__"},
     "stores": {"closing", "errors", "extents", "process", "progress"},
     "image": {*PARSING, "closing", "crew", "stores", "progress", "__init__"},
     "overlay": {*SURVEYING, "opening", "image", "__init__"},
-    "shrinking": {"errors", "process", "layout", "extents", "fitting", "opening", "overlay"},
+    "shrinking": {"errors", "process", "layout", "extents", "fitting", "opening", "overlay", "remaking"},
     "capture": {*SURVEYING, "survey", "crew", "damage", "stores", "image", "pictures", "progress", "__init__"},
     "restore": SURVEYING
     | AFTERWARDS

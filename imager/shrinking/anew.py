@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What cannot become smaller is made anew."""
+
+from __future__ import annotations
+
+from imager.remaking.making import remake
+from imager.shrinking.work import Work
+
+
+def make_anew(work: Work) -> None:
+    """XFS, FAT, exFAT and swap.
+
+    Raises:
+        VolumeFailed: It failed.
+        CannotRemake: It would lose something, or cannot be as small.
+    """
+    remake(work.content, work.old, work.volume, work.new_size, work.sector_size)
