@@ -8,7 +8,8 @@ for good (an EFI system partition, /boot, swap) give something only when the oth
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from imager.errors import TargetTooSmall
@@ -24,36 +25,32 @@ def sizes_that_fit(boxes: Sequence[Box], usable_end: int, grain: int) -> dict[in
         usable_end: Nothing may lie behind this byte.
         grain: What moved starts are aligned to; sizes change by whole ones.
     """
-    sizes: dict[int, int] = {}
-    for segment, end in segments(boxes, usable_end):
-        sizes |= _cut(segment, row_end(segment, grain) - end, grain)
-    try:
-        arrange([replace(box, wanted=sizes.get(box.number, box.wanted)) for box in boxes], {}, usable_end, grain)
-    except TargetTooSmall:
-        return None
-    return sizes
+    for is_willing in (_has_no_size_for_good, lambda _box: True):
+        sizes: dict[int, int] = {}
+        for segment, end in segments(boxes, usable_end):
+            sizes |= _cut(segment, row_end(segment, grain) - end, grain, is_willing)
+        with suppress(TargetTooSmall):
+            arrange([replace(box, wanted=sizes.get(box.number, box.wanted)) for box in boxes], {}, usable_end, grain)
+            return sizes
+    return None
 
 
-def _cut(segment: Sequence[Box], missing: int, grain: int) -> dict[int, int]:
+def _has_no_size_for_good(box: Box) -> bool:
+    return not box.trait.fixed
+
+
+def _cut(segment: Sequence[Box], missing: int, grain: int, is_willing: Callable[[Box], bool]) -> dict[int, int]:
     """Sizes of the boxes of a segment that give something, when so many bytes are missing."""
-    if missing <= 0:
+    spare = {
+        box.number: max(0, box.size - box.trait.minimum_bytes) // grain * grain for box in segment if is_willing(box)
+    }
+    total = sum(spare.values())
+    if missing <= 0 or not total:
         return {}
     # One grain more for each: a start that is aligned may need it.
-    wanted = -(-missing // grain) * grain + grain * len(segment)
-    spare = _spare([box for box in segment if not box.trait.fixed], grain)
-    if sum(spare.values()) < wanted:
-        spare = _spare(segment, grain)
-    total = sum(spare.values())
-    if not total:
-        return {}
-    wanted = min(total, wanted)
+    wanted = min(total, -(-missing // grain) * grain + grain * len(segment))
     gives = {number: min(most, -(-wanted * most // total // grain) * grain) for number, most in spare.items() if most}
     return {box.number: _rounded(box, box.size - gives[box.number], grain) for box in segment if gives.get(box.number)}
-
-
-def _spare(boxes: Sequence[Box], grain: int) -> dict[int, int]:
-    """What each could give, by number."""
-    return {box.number: max(0, box.size - box.trait.minimum_bytes) // grain * grain for box in boxes}
 
 
 def _rounded(box: Box, size: int, grain: int) -> int:
