@@ -186,12 +186,15 @@ def _plan(opened: StreamedImage, files: Sequence[str], place: str, choices: Rest
         return make_plan(about, final, state, scope, options)
 
     plan = planned(wanted.scratch)
-    if not plan.smaller:
-        return plan
-    from imager.restore.shrinking import check_shrinking, with_scratch  # not on top: most restores do not need it
+    if plan.smaller:
+        from imager.restore.shrinking import check_shrinking, with_scratch  # not on top: most restores do not need it
 
-    plan = with_scratch(planned, wanted.scratch)
-    check_shrinking(plan, opened)
+        plan = with_scratch(planned, wanted.scratch)
+        check_shrinking(plan, opened)
+    if plan.fitting and plan.fitting.new:
+        from imager.restore.new_parts import check_new
+
+        check_new(plan)
     return plan
 
 

@@ -52,13 +52,14 @@ def fit(layout: Layout, target_size: int, rule: Rule, sector_bytes: int = 0) -> 
     makes = is_made(layout, shape, rule)
     new: dict[int, NewPart] = {}
     if makes:
+        _check_has_room(shape)
         boxes = on_shape(kept(boxes, layout, rule.leave_out), layout, shape)
     boxes = _with_sizes(boxes, shape.sector_bytes, layout, rule)
     if makes:
         boxes, new = with_new(boxes, layout, shape, rule, grain)
     numbers = numbers_there(boxes, layout, shape) if makes else {each.number: each.number for each in layout.partitions}
     growing = _growing(boxes, layout, rule, new)
-    boxes, places = _arranged(boxes, {box.number: box.size for box in growing}, shape.last_usable_end, grain, rule)
+    boxes, places = _arranged(boxes, {box.number: box.size for box in growing}, shape, grain, rule)
     _check_grown(boxes, growing, places, shape.last_usable_end, grain)
     row = _Row(layout, shape, boxes, places, numbers)
     fitted = tuple(row.fitted(entry) for entry in layout.partitions if row.has(entry))
@@ -78,16 +79,26 @@ def fit(layout: Layout, target_size: int, rule: Rule, sector_bytes: int = 0) -> 
     )
 
 
+def _check_has_room(shape: Shape) -> None:
+    missing = shape.first_usable + MIB - shape.last_usable_end
+    if missing > 0:
+        raise TargetTooSmall(
+            f"the target has {size_text(shape.size_bytes)}, which is too little for a partition table and a partition",
+            missing_bytes=missing,
+        )
+
+
 def _arranged(
-    boxes: list[Box], weights: Mapping[int, int], end: int, grain: int, rule: Rule
+    boxes: list[Box], weights: Mapping[int, int], shape: Shape, grain: int, rule: Rule
 ) -> tuple[list[Box], dict[int, Place]]:
     """The place of every box, and the boxes, some of them smaller where that was asked for."""
+    end = shape.last_usable_end
     try:
         return boxes, arrange(boxes, weights, end, grain)
     except TargetTooSmall as error:
         sizes = sizes_that_fit(boxes, end, grain)
         if rule.kind != "fit" or sizes is None:
-            raise TargetTooSmall(error.message, hint=_way_out(boxes, sizes), **error.facts) from error
+            raise TargetTooSmall(error.message, hint=_way_out(boxes, sizes, shape), **error.facts) from error
         boxes = [replace(box, wanted=sizes.get(box.number, box.wanted)) for box in boxes]
         return boxes, arrange(boxes, weights, end, grain)
 
@@ -297,8 +308,11 @@ def _nothing(rule: Rule) -> str:
     return f"nothing grows (--grow {rule}): the target has no more room than the disk in the image"
 
 
-def _way_out(boxes: Sequence[Box], sizes: Mapping[int, int] | None) -> str:
+def _way_out(boxes: Sequence[Box], sizes: Mapping[int, int] | None, shape: Shape) -> str:
     """What would have to be made smaller, as far as that can be told."""
+    if shape.kind == "mbr" and shape.size_bytes > shape.last_usable_end + shape.sector_bytes:
+        reach = size_text(shape.last_usable_end)
+        return f"An MBR reaches only {reach} of the target: --to-gpt makes a GPT, which has no such limit."
     if sizes is None:
         return "Choose a larger disk: what is in the partitions cannot be made as small as that."
     told = [f"partition {box.number} to {size_text(sizes[box.number])}" for box in boxes if box.number in sizes]

@@ -96,6 +96,8 @@ def _ntfs(content: Content, new: int) -> Verdict:
     record = _fact(content, "mft_record_bytes")
     if own == new:
         return KEEPS
+    if not cluster:
+        return Verdict("cannot", "it does not say how long its clusters are")
     if cluster < new:
         return Verdict("cannot", f"its clusters have {cluster} bytes, and NTFS has none that are shorter than a sector")
     if record < new:

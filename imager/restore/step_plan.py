@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 from imager.extents import Extents
 from imager.fitting.boot_sectors import TYPES as COUNTING_TYPES
-from imager.fitting.model import Fitting, Rule
+from imager.fitting.model import Fitting, NewPlace, Rule
 from imager.layout import Layout
 from imager.pictures.sizes import size_text
 from imager.restore.clearing import Clearing
@@ -40,6 +40,7 @@ class RestoreOptions:
 
 
 StepKind = Literal[
+    "make-new",
     "shrink",
     "create",
     "invalidate",
@@ -92,6 +93,12 @@ def _shrink_step(smaller: Sequence[Smaller]) -> Step:
     return Step("shrink", text, sum(each.place.new_size for each in smaller))
 
 
+def _new_step(places: Sequence[NewPlace]) -> Step:
+    told = ", ".join(f"{each.part.filesystem} in {each.entry.number}" for each in places)
+    text = f"make file systems for new partitions, in scratch files: {told}"
+    return Step("make-new", text, sum(each.entry.size_bytes for each in places))
+
+
 def _table_step(layout: Layout, fitting: Fitting) -> Step:
     if fitting.table is None:
         return Step("refit", "write the places of the partitions into the table, all else in it stays")
@@ -120,7 +127,9 @@ def planned_steps(
 ) -> tuple[Step, ...]:
     """Everything that is done, in order."""
     on_target = any(each.on_target for each in smaller)
-    steps = [_shrink_step(smaller)] if smaller and not on_target else []
+    formatted = [each for each in (fitting.new if fitting else ()) if each.part.filesystem != "none"]
+    steps = [_new_step(formatted)] if formatted else []
+    steps += [_shrink_step(smaller)] if smaller and not on_target else []
     if not target.exists:
         text = f"make the file {target.name} of {size_text(target.size_bytes)}, with nothing in it"
         steps.append(Step("create", text, target.size_bytes))
@@ -134,8 +143,10 @@ def planned_steps(
     first = placed.take - placed.last
     if len(first):
         steps.append(Step("write", "write the content, each chunk checked before", first.total_bytes))
-    if smaller:
-        steps.append(Step("write-shrunk", "write what changed in what was made smaller"))
+    if smaller or formatted:
+        made = ["what changed in what was made smaller"] if smaller else []
+        made += ["the new file systems"] if formatted else []
+        steps.append(Step("write-shrunk", f"write {' and '.join(made)}"))
     if fitting and fitting.is_changed:
         if counting := _counting(layout, fitting):
             text = f"tell the boot sectors of partitions where they lie then: {', '.join(counting)}"

@@ -132,6 +132,15 @@ class Prepared:
         """How much of it is written."""
         return sum(each.used.total_bytes for each in self.extra)
 
+    def joined(self, before: Prepared) -> Prepared:
+        """What was done before this, and this."""
+        return replace(
+            self,
+            extra=(*before.extra, *self.extra),
+            steps=(*before.steps, *self.steps),
+            sentences=(*before.sentences, *self.sentences),
+        )
+
     def added_to(self, plan: Plan) -> Plan:
         """The plan, with what comes from the image beside it."""
         if not self.moves:

@@ -15,7 +15,7 @@ from imager.fitting.boxes import boxes_of, grain_of, usable_end
 from imager.fitting.model import Rule
 from imager.fitting.planner import fit
 from imager.fitting.shrink import sizes_that_fit
-from tests.harness.layouts import GIB, MACHINES, MIB, SECTOR, bare, gpt, machine, mbr, part
+from tests.harness.layouts import GIB, GROWING, MIB, SECTOR, bare, gpt, machine, mbr, part
 
 LAST, PROPORTIONAL, FIT = Rule("last"), Rule("proportional"), Rule("fit")
 
@@ -112,7 +112,7 @@ def test_a_file_system_without_a_table_gets_the_disk():
     assert not fitting.is_changed
 
 
-@pytest.mark.parametrize("name", MACHINES)
+@pytest.mark.parametrize("name", GROWING)
 @pytest.mark.parametrize("rule", [LAST, PROPORTIONAL])
 def test_nothing_changes_on_a_disk_of_equal_size(name, rule):
     layout = machine(name)

@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "devices": {*PARSING, "closing"},
     "pictures": {"errors", "extents", "layout"},
     "damage": {"errors", "extents", "layout", "pictures"},
-    "fitting": {"blocks", "errors", "extents", "layout", "partitions", "pictures"},
+    "fitting": {"blocks", "errors", "extents", "layout", "partitions", "pictures", "text"},
     "examine": SURVEYING,
     "nesting": {*SURVEYING, "examine"},
     "survey": {*SURVEYING, "examine", "nesting", "progress"},

@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imager.errors import TargetTooSmall, UsageError
-from imager.fitting.model import Rule
+from imager.fitting.model import AT_END, BEFORE_FIRST, NewPart, Rule
 from imager.fitting.plan_file import plan_text, read_plan
 from imager.fitting.planner import fit
 from imager.pictures.sizes import exact_size_text, size_of
-from tests.harness.layouts import GIB, MACHINES, MIB, gpt, machine, part
+from tests.harness.layouts import GIB, GROWING, MACHINES, MIB, gpt, machine, part
 
 ID = UUID("6f0c9ad2-8d0f-4d8a-9f52-3c1a6a7b8c9d")
 HEAD = f'format = 1\nimage = "{ID}"\n'
@@ -34,7 +34,7 @@ def sizes(fitting):
 # --- Reading and writing ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", MACHINES)
+@pytest.mark.parametrize("name", GROWING)
 @pytest.mark.parametrize("rule", [Rule("last"), Rule("proportional")])
 def test_a_plan_that_nobody_changed_gives_what_it_was_made_from(name, rule):
     layout = machine(name)
@@ -180,3 +180,74 @@ def test_whatever_the_sizes_nothing_overlaps_and_each_is_as_wanted(name, more_gi
 def test_what_is_no_id_of_an_image_is_called_that(text):
     with pytest.raises(UsageError, match="is not the id of an image"):
         read_plan(f'image = "{text}"'.encode(), "p.toml")
+
+
+# --- Left out and new ---------------------------------------------------------------------------------------------
+
+
+def test_partitions_are_left_out_in_either_way():
+    head = HEAD + "leave_out = [2]\n"
+    rule = read_plan((head + "[[partition]]\nnumber = 3\nleave_out = true\n").encode(), "p.toml").rule
+    assert rule.leave_out == {2, 3}
+
+
+NEW = '[[new]]\nsize = "2 GiB"\n'
+
+
+def new(text):
+    return read_plan((HEAD + NEW + text).encode(), "p.toml").rule.new[0]
+
+
+def test_a_new_partition_has_a_type_that_fits_its_file_system():
+    assert new("") == NewPart(2 * GIB, "0fc63daf-8483-4772-8e79-3d69d8477de4", AT_END)
+    assert new('filesystem = "swap"\nafter = 2\nlabel = "s"') == NewPart(
+        2 * GIB, "0657fd6d-a4ab-43c4-84e5-0933c84b4f4f", 2, filesystem="swap", label="s"
+    )
+    assert new('type = "esp"\nfilesystem = "vfat"\nplace = "start"\nname = "EFI"').after == BEFORE_FIRST
+    assert new('type = "8E"').type == "8e"
+    assert new("number = 7").number == 7
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (NEW + 'type = "fat"\n', r"new partition 1: 'fat' is no partition type \(line 5: type = \"fat\"\)"),
+        (NEW + 'place = "end"\nafter = 1\n', r"contradict each other \(line 6: after = 1\)"),
+        (NEW + 'place = "middle"\n', r"Invalid enum value 'middle'.*\(line 5: place"),
+        (NEW + 'filesystem = "vfat"\nlabel = "twelve chars"\n', r"at most 11 bytes \(line 6"),
+        (NEW + 'label = "x"\n', "belongs to a filesystem"),
+        (NEW + f'name = "{"n" * 37}"\n', "at most 36"),
+        (NEW + 'plase = "end"\n', r"'plase' is not known \(line 5: plase"),
+        ('[[new]]\nsize = "1 KiB"\nfilesystem = "ext4"\n', r"needs at least 16 MiB \(line 4: size"),
+        ("[[new]]\nsize = 0\n", "needs at least"),
+        ('[[new]]\nname = "x"\n', r"size.*\(line 3: \[\[new\]\]\)"),
+        (2 * '[[new]]\nsize = "rest"\n', r'only one .*\(line 6: size = "rest"\)'),
+        ("leave_out = [0]\n", r">= 1.*\(line 3: leave_out"),
+        ('[[partition]]\nnumber = 1\nsize = "big"\n', r"'big' is not a size.*\(line 5: size = \"big\"\)"),
+        (2 * "[[partition]]\nnumber = 4\nsize = 5\n", r"listed twice \(line 7: number = 4\)"),
+    ],
+)
+def test_what_is_wrong_is_shown_with_its_line(text, told):
+    with pytest.raises(UsageError, match=told):
+        read_plan((HEAD + text).encode(), "p.toml")
+
+
+def test_a_plan_with_all_of_it_comes_back_the_same():
+    layout = machine("windows-11")
+    rows = 'leave_out = [4]\n[[partition]]\nnumber = 3\nsize = "240 GiB"\n'
+    text = HEAD + rows + NEW + 'after = 3\nfilesystem = "ext4"\nname = "dätä \\"x\\""\nlabel = "d"\n'
+    first = fit(layout, 500 * GIB, read_plan(text.encode(), "p.toml").rule)
+    again = read_plan(plan_text(layout, first, ID).encode(), "p.toml").rule
+    assert again.leave_out == first.rule.leave_out
+    second = fit(layout, 500 * GIB, again)
+    assert [place.entry for place in second.new] == [place.entry for place in first.new]
+    assert sizes(second) == sizes(first)
+
+
+def test_a_plan_can_ask_for_a_gpt():
+    layout = machine("dual-boot-mbr")
+    size = layout.size_bytes + GIB
+    text = plan_text(layout, fit(layout, size, Rule.only_to_gpt()), ID)
+    rule = read_plan(text.encode(), "p.toml").rule
+    assert rule.to_gpt
+    assert fit(layout, size, rule).layout_on_target(layout).table.kind == "gpt"
