@@ -20,6 +20,7 @@ from imager.devices.opening import open_source
 from imager.errors import ImagerError, StoreError, UsageError, VolumeFailed
 from imager.fitting.model import NewPlace
 from imager.process import ProgramFailed, find_program, run
+from imager.restore.placement import Moves
 from imager.restore.plan import Plan
 from imager.restore.shrinking import scratch_folder
 from imager.restore.steps import StepLog
@@ -117,4 +118,6 @@ def _made(plan: Plan, place: NewPlace, folder: Path, stack: ExitStack) -> Extra:
     reader = stack.enter_context(open_source(str(path), exclusive_check=False, sector_size=plan.sector_there))
     from imager.examine import Volume, examine  # not on top: all parsers, which most restores do not need
 
-    return Extra(reader, examine(Volume(reader, str(path), partition_type=place.entry.type)).used, place.entry.start)
+    return Extra(
+        reader, examine(Volume(reader, str(path), partition_type=place.entry.type)).used, Moves.by(place.entry.start)
+    )
