@@ -149,6 +149,29 @@ def mapping(ids: Sequence[NewId], layouts: Mapping[str, Layout]) -> dict[str, st
     return {old: new for old, new in found.items() if old}
 
 
+def renamed_partitions(before: Mapping[str, Layout], now: Sequence[tuple[str, Layout]]) -> dict[str, str]:
+    """PARTUUIDs that are other ones now, by what they were: those of an MBR that became a GPT.
+
+    Args:
+        before: By path, the layout in the image, with the numbers that partitions have on the target.
+        now: What is on the disks.
+    """
+    found: dict[str, str] = {}
+    for path, layout in now:
+        old = part_uuids(before[path]) if path in before else {}
+        new = part_uuids(layout)
+        found |= {old[number]: new[number] for number in old.keys() & new.keys() if old[number] != new[number]}
+    return found
+
+
+def part_uuids(layout: Layout) -> dict[int, str]:
+    """What Linux and blkid call the partitions, by their numbers: PARTUUID=."""
+    if layout.table.kind == "mbr":
+        signature = layout.table.id.lower().removeprefix("0x")
+        return {entry.number: f"{signature}-{entry.number:02x}" for entry in layout.partitions}
+    return {entry.number: entry.uuid.lower() for entry in layout.partitions if entry.uuid}
+
+
 def as_md(text: str) -> str:
     """A UUID as mdadm writes it."""
     plain = text.replace("-", "").replace(":", "")

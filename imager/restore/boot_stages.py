@@ -68,7 +68,14 @@ def boot_stages(wishes: Sequence[Wish], secrets: dict[str, bytes]) -> Iterator[S
         windows = Wanted(before, repaired[0].windows_drivers)
         is_asked = any(wish.repair for wish in repaired)
         firmware = read_firmware() if is_asked else _firmware_of(before.values())
-        yield RepairBoot(firmware, tuple(before), secrets, windows=windows, may_find_nothing=not is_asked)
+        yield RepairBoot(
+            firmware,
+            tuple(before),
+            secrets,
+            windows=windows,
+            may_find_nothing=not is_asked,
+            becomes_gpt=any(wish.plan.fitting and wish.plan.fitting.is_to_gpt(wish.plan.layout) for wish in repaired),
+        )
     sources = [
         Source(with_new_table(wish.plan.layout, identities, wish.plan.target.name), wish.plan.target.name, wish.reader)
         for wish in whole

@@ -15,6 +15,8 @@ from imager.booting.drivers import chain_of
 from imager.booting.firmware import Firmware
 from imager.booting.repair import NOTHING_KNOWN, Looked, look, repair
 from imager.booting.windows.planning import Wanted
+from imager.identities.planning import renamed_partitions
+from imager.identities.systems import Rewritten, rewrite_systems
 from imager.opening import Secrets
 from imager.process import find_program
 from imager.progress import Progress
@@ -31,6 +33,7 @@ class RepairBoot:
         secrets: For containers.
         looked: The systems, when they are there already; None before a restore.
         windows: What is known for the repair of a Windows.
+        becomes_gpt: An MBR becomes a GPT, so partitions get other names.
         may_find_nothing: It follows from something else, and there need not be a system.
     """
 
@@ -40,6 +43,7 @@ class RepairBoot:
     looked: Looked | None = None
     windows: Wanted = NOTHING_KNOWN
     may_find_nothing: bool = False
+    becomes_gpt: bool = False
     kind: ClassVar[str] = "repair-boot"
     title: ClassVar[str] = "boot repair"
 
@@ -53,8 +57,10 @@ class RepairBoot:
         drivers = dict.fromkeys(device.driver for target in self.targets for device in chain_of(target))
         here = f" (here: {', '.join(drivers)})" if drivers else ""
         platform = "its EFI system partition" if self.firmware.is_uefi else "the disk"
+        renaming = ["put the partitions' GUIDs in place of the MBR's PARTUUIDs in boot options and fstab"]
         linux = [
             "look for Linux systems on the disks; in each of them, its own programs are run as root:",
+            *(renaming if self.becomes_gpt else []),
             "turn device names of the old machine in fstab, crypttab and boot options into UUIDs; old files are kept",
             f"make the initramfs of all its kernels again, with the drivers of all storage{here}",
             f"install its boot loader again on {platform} for {self.firmware.words}, and make its menu again",
@@ -82,6 +88,8 @@ class RepairBoot:
         """Look, plan, tell, and do it."""
         pairs = [(disk.path, disk.layout) for disk in disks if disk.path in self.targets]
         looked = self.looked
+        renamed = renamed_partitions(self.windows.before, pairs)
+        files = rewrite_systems(pairs, self.secrets, renamed, {}, say) if renamed else Rewritten()
         if looked is None:
             looked = look(pairs, self.firmware, self.secrets, self.windows)
             for line in looked.lines():
@@ -94,8 +102,8 @@ class RepairBoot:
         )
         return StageResult(
             self.kind,
-            sentences=tuple(text for each in done for text in each.sentences()),
+            sentences=(*files.done, *(text for each in done for text in each.sentences())),
             warnings=(*looked.problems, *looked.notes),
-            failures=(*nothing, *looked.missing, *(text for each in done for text in each.failures())),
+            failures=(*nothing, *files.failures, *looked.missing, *(text for each in done for text in each.failures())),
             facts={"plan": looked.as_dict()},
         )
