@@ -12,14 +12,14 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from bench import captures, filesystems, machine, memory, plot, report, restores, surveys, targets
+from bench import captures, filesystems, machine, memory, plot, report, restores, shrinks, surveys, targets
 from bench.data import GIB, Disk, make_disk, warm, write_used_bytes
 from bench.measure import BenchError, Results, Rounds, in_turns, remove
 
 _HOME = Path(__file__).resolve().parent.parent
 _PAGE = _HOME / "docs/explanation/performance.md"
 _PICTURES = _HOME / "docs/pictures"
-_GROUPS = ("capture", "filesystems", "restore", "verify", "memory", "survey", "boot")
+_GROUPS = ("capture", "filesystems", "restore", "shrink", "verify", "memory", "survey", "boot")
 
 
 @dataclass
@@ -78,6 +78,12 @@ class Bench:
         rows = report.bar_rows(results, restores.OURS, list(results.runs), "wall_seconds")
         title, unit = "Restore", "wall time, as a multiple of imager's; the line spans all rounds"
         self._draw("performance-restore", title, plot.bars(title, unit, rows))
+
+    def shrink(self) -> None:
+        """Restores onto a smaller disk."""
+        results = shrinks.shrinks(self.disk(), self.work, self.rounds, note)
+        self.numbers["shrink"] = report.as_json(results)
+        self.sections += ["## Restore onto a smaller disk", report.runs_table(results, shrinks.OURS)]
 
     def verify(self) -> None:
         """Checks of an image."""
