@@ -11,12 +11,13 @@ from bootmedia.recovery.choose import Candidate
 from bootmedia.wizard.images import ImageFacts
 from bootmedia.wizard.pipeline import Pipeline
 from bootmedia.wizard.targets import Target, name_of, need_of, refusal
+from imager.errors import ImagerError
+from imager.fitting.model import Fitting, Rule
+from imager.fitting.planner import fit
 from imager.pictures.sizes import size_text
 
 WATCHED = ("--yes", "--progress", "lines", "--json")
 """The plan was agreed to here, and progress is shown here."""
-
-_ALIGNMENT = 1 << 20
 
 
 class Step(Enum):
@@ -75,7 +76,8 @@ class Choice:
         partition: Of the image, when only one is restored.
         onto: The partition of the target that it is written to.
         grow: What happens to room that is left: last, proportional or a partition's number; "" for nothing.
-        fit: Partitions are moved together: the disk is smaller than the image's.
+        fit: Partitions are moved together, and made smaller where needed: the disk is smaller than the image's, or
+            has other sectors.
         report_folder: Where the command keeps its report; "" for nowhere.
     """
 
@@ -143,20 +145,27 @@ class Choice:
         if not self.target or not self.image:
             return ""
         short = need_of(self.image).shortfall(self.target)
-        return "" if self.may_fit() else short
+        return "" if self.fitting() else short
 
-    def may_fit(self) -> bool:
-        """Whether only the gaps between the partitions make the image too large for the target."""
+    def fitting(self) -> Fitting | None:
+        """Where the partitions go on a target that the image does not fit onto as it is; None when they cannot."""
         if not self.target or not self.image or not need_of(self.image).shortfall(self.target):
-            return False
-        layout = self.image.layout
-        partitions = [entry for entry in layout.partitions if entry.kind != "extended"]
-        needed = sum(entry.size_bytes for entry in partitions) + (len(partitions) + 2) * _ALIGNMENT
-        return (
-            bool(partitions)
-            and self.target.sector_bytes == layout.logical_sector_bytes
-            and needed <= self.target.size_bytes
-        )
+            return None
+        try:
+            return fit(self.image.layout, self.target.size_bytes, Rule("fit"), self.target.sector_bytes)
+        except ImagerError:
+            return None
+
+    def fitting_words(self) -> str:
+        """What the target costs the partitions, for people; "" when it costs nothing."""
+        fitting = self.fitting()
+        if fitting is None or not self.target or not self.image:
+            return ""
+        smaller = ", ".join(str(place.number) for place in fitting.shrunk)
+        words = f"made smaller: {smaller}" if smaller else "partitions are moved together"
+        if self.target.sector_bytes != self.image.layout.logical_sector_bytes:
+            words = f"fitted to sectors of {self.target.sector_bytes} bytes{f', {words}' if smaller else ''}"
+        return f"{words} (--fit)"
 
     def offered(self, disks: Iterable[Candidate]) -> list[Target]:
         """Every disk, those that can be chosen first; the others with the reason.

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from bootmedia.recovery.choose import HOLDS_SYSTEM, Candidate, Need
 from bootmedia.wizard.images import ImageFacts
+from imager.booting.differences import differences
+from imager.booting.firmware import read_firmware
+from imager.layout import Identity, Layout
 from imager.pictures.sizes import size_text
 
 
@@ -45,6 +48,11 @@ def refusal(disk: Candidate, need: Need | None) -> str:
     if disk.obstacle:
         return f"cannot be written now: {disk.obstacle}"
     return need.shortfall(disk) if need else ""
+
+
+def is_another_machine(layout: Layout, transport: str) -> bool:
+    """Whether a system in an image may not start from a disk on this machine as it is."""
+    return any(differences(layout, Identity(transport=transport), read_firmware()))
 
 
 def name_of(disk: Candidate) -> str:

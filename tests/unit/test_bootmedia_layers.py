@@ -47,7 +47,7 @@ MAY_IMPORT = {
     "stick": set(),
     "machine": {"errors"},
     "guest": {"errors", "machine"},
-    "trial": {"guest", "machine", "programs"},
+    "trial": {"errors", "guest", "machine", "programs"},
 }
 
 

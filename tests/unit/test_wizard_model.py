@@ -101,17 +101,28 @@ def test_disks_that_must_not_be_written_come_last_with_the_reason() -> None:
 
 
 def test_a_disk_that_holds_the_partitions_moved_together_is_offered_for_that() -> None:
-    disk = Candidate("/dev/sdb", size_bytes=60 * GIB)  # the last partition ends there, and the backup table needs room
+    disk = Candidate("/dev/sdb", size_bytes=61 * GIB)  # the last partition ended behind it
     wide = replace(
         LAYOUT, partitions=(PARTS[0], Partition(2, 4 * GIB, 62 * GIB, content=Content("filesystem", "ext4")))
     )
     chosen = replace(CHOICE, image=replace(IMAGE, layout=wide), target=disk)
-    assert chosen.may_fit()
+    assert chosen.fitting()
     assert [row.may_be_written for row in chosen.offered([disk])] == [True]
     assert "--fit" in str(replace(chosen, fit=True).restore())
     tiny = replace(disk, size_bytes=58 * GIB)
-    assert not replace(chosen, target=tiny).may_fit()
+    assert not replace(chosen, target=tiny).fitting()
     assert [row.may_be_written for row in chosen.offered([tiny])] == [False]
+
+
+def test_a_disk_that_is_enough_for_what_is_used_is_offered_for_that() -> None:
+    disk = Candidate("/dev/sdb", size_bytes=40 * GIB)
+    used = Content("filesystem", "ext4", used_bytes=10 * GIB, size_bytes=58 * GIB)
+    layout = replace(LAYOUT, partitions=(PARTS[0], replace(PARTS[1], content=used)))
+    chosen = replace(CHOICE, image=replace(IMAGE, layout=layout), target=disk)
+    assert [row.may_be_written for row in chosen.offered([disk])] == [True]
+    assert chosen.fitting_words() == "made smaller: 2 (--fit)"
+    large_sectors = replace(disk, size_bytes=80 * GIB, sector_bytes=4096)
+    assert "sectors of 4096 bytes" in replace(chosen, target=large_sectors).fitting_words()
 
 
 def test_a_partition_that_is_too_small_says_so() -> None:

@@ -20,7 +20,7 @@ from bootmedia.wizard.running import Outcome
 from bootmedia.wizard.screens.frame import Form, Frame
 from bootmedia.wizard.screens.look import styled
 from bootmedia.wizard.screens.text import as_text
-from bootmedia.wizard.targets import Target
+from bootmedia.wizard.targets import Target, is_another_machine
 from imager.pictures.sizes import size_text
 from imager.text import one_line
 
@@ -126,7 +126,7 @@ class Options(Frame):
 
     def __init__(self, choice: Choice) -> None:
         super().__init__()
-        self._choice = replace(choice, fit=choice.may_fit())
+        self._choice = replace(choice, fit=choice.fitting() is not None)
         self._whole_refusal = choice.whole_refusal()
         self._is_whole = not self._whole_refusal
 
@@ -144,19 +144,23 @@ class Options(Frame):
 
     def _rows(self) -> Iterable[tuple[str, Text, bool]]:
         yield "go", styled(("Go on: show before and after", "strong"), " (nothing is written yet)"), self._ready()
-        whole = "its partitions are moved together (--fit)" if self._choice.may_fit() else ""
-        whole = f"the disk {self._whole_refusal}" if self._whole_refusal else whole
+        whole = f"the disk {self._whole_refusal}" if self._whole_refusal else self._choice.fitting_words()
         yield "whole", choice_row("The whole disk", whole, on=self._is_whole, single=True), not self._whole_refusal
         yield from self._partition_rows()
         yield from self._grow_rows()
         choice = self._choice
         for name, title, about, on in (
             ("verify", "Verify afterwards", "read everything back", choice.verify),
-            ("repair_boot", "Repair the start", "boot loader, drivers, fstab", choice.repair_boot),
+            ("repair_boot", "Repair the start", self._repair_words(), choice.repair_boot),
             ("accept_damage", "Accept damage", "restore what is there", choice.accept_damage),
         ):
             if name != "repair_boot" or self._is_whole:
                 yield name, choice_row(title, about, on=on), True
+
+    def _repair_words(self) -> str:
+        image, target = self._choice.image, self._choice.target
+        differ = bool(image and target and is_another_machine(image.layout, target.transport))
+        return "this machine is another one: better do" if differ else "boot loader, drivers, fstab"
 
     def _partition_rows(self) -> Iterable[tuple[str, Text, bool]]:
         image, target = self._choice.image, self._choice.target
