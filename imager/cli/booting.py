@@ -13,6 +13,7 @@ import typer
 from imager.errors import UsageError
 
 if TYPE_CHECKING:  # imported late at run time, so that --help is fast
+    from imager.fitting.firmware import FirmwareKind
     from imager.image.reader import StreamedImage
     from imager.layout import Layout
     from imager.restore.boot_stages import Wish
@@ -47,6 +48,31 @@ NewIdsOption = Annotated[
         "the new ones in their files: for a clone that lives beside its source.",
     ),
 ]
+ToUefiOption = Annotated[
+    bool,
+    typer.Option(
+        "--to-uefi",
+        help="Make a Linux that BIOS started start with UEFI: an EFI system partition, a GPT, GRUB. Repairs too.",
+    ),
+]
+ToBiosOption = Annotated[
+    bool,
+    typer.Option(
+        "--to-bios",
+        help="Make a Linux that UEFI started start with BIOS: a BIOS boot partition and GRUB. Repairs too.",
+    ),
+]
+
+
+def firmware_wanted(*, to_uefi: bool, to_bios: bool) -> FirmwareKind:
+    """The kind of firmware that a system is made for; "" for that which it has.
+
+    Raises:
+        UsageError: For both.
+    """
+    if to_uefi and to_bios:
+        raise UsageError("--to-uefi and --to-bios contradict each other")
+    return "uefi" if to_uefi else "bios" if to_bios else ""
 
 
 @dataclass(frozen=True)
@@ -58,12 +84,14 @@ class BootChoices:
         repair: It is changed so that it starts on this machine.
         windows_drivers: A folder with drivers that a Windows does not bring along.
         new_ids: It gets new identifiers, and is repaired after that.
+        firmware: It is made to start with this kind of firmware, whatever it had.
     """
 
     entries: bool = True
     repair: bool = False
     windows_drivers: Path | None = None
     new_ids: bool = False
+    firmware: FirmwareKind = ""
 
     def __post_init__(self) -> None:
         if self.windows_drivers is not None and not (self.repair or self.new_ids):
@@ -79,7 +107,8 @@ def wishes(
     from imager.restore.boot_stages import Wish
 
     readers = [ImageReader(image) if isinstance(image, Image) else None for image in opened]
+    boot = choices
     return [
-        Wish(plan, choices.entries, choices.repair, choices.windows_drivers, choices.new_ids, layout, reader)
+        Wish(plan, boot.entries, boot.repair, boot.windows_drivers, boot.new_ids, layout, reader, boot.firmware)
         for plan, layout, reader in zip(plans, layouts, readers, strict=True)
     ]

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from imager.cli.booting import BootChoices, ToBiosOption, ToUefiOption, firmware_wanted
 from imager.cli.fitting import ToGptOption
 from imager.cli.options import (
     DebugOption,
@@ -45,6 +46,8 @@ def command(
     ],
     grow: GrowOption = None,
     fit: FitOption = False,
+    to_uefi: ToUefiOption = False,
+    to_bios: ToBiosOption = False,
     to_gpt: ToGptOption = False,
     scratch: ScratchOption = None,
     plan: Annotated[
@@ -76,7 +79,8 @@ def command(
         scratch=scratch or "",
         to_gpt=to_gpt,
     )
-    choices = RestoreChoices(wanted, accept_damage=True)
+    firmware = firmware_wanted(to_uefi=to_uefi, to_bios=to_bios)
+    choices = RestoreChoices(wanted, accept_damage=True, boot=BootChoices(repair=bool(firmware), firmware=firmware))
     with ExitStack() as stack:
         planned = plan_restores([(image, wanted.place(target))], choices, stack)
         (task,) = planned.tasks

@@ -14,7 +14,10 @@ from imager.cli.booting import (
     NewIdsOption,
     NoBootEntriesOption,
     RepairBootOption,
+    ToBiosOption,
+    ToUefiOption,
     WindowsDriversOption,
+    firmware_wanted,
 )
 from imager.cli.fitting import ToGptOption
 from imager.cli.options import (
@@ -134,6 +137,8 @@ def command(
     repair_boot: RepairBootOption = False,
     windows_drivers: WindowsDriversOption = None,
     new_ids: NewIdsOption = False,
+    to_uefi: ToUefiOption = False,
+    to_bios: ToBiosOption = False,
     no_boot_entries: NoBootEntriesOption = False,
     accept_damage: AcceptDamageOption = False,
     yes: YesOption = False,
@@ -155,6 +160,8 @@ def command(
 
     console = Console(json=as_json, quiet=quiet, progress_as=progress)
     wanted = Wanted(partition, onto, table_only, boot_only, grow, grow_volume, plan, fit, scratch or "", to_gpt)
+    firmware = firmware_wanted(to_uefi=to_uefi, to_bios=to_bios)
+    repair_boot = repair_boot or bool(firmware)
     if (repair_boot or new_ids) and (partition is not None or table_only or boot_only):
         raise UsageError(
             f"{'--repair-boot' if repair_boot else '--new-ids'} is for whole disks",
@@ -162,9 +169,7 @@ def command(
         )
     pairs = _pairs(image, target, to, wanted)
     _check_belonging(wanted, to, mixed=mixed, unlock=unlock, repair_boot=repair_boot or new_ids)
-    boot = BootChoices(
-        entries=not no_boot_entries, repair=repair_boot, windows_drivers=windows_drivers, new_ids=new_ids
-    )
+    boot = BootChoices(not no_boot_entries, repair_boot, windows_drivers, new_ids, firmware)
     choices = RestoreChoices(wanted, verify, accept_damage, mixed, threads, _requests(unlock), boot)
     with Reporting(report, NAME, console) as reporting:
         return run_restores(pairs, choices, console, reporting, yes=yes, dry_run=dry_run)

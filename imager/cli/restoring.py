@@ -17,6 +17,7 @@ from imager.cli.reporting import Reporting
 from imager.cli.restore import Wanted
 from imager.cli.show import terminal_style
 from imager.errors import ContentIncomplete, UsageError
+from imager.fitting.firmware import rule_for_firmware
 from imager.image.blocks import ImageReader
 from imager.image.description import Description
 from imager.image.reader import Image, StreamedImage, open_image
@@ -178,7 +179,8 @@ def _plan(opened: StreamedImage, files: Sequence[str], place: str, choices: Rest
     )
     final = None if opened.streamed else opened.final
     fills = wanted.partition is not None and wanted.grow is not None
-    grow = None if fills else rule_of(wanted, about.image_id)
+    grow = rule_of(wanted, about.image_id)
+    grow = None if fills else rule_for_firmware(grow, about.layout, choices.boot.firmware)
     scope = wanted.scope(state, about.layout)
 
     def planned(scratch: str) -> Plan:

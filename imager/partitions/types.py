@@ -15,6 +15,7 @@ from typing import Final
 UNUSED: Final = "00000000-0000-0000-0000-000000000000"
 """Type GUID of an entry that is not in use."""
 
+EFI_SYSTEM: Final = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b"
 BIOS_BOOT: Final = "21686148-6449-6e6f-744e-656564454649"
 """Where GRUB keeps its core image on a GPT disk that boots through a BIOS."""
 

@@ -12,6 +12,8 @@ from imager.booting.firmware import Firmware, read_firmware
 from imager.booting.system_partition import is_bios_system, is_system_partition
 from imager.booting.windows.planning import Wanted
 from imager.errors import UsageError
+from imager.fitting.firmware import FirmwareKind
+from imager.identities.model import IdPlan
 from imager.identities.planning import plan_ids, with_new_table
 from imager.layout import Layout
 from imager.restore.afterwards import Stage
@@ -35,6 +37,7 @@ class Wish:
         new_ids: What is restored gets new identifiers.
         layout: What the image holds, where more is known of it than the plan knows: what lies in containers.
         reader: The image, if it can be read anywhere.
+        firmware: The kind of firmware that its system is made for; "" for that of this machine.
     """
 
     plan: Plan
@@ -44,6 +47,7 @@ class Wish:
     new_ids: bool = False
     layout: Layout | None = None
     reader: BlockReader | None = None
+    firmware: FirmwareKind = ""
 
 
 def boot_stages(wishes: Sequence[Wish], secrets: dict[str, bytes]) -> Iterator[Stage]:
@@ -64,26 +68,33 @@ def boot_stages(wishes: Sequence[Wish], secrets: dict[str, bytes]) -> Iterator[S
             refuse_file(wish.plan.target)
     repaired = [wish for wish in whole if wish.repair or (wish.new_ids and wish.plan.target.is_block_device)]
     if repaired:
-        before = {wish.plan.target.name: numbered_as_there(wish.plan, wish.plan.layout) for wish in repaired}
-        windows = Wanted(before, repaired[0].windows_drivers)
-        is_asked = any(wish.repair for wish in repaired)
-        firmware = read_firmware() if is_asked else _firmware_of(before.values())
-        yield RepairBoot(
-            firmware,
-            tuple(before),
-            secrets,
-            windows=windows,
-            may_find_nothing=not is_asked,
-            becomes_gpt=any(wish.plan.fitting and wish.plan.fitting.is_to_gpt(wish.plan.layout) for wish in repaired),
-        )
-    sources = [
-        Source(with_new_table(wish.plan.layout, identities, wish.plan.target.name), wish.plan.target.name, wish.reader)
-        for wish in whole
-        if wish.entries
-    ]
+        yield _repair(repaired, secrets)
+    sources = [_source(wish, identities) for wish in whole if wish.entries]
     stage = plan_boot_entries(sources)
     if stage:
         yield stage
+
+
+def _repair(wishes: Sequence[Wish], secrets: dict[str, bytes]) -> RepairBoot:
+    before = {wish.plan.target.name: numbered_as_there(wish.plan, wish.plan.layout) for wish in wishes}
+    is_asked, other = any(wish.repair for wish in wishes), wishes[0].firmware
+    return RepairBoot(
+        _aimed_at(read_firmware(), other) if is_asked else _firmware_of(before.values()),
+        tuple(before),
+        secrets,
+        windows=Wanted(before, wishes[0].windows_drivers),
+        may_find_nothing=not is_asked,
+        becomes_gpt=any(wish.plan.fitting and wish.plan.fitting.is_to_gpt(wish.plan.layout) for wish in wishes),
+        is_other_firmware=bool(other),
+    )
+
+
+def _source(wish: Wish, identities: IdPlan) -> Source:
+    """What the firmware gets entries for; an EFI system partition that is made anew is in no image."""
+    name = wish.plan.target.name
+    if wish.firmware:
+        return Source(with_new_table(layout_of(wish), identities, name), name)
+    return Source(with_new_table(wish.plan.layout, identities, name), name, wish.reader)
 
 
 def _firmware_of(layouts: Collection[Layout]) -> Firmware:
@@ -111,6 +122,12 @@ def numbered_as_there(plan: Plan, layout: Layout) -> Layout:
     numbers = {each.number: each.number_there for each in plan.fitting.partitions}
     entries = (replace(entry, number=numbers[entry.number]) for entry in layout.partitions if entry.number in numbers)
     return replace(layout, partitions=tuple(entries))
+
+
+def _aimed_at(here: Firmware, wanted: FirmwareKind) -> Firmware:
+    """The firmware that systems are repaired for; of one that is not this machine's, nothing more is known."""
+    is_here = not wanted or here.is_uefi == (wanted == "uefi")
+    return here if is_here else Firmware(is_uefi=wanted == "uefi")
 
 
 def refuse_file(target: TargetState) -> None:

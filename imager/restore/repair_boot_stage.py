@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from imager.booting.adopting import adopt_system_partition
 from imager.booting.drivers import chain_of
 from imager.booting.firmware import Firmware
 from imager.booting.repair import NOTHING_KNOWN, Looked, look, repair
@@ -18,6 +19,7 @@ from imager.booting.windows.planning import Wanted
 from imager.identities.planning import renamed_partitions
 from imager.identities.systems import Rewritten, rewrite_systems
 from imager.opening import Secrets
+from imager.opening.identify import layout_of
 from imager.process import find_program
 from imager.progress import Progress
 from imager.restore.afterwards import Say, StageResult, WrittenDisk
@@ -35,6 +37,7 @@ class RepairBoot:
         windows: What is known for the repair of a Windows.
         becomes_gpt: An MBR becomes a GPT, so partitions get other names.
         may_find_nothing: It follows from something else, and there need not be a system.
+        is_other_firmware: The systems were made for another kind, so their disk has partitions that are new to them.
     """
 
     firmware: Firmware
@@ -44,6 +47,7 @@ class RepairBoot:
     windows: Wanted = NOTHING_KNOWN
     may_find_nothing: bool = False
     becomes_gpt: bool = False
+    is_other_firmware: bool = False
     kind: ClassVar[str] = "repair-boot"
     title: ClassVar[str] = "boot repair"
 
@@ -65,6 +69,8 @@ class RepairBoot:
             f"make the initramfs of all its kernels again, with the drivers of all storage{here}",
             f"install its boot loader again on {platform} for {self.firmware.words}, and make its menu again",
         ]
+        if self.is_other_firmware and self.firmware.is_uefi:
+            linux.insert(1, "let them mount the new EFI system partition at /boot/efi, by a line in fstab")
         return [*linux, *self._windows_lines(here)]
 
     def _windows_lines(self, here: str) -> Iterator[str]:
@@ -87,6 +93,13 @@ class RepairBoot:
     def carry_out(self, disks: Sequence[WrittenDisk], say: Say, progress: Progress) -> StageResult:
         """Look, plan, tell, and do it."""
         pairs = [(disk.path, disk.layout) for disk in disks if disk.path in self.targets]
+        adopted: tuple[str, ...] = ()
+        if self.is_other_firmware:  # what is new to the disk, no image knows
+            pairs = [(path, layout_of(path)) for path, _ in pairs]
+        if self.is_other_firmware and self.firmware.is_uefi:
+            adopted = adopt_system_partition(pairs, self.secrets)
+            for sentence in adopted:
+                say(sentence)
         looked = self.looked
         renamed = renamed_partitions(self.windows.before, pairs)
         files = rewrite_systems(pairs, self.secrets, renamed, {}, say) if renamed else Rewritten()
@@ -102,7 +115,7 @@ class RepairBoot:
         )
         return StageResult(
             self.kind,
-            sentences=(*files.done, *(text for each in done for text in each.sentences())),
+            sentences=(*adopted, *files.done, *(text for each in done for text in each.sentences())),
             warnings=(*looked.problems, *looked.notes),
             failures=(*nothing, *files.failures, *looked.missing, *(text for each in done for text in each.failures())),
             facts={"plan": looked.as_dict()},

@@ -20,6 +20,8 @@ from imager.booting.steps import RepairPlan
 from imager.booting.system_partition import BIOS_BOOT_GUID, ESP_GUID
 from imager.booting.tree import Tree
 from imager.devices.sysfs import System
+from imager.fitting.firmware import rule_for_firmware
+from imager.fitting.model import Rule
 from imager.layout import Identity, Partition
 from tests.harness import layouts
 from tests.harness.systems import KERNEL, MODULES_ALIAS, made_system
@@ -347,3 +349,23 @@ def test_another_controller_and_another_firmware_are_told_with_what_helps() -> N
 def test_of_a_disk_that_nothing_starts_from_nothing_is_told() -> None:
     assert not told("sata", replace(ESP, type=ROOT.type), is_uefi=True)
     assert "was on" not in told("file", ESP, is_uefi=True)
+
+
+# The partition that another firmware needs.
+
+
+def test_a_disk_that_bios_started_gets_an_efi_system_partition_and_a_gpt() -> None:
+    old = layouts.mbr(1024 * MIB, layouts.part(1, MIB, 1000 * MIB))
+    rule = rule_for_firmware(None, old, "uefi")
+    assert rule
+    (new,) = rule.new
+    assert (new.type, new.filesystem, rule.to_gpt) == (ESP_GUID, "vfat", True)
+    assert rule_for_firmware(None, layouts.gpt(1024 * MIB, ESP, ROOT), "uefi") is None
+
+
+def test_a_disk_that_uefi_started_gets_a_bios_boot_partition() -> None:
+    rule = rule_for_firmware(Rule.parse("last"), layouts.gpt(1024 * MIB, ESP, ROOT), "bios")
+    assert rule
+    assert rule.kind == "last"
+    assert [(each.type, each.size) for each in rule.new] == [(BIOS_BOOT_GUID, MIB)]
+    assert rule_for_firmware(None, layouts.mbr(1024 * MIB, layouts.part(1, MIB, 1000 * MIB)), "bios") is None

@@ -85,7 +85,13 @@ def _esp_line(source: Source) -> str:
 def _own_files(source: Source, fstab: str) -> dict[str, str]:
     # An emulated machine on a busy one takes longer to find its disks than systemd waits by itself.
     patience = "[Manager]\nDefaultDeviceTimeoutSec=15min\nDefaultTimeoutStartSec=15min\n"
+    # What a menu is made of that is made again; there is no screen, on which GRUB's would wait for ever.
+    menu = (
+        'GRUB_CMDLINE_LINUX="console=tty0 console=ttyS0,115200"\nGRUB_TIMEOUT=0\nGRUB_TERMINAL="console serial"\n'
+        'GRUB_SERIAL_COMMAND="serial --unit=0 --speed=115200"\n'
+    )
     return {
+        "etc/default/grub": menu,
         "etc/hostname": f"{source.name}\n",
         "etc/hosts": f"127.0.0.1 localhost {source.name}\n",
         "etc/fstab": fstab,
