@@ -6,7 +6,7 @@ The figures are on the safe side: what is planned must fit. `imager.remaking` lo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from imager.extents import Extents
@@ -103,6 +103,16 @@ ANEW: Final[dict[str, Way]] = {
         as_root=True,
         mounts="xfs",
     ),
+    "f2fs": Way(
+        "anew",
+        "it is made anew with its UUID, label and features, and filled with every file",
+        ("mkfs.f2fs", "fsck.f2fs", "rsync", "setpriv", "unshare"),
+        _f2fs_least,
+        _files_outlay,
+        F2FS_DIFFERS,
+        as_root=True,
+        mounts="f2fs",
+    ),
     "vfat": Way(
         "anew",
         "it is made anew with its serial number, and every entry of it is copied",
@@ -140,9 +150,26 @@ def _xfs_refusal(content: Content) -> str:
     return ""
 
 
+def f2fs_refusal(features: Sequence[str]) -> str:
+    """What would be lost of an F2FS with these features; empty when it can be made anew."""
+    if "encrypt" in features:
+        return "files may be encrypted, and cannot be read without their keys"
+    if "quota" in features:
+        return "it has quotas, whose limits would be lost"
+    return "it was made for reading only" if "ro" in features else ""
+
+
+def _f2fs_refusal(content: Content) -> str:
+    return f2fs_refusal(content.facts.get("features", "").split())
+
+
 def _fat_refusal(content: Content) -> str:
     return "" if content.facts.get("version", "").startswith("FAT") else "nobody knows which FAT it is"
 
 
-WHY_NOT_ANEW: Final[dict[str, Callable[[Content], str]]] = {"xfs": _xfs_refusal, "vfat": _fat_refusal}
+WHY_NOT_ANEW: Final[dict[str, Callable[[Content], str]]] = {
+    "xfs": _xfs_refusal,
+    "f2fs": _f2fs_refusal,
+    "vfat": _fat_refusal,
+}
 """What else may speak against it."""

@@ -25,7 +25,6 @@ from imager.blocks import BlockReader
 from imager.errors import VolumeFailed
 from imager.filesystems.base import NotTrusted
 from imager.filesystems.exfat import BootSector, check_boot_sector, read_boot_sector
-from imager.fitting.anew import EXFAT_DIFFERS
 from imager.pictures.sizes import size_text
 from imager.remaking.model import CannotRemake, Remake
 
@@ -81,8 +80,8 @@ def plan(reader: BlockReader, sector_bytes: int, size_bytes: int) -> Remake:
     boot = old_boot(reader)
     sector = max(sector_bytes, boot.sector_bytes)
     cluster = max(boot.cluster_bytes, sector)
-    told = [f"clusters of {cluster} bytes instead of {boot.cluster_bytes}"] if cluster != boot.cluster_bytes else []
-    told += [f"sectors of {sector} bytes instead of {boot.sector_bytes}"] if sector != boot.sector_bytes else []
+    sizes = (("clusters", cluster, boot.cluster_bytes), ("sectors", sector, boot.sector_bytes))
+    told = [f"it has {what} of {new} bytes instead of {old}" for what, new, old in sizes if new != old]
     return Remake(
         type="exfat",
         way="volume",
@@ -90,7 +89,7 @@ def plan(reader: BlockReader, sector_bytes: int, size_bytes: int) -> Remake:
         check=("fsck.exfat", "-n"),
         size_bytes=size_bytes,
         sector_bytes=sector,
-        differences=(*told, *EXFAT_DIFFERS),
+        changes=tuple(told),
         programs=("mkfs.exfat", "tune.exfat", "fsck.exfat"),
     )
 

@@ -20,10 +20,9 @@ from imager.filesystems.fat.boot import (
     check_geometry,
     read_boot_sector,
 )
-from imager.fitting.anew import FAT_DIFFERS
 from imager.remaking.model import CannotRemake, Remake
 
-_FEW_FOR_FAT32: Final = "fewer than 65525 clusters, which is less than Microsoft wants for FAT32; drivers take it"
+_FEW_FOR_FAT32: Final = "it has fewer than the 65525 clusters that Microsoft wants for FAT32; drivers take it"
 _MOST_CLUSTER_BYTES: Final = 64 * 1024
 _BOOT_SECTOR_BYTES: Final = 512
 _BPB_END: Final = 36
@@ -91,7 +90,7 @@ def plan(reader: BlockReader, sector_bytes: int, size_bytes: int) -> Remake:
         check=("fsck.fat", "-n"),
         size_bytes=size_bytes,
         sector_bytes=sector,
-        differences=(*_changes(old.geometry, bits, cluster, sector, size_bytes), *FAT_DIFFERS),
+        changes=tuple(_changes(old.geometry, bits, cluster, sector, size_bytes)),
         programs=("mkfs.fat", "fsck.fat"),
     )
 
@@ -114,9 +113,9 @@ def _type_and_cluster(old: Geometry, sector: int, size_bytes: int) -> tuple[int,
 
 
 def _changes(old: Geometry, bits: int, cluster: int, sector: int, size_bytes: int) -> list[str]:
-    told = [f"FAT{bits} instead of FAT{old.bits}"] if bits != old.bits else []
-    told += [f"clusters of {cluster} bytes instead of {old.cluster_bytes}"] if cluster != old.cluster_bytes else []
-    told += [f"sectors of {sector} bytes instead of {old.sector_bytes}"] if sector != old.sector_bytes else []
+    told = [f"it is a FAT{bits} instead of FAT{old.bits}"] if bits != old.bits else []
+    sizes = (("clusters", cluster, old.cluster_bytes), ("sectors", sector, old.sector_bytes))
+    told += [f"it has {what} of {new} bytes instead of {before}" for what, new, before in sizes if new != before]
     told += [_FEW_FOR_FAT32] if bits == 32 and size_bytes // cluster < FAT16_CLUSTERS_BELOW else []
     return told
 

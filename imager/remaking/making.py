@@ -7,7 +7,7 @@ from imager.blocks import BlockReader
 from imager.devices.opening import open_source
 from imager.errors import VolumeFailed
 from imager.layout import Content
-from imager.remaking import exfat, fat, swap, volumes, xfs
+from imager.remaking import exfat, f2fs, fat, swap, volumes, xfs
 from imager.remaking.carry import look, make, missing_bytes, obstacles, room_sentence
 from imager.remaking.model import CannotRemake, Place, Remake
 from imager.remaking.programs import known_options
@@ -30,6 +30,8 @@ def plan_remake(content: Content, old: str, size_bytes: int, sector_bytes: int) 
     with open_source(old, exclusive_check=False, write_back=False) as reader:
         if content.type == "xfs":
             return xfs.plan(reader, sector_bytes, size_bytes, known_options("mkfs.xfs"))
+        if content.type == "f2fs":
+            return f2fs.plan(reader, sector_bytes, size_bytes)
         if content.type == "vfat":
             return fat.plan(reader, sector_bytes, size_bytes)
         if content.type == "exfat":
@@ -38,7 +40,7 @@ def plan_remake(content: Content, old: str, size_bytes: int, sector_bytes: int) 
 
 
 def remake(content: Content, old: str, new: str, size_bytes: int, sector_bytes: int) -> tuple[str, ...]:
-    """Make the content of a volume anew in another one; what was not kept, in sentences.
+    """Make the content of a volume anew in another one; what is not as it was, in sentences.
 
     Args:
         content: What lies in the old volume.
@@ -57,11 +59,11 @@ def remake(content: Content, old: str, new: str, size_bytes: int, sector_bytes: 
     with open_source(old, exclusive_check=False, write_back=False) as reader:
         if planned.way == "volume":
             _make_volume(planned, reader, new)
-            return ()
+            return planned.changes
         source = Place(old, 0, reader.size)
     if missing := missing_bytes(planned, look(planned, source)):
         raise VolumeFailed(room_sentence(planned, missing), hint="Give it more room, or choose a larger disk.")
-    return make(planned, source, Place(new, 0, size_bytes, sector_bytes))
+    return planned.changes + make(planned, source, Place(new, 0, size_bytes, sector_bytes))
 
 
 def _make_volume(planned: Remake, reader: BlockReader, new: str) -> None:

@@ -28,7 +28,7 @@ class Remake:
         size_bytes: How large it becomes.
         sector_bytes: Logical sector of its device.
         least_free_bytes: What the new one needs for itself, at most.
-        differences: What will not be identical afterwards, in sentences.
+        changes: What of this one changes, beside what changes of all of its type (`imager.fitting.anew`), in sentences.
         programs: What must be installed.
     """
 
@@ -40,7 +40,7 @@ class Remake:
     sector_bytes: int
     mount_options: tuple[str, ...] = ()
     least_free_bytes: int = 0
-    differences: tuple[str, ...] = ()
+    changes: tuple[str, ...] = ()
     programs: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
@@ -51,7 +51,7 @@ class Remake:
             "command": self.command,
             "size_bytes": self.size_bytes,
             "sector_bytes": self.sector_bytes,
-            "differences": self.differences,
+            "changes": self.changes,
         }
 
 

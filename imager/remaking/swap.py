@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Final
 
 from imager.filesystems.base import HIBERNATED
-from imager.fitting.anew import SWAP_DIFFERS
 from imager.layout import Content
 from imager.remaking.model import CannotRemake, Remake
 
@@ -40,6 +39,5 @@ def plan(content: Content, sector_bytes: int, size_bytes: int) -> Remake:
         check=(),
         size_bytes=size_bytes,
         sector_bytes=sector_bytes,
-        differences=SWAP_DIFFERS,
         programs=("mkswap",),
     )

@@ -26,7 +26,7 @@ from imager.filesystems.xfs.structs import (
     XFS_SB_MAGIC,
     Superblock,
 )
-from imager.fitting.anew import XFS_DIFFERS, XFS_LEAST_BYTES, xfs_overhead
+from imager.fitting.anew import XFS_LEAST_BYTES, xfs_overhead
 from imager.remaking.model import CannotRemake, Remake
 
 _QUOTA: Final = 0x0040
@@ -87,9 +87,9 @@ def plan(reader: BlockReader, sector_bytes: int, size_bytes: int, options: str) 
     command += ["-m", ",".join(_metadata_words(sb, options)), *_log_words(sb), *_stripe_words(sb, size_bytes)]
     label = sb.raw_field("sb_fname").split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
     command += ["-L", label] if label else []
-    changed = [f"blocks of {block} bytes instead of {sb.block_size}"] if block != sb.block_size else []
-    changed += [f"a sector of {sector} bytes instead of {sb.sector_size}"] if sector != sb.sector_size else []
-    unknown = [f"the feature {name}, which this mkfs.xfs does not know" for name in _unknown(sb, options)]
+    changed = [f"it has blocks of {block} bytes instead of {sb.block_size}"] if block != sb.block_size else []
+    changed += [f"it has sectors of {sector} bytes instead of {sb.sector_size}"] if sector != sb.sector_size else []
+    unknown = [f"it has no {name} any more, which this mkfs.xfs does not know" for name in _unknown(sb, options)]
     return Remake(
         type="xfs",
         way="files",
@@ -99,7 +99,7 @@ def plan(reader: BlockReader, sector_bytes: int, size_bytes: int, options: str) 
         sector_bytes=sector_bytes,
         mount_options=("nouuid",),
         least_free_bytes=xfs_overhead(size_bytes),
-        differences=(*changed, *unknown, *XFS_DIFFERS),
+        changes=(*changed, *unknown),
         programs=("mkfs.xfs", "xfs_repair", "rsync"),
     )
 

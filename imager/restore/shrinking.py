@@ -147,7 +147,7 @@ def _prepare(plan: Plan, source: StreamedImage, target: TargetDisk | None, stack
         tuple(extra for each in done for extra in each.extra),
         Extents.union_of(each.take for each in done),
         tuple(move for each in done for move in each.moves),
-        sentences=tuple(_sentence(each) for each in plan.smaller),
+        sentences=(*(_sentence(each) for each in plan.smaller), *shop.told),
     )
 
 

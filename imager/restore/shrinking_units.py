@@ -43,6 +43,7 @@ class Shop:
         target: The target, when what changes is written there at once; else None.
         stack: Holds what is needed until the restore is done.
         folder: Where scratch files lie.
+        told: What makers have to tell, as sentences.
     """
 
     plan: Plan
@@ -50,6 +51,7 @@ class Shop:
     target: TargetDisk | None
     stack: ExitStack
     folder: str
+    told: list[str] = field(default_factory=list)
 
     @property
     def sector_bytes(self) -> int:
@@ -157,7 +159,9 @@ def _views(shop: Shop, unit: Unit, store: Store) -> list[View]:
 def _make(shop: Shop, unit: Unit, there: Shown) -> None:
     old = there.path(_OLD) if unit.way.kind == "anew" else ""
     sizes = unit.old_size, unit.new_size, shop.plan.sector_there
-    MAKERS[unit.content.type](Work(unit.content, there.path(_VOLUME), old, *sizes))
+    work = Work(unit.content, there.path(_VOLUME), old, *sizes)
+    MAKERS[unit.content.type](work)
+    shop.told.extend(f"{unit.name}: {text}" for text in work.told)
     if there.size(_VOLUME) > unit.new_size:
         os.truncate(there.path(_VOLUME), unit.new_size)
 

@@ -8,10 +8,11 @@ from imager.shrinking.work import Work
 
 
 def make_anew(work: Work) -> None:
-    """XFS, FAT, exFAT and swap.
+    """XFS, F2FS, FAT, exFAT and swap.
 
     Raises:
         VolumeFailed: It failed.
         CannotRemake: It would lose something, or cannot be as small.
     """
-    remake(work.content, work.old, work.volume, work.new_size, work.sector_size)
+    told = remake(work.content, work.old, work.volume, work.new_size, work.sector_size)
+    work.told.extend(told)

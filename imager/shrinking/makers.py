@@ -18,7 +18,7 @@ MAKERS: Final[Mapping[str, Maker]] = {
     **dict.fromkeys(("ext2", "ext3", "ext4"), make_ext_smaller),
     "ntfs": make_ntfs_smaller,
     "btrfs": make_btrfs_smaller,
-    **dict.fromkeys(("xfs", "vfat", "exfat", "swap"), make_anew),
+    **dict.fromkeys(("xfs", "f2fs", "vfat", "exfat", "swap"), make_anew),
 }
 """By blkid's name of the content: all that `fitting.ways.WAYS` has, but for groups."""
 

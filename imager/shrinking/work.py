@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from imager.layout import Content
@@ -26,6 +26,7 @@ class Work:
         old_size: Length of the partition in the image.
         new_size: Length that it will have.
         sector_size: Logical sector of the disk.
+        told: Takes what the maker has to tell, such as what will not be as it was; sentences.
     """
 
     content: Content
@@ -34,6 +35,7 @@ class Work:
     old_size: int
     new_size: int
     sector_size: int
+    told: list[str] = field(default_factory=list)
 
 
 Maker = Callable[[Work], None]

@@ -41,7 +41,8 @@ _SUPERBLOCK_TABLE: Final = """
     044 <u4 segment_count_main   048 <u4 segment0_blkaddr    04c <u4 cp_blkaddr          050 <u4 sit_blkaddr
     054 <u4 nat_blkaddr          058 <u4 ssa_blkaddr         05c <u4 main_blkaddr        06c V16 uuid
     07c V1024 volume_name        680 <u4 cp_payload          884 <u4 feature
-    899 V544 devs                aea V16 s_errors            bfc <u4 crc
+    899 V544 devs                ac6 <u2 s_encoding          ac8 <u2 s_encoding_flags    aea V16 s_errors
+    bfc <u4 crc
 """
 
 _CHECKPOINT_TABLE: Final = """
