@@ -124,8 +124,9 @@ def run_restores(
             console.say(line, must=must_be_seen)
         confirm([place for _, place in pairs], yes=yes)
         outcomes = restore_all(planned.tasks, threads=choices.threads, progress=console.progress(), say=console.say)
-    _report(reporting, planned, outcomes)
-    done = _carry_out_afterwards(planned, outcomes, console)
+        _report(reporting, planned, outcomes)
+        # While virtual disks are still shown: what comes afterwards works on what is in them.
+        done = _carry_out_afterwards(planned, outcomes, console)
     _report(reporting, planned, outcomes, done)
     return _tell(planned, outcomes, done, console, reporting)
 

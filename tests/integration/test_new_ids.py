@@ -289,6 +289,23 @@ def test_a_clone_and_its_source_have_nothing_in_common(tmp_path):
     assert len(ids) == len(set(ids)) == 9
 
 
+@pytest.mark.skipif(bool(missing_tools("qemu-storage-daemon", "qemu-img")), reason="needs qemu-utils")
+def test_what_is_in_a_virtual_disk_is_changed_and_not_its_file(tmp_path):
+    """What comes after the last byte sees the disk that the file stands for."""
+    source = gpt_with(tmp_path, 68 * MIB, (64 * MIB, made("ext4", tmp_path / "content", 64 * MIB)))
+    image, target, raw = tmp_path / "image", tmp_path / "target.qcow2", tmp_path / "raw"
+    imager("capture", source, image, "--quiet")
+    imager("restore", "--new-ids", image, target, "--yes")
+    assert "file format: qcow2" in call("qemu-img", "info", target)
+    call("qemu-img", "convert", "-O", "raw", target, raw)
+    ids = []
+    for disk in (source, raw):
+        with loop_device(disk) as device, partitions(device) as nodes:
+            ids += identifiers(device).values()
+            call(*CHECKS["ext4"], nodes[0])
+    assert len(ids) == len(set(ids)) == 6
+
+
 def test_a_file_system_that_cannot_be_changed_is_told_and_keeps_its_own(tmp_path):
     """Its superblock says what e2fsck does not believe, so nothing in it is changed, and no file names a new one."""
     root = made("ext4", tmp_path / "content", 64 * MIB)
