@@ -26,7 +26,7 @@ from imager.pictures.sizes import size_text
 
 _PRIMARIES: Final = 4
 _GAP_GRAIN: Final = 4096
-_NEW: Final = Trait(fixed="it is new")
+_NEW: Final = "it is new"
 _BLANK: Final = Content("blank", "blank")
 _IDS: Final = uuid.UUID("0d5a2a5e-63f5-4c3c-8f43-0f2b0a1f6f3c")
 """Name space of the ids of new partitions, which are the same in the plan and on the disk."""
@@ -100,16 +100,20 @@ def _new_box(
     entry = Partition(number, end, end, type=type_for(part.type, shape.kind), name=part.name, content=_BLANK)
     home = round_up(max(end, shape.first_usable), grain)
     size = round_up(part.size, shape.sector_bytes) or grain
-    return index, Box(entry, _NEW, wanted=size, home=home)
+    return index, Box(entry, Trait(fixed=_NEW, minimum_bytes=size), wanted=size, home=home)
+
+
+def _is_new(box: Box) -> bool:
+    return box.trait.fixed == _NEW
 
 
 def _anchor(part: NewPart, row: Sequence[Box], layout: Layout, shape: Shape) -> tuple[int, int]:
     if part.after == AT_END:
         box = row[-1] if row else None
     else:
-        box = next((box for box in row if box.number == part.after and box.trait is not _NEW), None)
+        box = next((box for box in row if box.number == part.after and not _is_new(box)), None)
         if box is None:
-            known = ", ".join(str(box.number) for box in row if box.trait is not _NEW)
+            known = ", ".join(str(box.number) for box in row if not _is_new(box))
             raise UsageError(f"a new partition cannot come after {part.after}: the target gets {known or 'none'}")
     if box is None:
         return 0, 0
@@ -122,7 +126,7 @@ def _anchor(part: NewPart, row: Sequence[Box], layout: Layout, shape: Shape) -> 
                 hint="Let it come after the last of them, or let --to-gpt make a GPT.",
             )
         end = max(end, extended.end)
-    while index + 1 < len(row) and row[index + 1].trait is _NEW:
+    while index + 1 < len(row) and _is_new(row[index + 1]):
         index += 1
     return index + 1, end
 
