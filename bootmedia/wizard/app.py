@@ -39,6 +39,7 @@ class Wizard(App[None]):
 
     Attributes:
         journal: Everything that was done.
+        has_written: Something was carried out that writes to a disk.
     """
 
     ENABLE_COMMAND_PALETTE = False
@@ -60,6 +61,7 @@ class Wizard(App[None]):
         self._around = around
         self._shows = shows
         self._work: object | None = None
+        self.has_written = False
 
     def on_mount(self) -> None:
         """The first screen."""

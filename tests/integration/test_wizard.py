@@ -90,6 +90,12 @@ def test_a_disk_is_restored_by_keys_alone(machine, around, target, tmp_path) -> 
             await person.sees("type the name of the disk")
             await person.types(target.name)
             await person.sees("All that was asked for is done.", "read back: it is the same", "imager restore --yes")
+            await person.chooses("reboot")
+            await person.sees("Reboot now?", "Nothing is being written now.")
+            await person.presses("escape")
+            await person.sees("All that was asked for is done.", "Take the medium out and reboot.")
+            await person.chooses("menu")
+            await person.sees("Power off", "Nothing is being written now.")
 
     driven(story)
     assert restored_marker(target, tmp_path / "mnt") == "the same as before\n"

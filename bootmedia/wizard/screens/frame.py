@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 SAFE = "Nothing has been written to any disk."
+WRITTEN = "Nothing is being written now. The log says what was written before."
 
 
 class Done(Message):
@@ -88,7 +89,7 @@ class Frame(Screen[Any]):
     def compose(self) -> ComposeResult:
         """The parts, from top to bottom."""
         yield Static(self._title(), id="title", markup=False)
-        yield Static(SAFE, id="danger", markup=False)
+        yield Static(self._at_stake(), id="danger", markup=False)
         yield from self.body()
         yield Static("", id="command", markup=False)
         yield Static(self._keys_text(), id="keys", markup=False)
@@ -96,6 +97,17 @@ class Frame(Screen[Any]):
     def body(self) -> Iterable[Widget]:
         """What is between; by default a menu."""
         yield Menu(id="body")
+
+    def on_screen_resume(self) -> None:
+        """Something may have been written since this screen was left."""
+        line = self.query_one("#danger", Static)
+        if not line.has_class("armed") and not line.has_class("well"):
+            line.update(self._at_stake())
+
+    def _at_stake(self, destroyed: str = "", *, now: bool = False) -> str:
+        if destroyed:
+            return f"{'BEING OVERWRITTEN' if now else 'WILL BE DESTROYED'}: {destroyed}"
+        return WRITTEN if self.wizard.has_written else SAFE
 
     def _title(self) -> Text:
         return styled(f"Recovery   {self.TITLE_TEXT}")
@@ -138,8 +150,7 @@ class Frame(Screen[Any]):
         """Say what will be destroyed, on every step from the target on."""
         line = self.query_one("#danger", Static)
         line.set_class(bool(destroyed), "armed")
-        when = "BEING OVERWRITTEN: " if now else "WILL BE DESTROYED: "
-        line.update(f"{when}{destroyed}" if destroyed else SAFE)
+        line.update(self._at_stake(destroyed, now=now))
 
     def set_command(self, command: Pipeline | str) -> None:
         """Show the command that is run here."""

@@ -69,6 +69,7 @@ class Work(Frame):
     def entered(self) -> None:
         """Start it, and look twice a second how far it is."""
         self.set_stake(self._stake, now=True)
+        self.wizard.has_written |= bool(self._stake)
         self.set_command(self._command)
         self.wizard.work_begins(self)
         self.wizard.log_line(f"$ {self._command}")
