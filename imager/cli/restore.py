@@ -215,9 +215,9 @@ def _check_belonging(
         )
     if wanted.scratch and not wanted.fit and wanted.plan is None:
         raise UsageError("--scratch belongs to --fit or --plan, which make file systems smaller", hint="Leave it out.")
-    if unlock and wanted.grow is None and wanted.plan is None and not repair_boot:
+    if unlock and wanted.grow is None and wanted.plan is None and not wanted.fit and not repair_boot:
         raise UsageError(
-            "--unlock belongs to --grow, --plan or --repair-boot, which need what is in the partition",
+            "--unlock belongs to --grow, --fit, --plan or --repair-boot, which need what is in the partition",
             hint="An encrypted partition is restored as it is, without its passphrase: leave --unlock out.",
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,7 @@ from imager.virtual.show import shown_disk
 
 if TYPE_CHECKING:  # imported late at run time: most restores start without them
     from imager.cli.unlock import Request
+    from imager.volumes.luks.keys import VolumeKey
 
 Pairs = Sequence[tuple[str, str]]
 
@@ -141,14 +142,16 @@ def plan_restores(pairs: Pairs, choices: RestoreChoices, stack: ExitStack, *, wr
         size_bytes = image.description.disk_size if writes else None
         stack.enter_context(shown_disk(place, writable=writes, new_size_bytes=size_bytes))
     files = [image for image, _ in pairs if image != "-"]
+    secrets: dict[str, bytes] = {}
+    layouts, keys = _looked_into(pairs, opened, choices, secrets)
     tasks = tuple(
-        Task(name, _plan(image, files, place, choices), partial(_kept_open, image))
-        for (name, place), image in zip(pairs, opened, strict=True)
+        Task(name, _plan(image, layout, files, place, choices, keys), partial(_kept_open, image))
+        for (name, place), image, layout in zip(pairs, opened, layouts, strict=True)
     )
     is_whole = choices.wanted.partition is None and not choices.wanted.boot_only
     missing = missing_sentences(members) if is_whole else ()
     images = tuple(image.description for image in opened)
-    after = _afterwards([task.plan for task in tasks], pairs, opened, choices)
+    after = _afterwards([task.plan for task in tasks], layouts, opened, choices, secrets)
     return Planned(tasks, images, after, missing, tuple(_differences([task.plan for task in tasks], choices.boot)))
 
 
@@ -168,8 +171,17 @@ def _kept_open(image: StreamedImage) -> AbstractContextManager[StreamedImage]:
     return nullcontext(image)
 
 
-def _plan(opened: StreamedImage, files: Sequence[str], place: str, choices: RestoreChoices) -> Plan:
+def _plan(
+    opened: StreamedImage,
+    layout: Layout,
+    files: Sequence[str],
+    place: str,
+    choices: RestoreChoices,
+    keys: tuple[VolumeKey, ...],
+) -> Plan:
     about, wanted = opened.description, choices.wanted
+    if wanted.fit or wanted.plan is not None:
+        about = replace(about, layout=layout)  # with what lies in containers: it may have to be smaller
     brings_identifiers = wanted.partition is None and not wanted.boot_only and not choices.boot.new_ids
     state = look_at_target(
         place,
@@ -185,7 +197,7 @@ def _plan(opened: StreamedImage, files: Sequence[str], place: str, choices: Rest
     scope = wanted.scope(state, about.layout)
 
     def planned(scratch: str) -> Plan:
-        options = RestoreOptions(choices.accept_damage, choices.verify, grow, scratch, fills)
+        options = RestoreOptions(choices.accept_damage, choices.verify, grow, scratch, fills, keys)
         return make_plan(about, final, state, scope, options)
 
     plan = planned(wanted.scratch)
@@ -202,13 +214,13 @@ def _plan(opened: StreamedImage, files: Sequence[str], place: str, choices: Rest
 
 
 def _afterwards(
-    plans: Sequence[Plan], pairs: Pairs, opened: Sequence[StreamedImage], choices: RestoreChoices
+    plans: Sequence[Plan],
+    layouts: Sequence[Layout],
+    opened: Sequence[StreamedImage],
+    choices: RestoreChoices,
+    secrets: dict[str, bytes],
 ) -> Afterwards:
     """What is done when the targets are written and closed."""
-    secrets: dict[str, bytes] = {}
-    layouts = [plan.layout for plan in plans]
-    if choices.unlock:
-        layouts = _looked_into(pairs, opened, choices, secrets)
     growing = grow_stages(plans, layouts, secrets=secrets, volume=choices.wanted.grow_volume)
     boot = choices.boot
     if not (boot.repair or boot.new_ids or any(plan.target.is_block_device for plan in plans)):
@@ -220,12 +232,15 @@ def _afterwards(
 
 def _looked_into(
     pairs: Pairs, opened: Sequence[StreamedImage], choices: RestoreChoices, secrets: dict[str, bytes]
-) -> list[Layout]:
-    """What the images hold, with what lies in the containers that are unlocked.
+) -> tuple[list[Layout], tuple[VolumeKey, ...]]:
+    """What the images hold, with what lies in the containers that are unlocked, and their keys.
 
     Raises:
         UsageError: An image is a stream, or a passphrase is wrong.
     """
+    layouts = [image.description.layout for image in opened]
+    if not choices.unlock:
+        return layouts, ()
     from imager.cli.unlock import unlock
     from imager.restore.inside import looked_into
 
@@ -233,8 +248,7 @@ def _looked_into(
     if len(readers) != len(opened):
         raise UsageError("--unlock: nobody can look into an image that is a stream", hint="Name a file.")
     keys = unlock(choices.unlock, [name for name, _ in pairs], readers, keep=secrets)
-    layouts = [image.description.layout for image in opened]
-    return looked_into(list(zip(layouts, readers, strict=True)), keys)
+    return looked_into(list(zip(layouts, readers, strict=True)), keys), tuple(keys)
 
 
 def _carry_out_afterwards(planned: Planned, outcomes: Sequence[Outcome], console: Console) -> AfterwardsResult:

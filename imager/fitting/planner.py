@@ -20,7 +20,7 @@ from imager.fitting.changes import is_made, kept, numbers_there, on_shape
 from imager.fitting.model import Fitted, Fitting, NewPart, NewPlace, Rule
 from imager.fitting.sectors import verdict_of
 from imager.fitting.shrink import sizes_that_fit
-from imager.fitting.telling import new_words, sector_sentences, table_sentences
+from imager.fitting.telling import least_sizes, new_words, sector_sentences, table_sentences
 from imager.fitting.traits import WINDOWS_RECOVERY, content_trait
 from imager.layout import Layout, Partition
 from imager.partitions.shape import MBR_SECTORS, Shape, shape_of
@@ -314,7 +314,8 @@ def _way_out(boxes: Sequence[Box], sizes: Mapping[int, int] | None, shape: Shape
         reach = size_text(shape.last_usable_end)
         return f"An MBR reaches only {reach} of the target: --to-gpt makes a GPT, which has no such limit."
     if sizes is None:
-        return "Choose a larger disk: what is in the partitions cannot be made as small as that."
+        words = "Choose a larger disk: what is in the partitions cannot be made as small as that."
+        return " ".join((words, *least_sizes(boxes)))
     told = [f"partition {box.number} to {size_text(sizes[box.number])}" for box in boxes if box.number in sizes]
     return f"Choose a larger disk, or let --fit make smaller: {', '.join(told)}."
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from imager.fitting.boxes import Box
 from imager.fitting.model import NewPlace, Rule
 from imager.fitting.sectors import verdict_of
+from imager.fitting.ways import why_not
 from imager.layout import Layout
 from imager.partitions.shape import Shape
 from imager.pictures.sizes import size_text
@@ -64,3 +65,17 @@ def new_words(added: Sequence[NewPlace]) -> Iterator[str]:
         about = made.get(place.part.filesystem, f"{place.part.filesystem} is made in it")
         named = f", {entry.uuid}" if entry.uuid else ""
         yield f"partition {entry.number} is new: {size_text(entry.size_bytes)} at byte {entry.start}{named}; {about}"
+
+
+def least_sizes(boxes: Sequence[Box]) -> Iterator[str]:
+    """How small everything could be, and what keeps its size and why: what would have to go."""
+    sizes = [f"partition {box.number} {size_text(min(box.size, box.trait.minimum_bytes))}" for box in boxes]
+    yield f"The smallest sizes are: {', '.join(sizes)}."
+    reasons = [
+        f"partition {box.number}: {why_not(content)}"
+        for box in boxes
+        if (content := box.entry.content) and content.kind not in ("blank", "unknown") and why_not(content)
+    ]
+    if reasons:
+        yield f"What keeps its size: {'; '.join(reasons)}."
+    yield "A plan can leave partitions out (imager plan --write)."

@@ -37,7 +37,8 @@ class Way:
     """A way of making something smaller.
 
     Attributes:
-        kind: tool: on a view of the image's partition; anew: on a blank file; group: each volume in it for itself.
+        kind: tool: on a view of the image's partition; anew: on a blank file; group: each volume in it for itself;
+            container: what is in it.
         text: How, as in "resize2fs makes it smaller".
         programs: What must be installed.
         least: The smallest size, from the content and its used bytes.
@@ -47,7 +48,7 @@ class Way:
         mounts: The kernel's name of the file system, when it is mounted.
     """
 
-    kind: Literal["tool", "anew", "group"]
+    kind: Literal["tool", "anew", "group", "container"]
     text: str
     programs: tuple[str, ...]
     least: Callable[[Content, int], int]

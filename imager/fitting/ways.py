@@ -6,6 +6,7 @@ The one place that knows: the planner takes minimum sizes from here, the plan pr
 
 * a *tool* changes the file system on a view of the image's partition; what it does not touch comes from the image;
 * a *group* is a physical volume whose logical volumes are made smaller, each in its own way, and moved together;
+* a *container* is opened, and what is in it is made smaller in its own way; header and key stay;
 * *anew*: the file is blank, as large as the partition will be; a file system is made in it and filled with every file
   of the image's, or, as for swap, with nothing.
 
@@ -40,6 +41,8 @@ def why_not(content: Content) -> str:
     """Why a content cannot be made smaller; "" when it can."""
     if content.type not in WAYS:
         return f"nothing makes {content.type} smaller"
+    if WAYS[content.type].kind == "container":
+        return _container_open(content)
     if content.whole_reason:
         return f"it is not trusted: {content.whole_reason}"
     if content.used_bytes is None:
@@ -51,9 +54,9 @@ def least_bytes(entry: Partition) -> int:
     """The smallest size that a partition can have: what it has, when it cannot be smaller."""
     content = entry.content
     way = way_of(content)
-    if way is None or content is None or content.used_bytes is None or not entry.captured:
+    if way is None or content is None or not entry.captured:
         return entry.size_bytes
-    return min(entry.size_bytes, way.least(content, content.used_bytes))
+    return min(entry.size_bytes, way.least(content, content.used_bytes or 0))
 
 
 def _spare(_: Content, used_bytes: int) -> int:
@@ -139,6 +142,28 @@ def _group_alone(content: Content) -> str:
     return "" if count == "1" else f"its volume group lies on {count} physical volumes"
 
 
+# --- LUKS ---------------------------------------------------------------------------------------------------------
+
+_HEADER_BYTES: Final = 32 * MIB
+"""More than cryptsetup puts in front of the payload."""
+
+
+def _container_least(content: Content, _: int) -> int:
+    inner = content.inside[0]
+    return _HEADER_BYTES + WAYS[inner.type].least(inner, inner.used_bytes or 0)
+
+
+def _container_outlay(used: Extents, old_size: int, new_size: int) -> Outlay:
+    """Of the container itself; what is in it comes on top."""
+    return Outlay(0, TOOL_MEMORY, 5)
+
+
+def _container_open(content: Content) -> str:
+    if len(content.inside) != 1:
+        return "it is locked (--unlock opens it)"
+    return why_not(content.inside[0])
+
+
 _BLOCKS_MOVE: Final = ("blocks lie in other places",)
 _EXT: Final = Way("tool", "resize2fs makes it smaller", ("e2fsck", "resize2fs"), _spare, tool_outlay, _BLOCKS_MOVE)
 
@@ -170,6 +195,14 @@ WAYS: Final[dict[str, Way]] = {
         _group_least,
         _group_outlay,
         ("logical volumes lie in other extents",),
+        as_root=True,
+    ),
+    "crypto_LUKS": Way(
+        "container",
+        "header and keys stay, and what is in it is made smaller",
+        (),
+        _container_least,
+        _container_outlay,
         as_root=True,
     ),
     **ANEW,

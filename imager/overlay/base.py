@@ -5,14 +5,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-from imager.blocks import BlockReader, Segment, Segments
+from imager.blocks import BlockReader, Segment, Segments, Slice
 from imager.devices.opening import open_source
 from imager.errors import UsageError
 from imager.image.blocks import ImageReader
 from imager.image.reader import Image, open_image
+from imager.volumes import luks
+from imager.volumes.base import Member
 
 
 @dataclass(frozen=True)
@@ -22,12 +24,18 @@ class Base:
     Attributes:
         kind: How the disk is read.
         path: The image, or the disk; "" for zeros.
-        pieces: Start and size of each range of the disk, in bytes.
+        pieces: Start and size of each range of the disk, in bytes; of the plain text, when there is a container.
+        container: The LUKS container that the ranges lie in: its start and size on the disk.
+        uuid: Its UUID.
+        key: Its volume key; the server gets it through a pipe, and nothing shows it.
     """
 
     kind: Literal["image", "disk", "zeros"]
     path: str
     pieces: tuple[tuple[int, int], ...]
+    container: tuple[int, int] | None = None
+    uuid: str = ""
+    key: bytes = field(default=b"", repr=False)
 
     @classmethod
     def of_image(cls, path: str, pieces: Sequence[tuple[int, int]]) -> Base:
@@ -59,6 +67,10 @@ class Base:
         if self.kind == "zeros":
             return _Zeros(self.size)
         disk = self._image(stack) if self.kind == "image" else self._disk(stack)
+        if self.container is not None:
+            luks.forbid_core_files()
+            member = Member(0, Slice(disk, *self.container))
+            disk = luks.opened(member, luks.VolumeKey(bytearray(self.key), uuid=self.uuid, slot=0)).readers[0]
         return Segments([Segment(disk, start, size) for start, size in self.pieces])
 
     def _image(self, stack: ExitStack) -> BlockReader:

@@ -45,7 +45,7 @@ class Views:
         self.problems: dict[str, str] = {}
         self.writable: set[str] = set()
         for each in told:
-            base = Base(each["kind"], each["path"], tuple((start, size) for start, size in each["pieces"]))
+            base = _base_of(each)
             places = each["places"]
             store = Store([Place(*place) for place in places]) if places is not None else None
             self.views[each["name"]] = Overlay(base.opened(stack), store)
@@ -75,6 +75,12 @@ class Views:
         except ImagerError as error:
             self.problems.setdefault(name, error.message)
             raise OSError(errno.EIO, error.message) from error
+
+
+def _base_of(told: dict[str, Any]) -> Base:
+    pieces = tuple((start, size) for start, size in told["pieces"])
+    container = (told["container"][0], told["container"][1]) if told["container"] else None
+    return Base(told["kind"], told["path"], pieces, container, told["uuid"], bytes.fromhex(told["key"]))
 
 
 class Files:

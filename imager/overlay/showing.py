@@ -145,6 +145,9 @@ def _told(view: View) -> dict[str, Any]:
         "kind": base.kind,
         "path": base.path and os.fspath(Path(base.path).absolute()),
         "pieces": base.pieces,
+        "container": base.container,
+        "uuid": base.uuid,
+        "key": base.key.hex(),
         "places": [astuple(place) for place in view.store.places] if view.store else None,
     }
 

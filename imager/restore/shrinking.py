@@ -21,8 +21,8 @@ from imager.extents import Extents
 from imager.image.reader import Image, StreamedImage
 from imager.pictures.sizes import size_text
 from imager.restore.plan import Plan
-from imager.restore.shrinking_group import Group
-from imager.restore.shrinking_units import Done, Shop, carry_out, unit_of_partition
+from imager.restore.shrinking_parts import make_parts, parts_of
+from imager.restore.shrinking_units import Shop
 from imager.restore.smaller import ON_TARGET, Smaller
 from imager.restore.steps import StepLog
 from imager.restore.write import Prepared
@@ -52,8 +52,7 @@ def check_shrinking(plan: Plan, source: StreamedImage) -> None:
                 f"the image lacks a part of partition {each.place.number}: what is not whole cannot be made smaller",
                 hint="Restore it to a disk that is as large as the one in the image.",
             )
-        if each.way.kind == "group":
-            Group(plan, image, each)
+        parts_of(plan, image, each)
     missing = missing_scratch_bytes(plan)
     if missing:
         folder = scratch_folder(plan)
@@ -142,19 +141,13 @@ def prepare_on_target(plan: Plan, source: StreamedImage, target: TargetDisk, sta
 
 def _prepare(plan: Plan, source: StreamedImage, target: TargetDisk | None, stack: ExitStack) -> Prepared:
     shop = Shop(plan, _readable(source), target, stack, scratch_folder(plan))
-    done = [part for each in plan.smaller for part in _parts(shop, each)]
+    done = [part for each in plan.smaller for part in make_parts(shop, each)]
     return Prepared(
         tuple(extra for each in done for extra in each.extra),
         Extents.union_of(each.take for each in done),
         tuple(move for each in done for move in each.moves),
         sentences=(*(_sentence(each) for each in plan.smaller), *shop.told),
     )
-
-
-def _parts(shop: Shop, smaller: Smaller) -> list[Done]:
-    if smaller.way.kind == "group":
-        return Group(shop.plan, shop.source, smaller).carry_out(shop)
-    return [carry_out(shop, unit_of_partition(shop.plan, smaller))]
 
 
 def _sentence(smaller: Smaller) -> str:

@@ -11,19 +11,17 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 
-from imager.blocks import OutOfRange, Slice
+from imager.blocks import BlockReader, OutOfRange
 from imager.errors import TargetTooSmall, VolumeFailed
 from imager.extents import Extents
 from imager.fitting.volumes import VolumeSize
-from imager.image.blocks import ImageReader
-from imager.image.reader import Image
 from imager.opening.lvm import lvm
 from imager.overlay import Base, Store, View, device, shown
 from imager.process import ProgramFailed
 from imager.restore.placement import Move, Moves
-from imager.restore.plan import Plan
-from imager.restore.shrinking_units import Done, Shop, Unit, carry_out, in_image, joined
+from imager.restore.shrinking_units import Done, Shop, Unit, Vault, carry_out, in_image, joined
 from imager.restore.smaller import Smaller
 from imager.restore.write import Extra
 from imager.volumes.lvm.label import BadLabel, dashed, read_label, read_metadata_area
@@ -34,18 +32,40 @@ from imager.volumes.lvm.text import BadText
 _PV = "pv"
 
 
+@dataclass(frozen=True)
+class Where:
+    """Where a physical volume lies.
+
+    Attributes:
+        image_start: Its first byte in the image.
+        target_start: Its first byte on the target.
+        new_size: Its size on the target.
+        vault: The container that it lies in.
+    """
+
+    image_start: int
+    target_start: int
+    new_size: int
+    vault: Vault | None = None
+
+
 class Group:
     """A physical volume that holds all of its volume group, and where everything in it goes."""
 
-    def __init__(self, plan: Plan, source: Image, smaller: Smaller) -> None:
+    def __init__(self, reader: BlockReader, where: Where, smaller: Smaller) -> None:
         """Read the group and find a place for everything.
+
+        Args:
+            reader: The physical volume, as plain text.
+            where: Where it lies.
+            smaller: What the plan says.
 
         Raises:
             VolumeFailed: Its metadata cannot be used.
             TargetTooSmall: Not all of it fits.
         """
-        self._place, self._sizes = smaller.place, smaller.volumes
-        reader = Slice(ImageReader(source), smaller.place.image_start, smaller.place.old_size)
+        self._where, self._sizes, self._number = where, smaller.volumes, smaller.place.number
+        self._reader = reader
         try:
             self._label = read_label(reader)
             texts = [read_metadata_area(reader, area).text for area in self._label.metadata_areas]
@@ -61,20 +81,20 @@ class Group:
             raise self._unusable("it does not hold all of its volume group")
         self._pe_start = pvs[0].pe_start
         try:
-            self._plan = plan_smaller(self._group, smaller.place.new_size, dict(self._counts()))
+            self._plan = plan_smaller(self._group, where.new_size, dict(self._counts()))
         except CannotMove as error:
             raise TargetTooSmall(
-                f"volume group {self._group.name} in partition {smaller.place.number} does not fit into "
-                f"{smaller.place.new_size} bytes: {error}",
+                f"volume group {self._group.name} in partition {self._number} does not fit into "
+                f"{where.new_size} bytes: {error}",
                 hint="Choose a larger disk, or give the partition more room with --plan.",
-                number=smaller.place.number,
+                number=self._number,
             ) from error
 
     def _unusable(self, reason: str) -> VolumeFailed:
         return VolumeFailed(
-            f"the physical volume in partition {self._place.number} cannot be made smaller: {reason}",
+            f"the physical volume in partition {self._number} cannot be made smaller: {reason}",
             hint="Choose a larger disk.",
-            number=self._place.number,
+            number=self._number,
         )
 
     def _counts(self) -> Iterator[tuple[str, int]]:
@@ -106,22 +126,23 @@ class Group:
         new = self._new(self._plan.volumes[name])
         return Unit(
             name=size.name,
-            number=self._place.number,
+            number=self._number,
             content=size.content,
             way=size.way,
             old=old,
             new=new,
             old_size=old.moves[-1].end,
             new_size=new.moves[-1].end,
+            vault=self._where.vault,
         )
 
     def _old(self, runs: Sequence[Run]) -> Moves:
         """From the offsets of a volume to the image."""
-        return Moves(tuple(self._move(run, run.place, self._place.image_start) for run in runs))
+        return Moves(tuple(self._move(run, run.place, self._where.image_start) for run in runs))
 
     def _new(self, parts: Sequence[Part]) -> Moves:
         """From the offsets of a volume to the target."""
-        return Moves(tuple(self._move(part.run, part.place, self._place.start) for part in parts))
+        return Moves(tuple(self._move(part.run, part.place, self._where.target_start) for part in parts))
 
     def _move(self, run: Run, extent: int, start: int) -> Move:
         first = run.start * self._extent
@@ -131,11 +152,18 @@ class Group:
     def _moved(self, shop: Shop, parts: Sequence[Part]) -> Done:
         """Extents that come from the image as they are."""
         old, new = self._old([part.run for part in parts]), self._new(parts)
-        return Done((), old.to_target(in_image(shop, old)), tuple(joined(old, new)))
+        take, moves = old.to_target(in_image(shop, old)), tuple(joined(old, new))
+        vault = self._where.vault
+        if vault is None or vault.staying(moves):
+            return Done((), take, moves)
+        start = vault.image_start  # the reader knows offsets of the plain text
+        places = Moves(tuple(Move(each.start - start, each.end - start, each.distance + start) for each in moves))
+        plain = take.shift(-start).align_outward(vault.sealer.sector_bytes)
+        return Done((Extra(self._reader, plain, places, seal=vault.seal),))
 
     def _metadata(self, shop: Shop) -> Done:
         """Label and metadata, made by lvm on a blank file."""
-        size = self._place.new_size
+        size = self._where.new_size
         store = Store.in_scratch(shop.stack, size, shop.folder)
         with shown([View(_PV, Base.of_zeros(size), store)]) as there:
             with ExitStack() as stack:
@@ -150,11 +178,12 @@ class Group:
             after = there.after(_PV, shop.stack)
         end = self._pe_start + max(0, size - self._pe_start) // self._extent * self._extent
         used = Extents.of([(0, self._pe_start), (end, size)])
-        return Done((Extra(after, used, Moves((Move(0, size, self._place.start),))),))
+        seal = self._where.vault.seal if self._where.vault else None
+        return Done((Extra(after, used, Moves((Move(0, size, self._where.target_start),)), seal=seal),))
 
     def _restore(self, file: str, node: str) -> None:
         words = ("--uuid", dashed(self._label.pv_uuid), "--restorefile", file)
-        lvm("pvcreate", *words, "--setphysicalvolumesize", f"{self._place.new_size}b", node, devices=[node])
+        lvm("pvcreate", *words, "--setphysicalvolumesize", f"{self._where.new_size}b", node, devices=[node])
         lvm("vgcfgrestore", "--force", "--file", file, self._group.name, devices=[node])
         lvm("vgck", self._group.name, devices=[node])
 

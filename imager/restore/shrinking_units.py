@@ -8,7 +8,7 @@ the image by the same pipeline as all else; what it wrote, and what is in use bu
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
@@ -29,6 +29,7 @@ from imager.restore.scope import HEAD_BYTES, wanted_partition
 from imager.restore.smaller import Smaller
 from imager.restore.write import Extra
 from imager.shrinking import MAKERS, Work
+from imager.volumes import luks
 
 _VOLUME, _OLD = "volume", "old"
 
@@ -60,6 +61,40 @@ class Shop:
 
 
 @dataclass(frozen=True)
+class Vault:
+    """An unlocked container.
+
+    Attributes:
+        key: Its volume key.
+        place: Where it lies in the image: start and size.
+        plain: Its plain text, as it is in the image.
+        sealer: Encrypts what is written.
+        image_start: Where its payload begins in the image.
+        target_start: Where its payload begins on the target.
+    """
+
+    key: luks.VolumeKey
+    place: tuple[int, int]
+    plain: BlockReader
+    sealer: luks.Sealer
+    image_start: int
+    target_start: int
+
+    def base(self, path: str, pieces: Sequence[tuple[int, int]]) -> Base:
+        """Ranges of the image, as plain text."""
+        inside = tuple((start - self.image_start, size) for start, size in pieces)
+        return Base("image", path, inside, self.place, self.key.uuid, bytes(self.key.content))
+
+    def seal(self, offset: int, content: bytes) -> bytes:
+        """The ciphertext for an offset of the target."""
+        return self.sealer.sealed(offset - self.target_start, content)
+
+    def staying(self, moves: Sequence[Move]) -> list[Move]:
+        """Those whose ciphertext is the same afterwards: it depends on the place in the payload."""
+        return [move for move in moves if move.distance == self.target_start - self.image_start]
+
+
+@dataclass(frozen=True)
 class Unit:
     """A volume that becomes smaller.
 
@@ -73,6 +108,7 @@ class Unit:
         old_size: Its size in the image.
         new_size: Its size on the target.
         entry: The partition that it is; None for a logical volume.
+        vault: The container that it lies in; None for one that is not encrypted.
     """
 
     name: str
@@ -84,6 +120,7 @@ class Unit:
     old_size: int
     new_size: int
     entry: Partition | None = None
+    vault: Vault | None = None
 
 
 @dataclass(frozen=True)
@@ -138,7 +175,7 @@ def carry_out(shop: Shop, unit: Unit) -> Done:
 def _places(shop: Shop, unit: Unit) -> list[Place]:
     """Where what is written is kept: all of it in a scratch file, or what is behind the first MiB on the target."""
     scratch, size = scratch_file(shop.stack, shop.folder), max(unit.old_size, unit.new_size)
-    if shop.target is None or unit.new_size <= HEAD_BYTES:
+    if shop.target is None or unit.vault is not None or unit.new_size <= HEAD_BYTES:
         return [Place(0, size, scratch, 0)]
     direct = [
         Place(start, end, shop.target.fd, start + distance)
@@ -149,7 +186,8 @@ def _places(shop: Shop, unit: Unit) -> list[Place]:
 
 def _views(shop: Shop, unit: Unit, store: Store) -> list[View]:
     pieces = [(move.start + move.distance, move.end - move.start) for move in unit.old.moves]
-    image = Base.of_image(shop.source.name, pieces)
+    path = shop.source.name
+    image = unit.vault.base(path, pieces) if unit.vault else Base.of_image(path, pieces)
     if unit.way.kind == "tool":
         return [View(_VOLUME, image, store)]
     journal = Store.in_scratch(shop.stack, unit.old_size, shop.folder)
@@ -197,12 +235,27 @@ def _mend(shop: Shop, unit: Unit, entry: Partition, after: Overlay) -> None:
 def _divided(shop: Shop, unit: Unit, after: Overlay, used: Extents) -> Done:
     """What comes from the image, what from the view, and what is on the target already."""
     dirty, take, there = after.dirty, Extents(), Extents()
+    moves = list(joined(unit.old, unit.new))
     if unit.way.kind == "tool":
         take = in_image(shop, unit.old).clip(0, unit.new_size) - dirty
+    if unit.vault is not None:
+        return _sealed(unit, unit.vault, after, used, take & used, moves)
     if shop.target is not None and unit.new_size > HEAD_BYTES:
         there = dirty.clip(HEAD_BYTES, unit.new_size)
     extra = Extra(after, used - take - there, unit.new, there)
-    return Done((extra,), unit.old.to_target(take), tuple(joined(unit.old, unit.new)))
+    return Done((extra,), unit.old.to_target(take), tuple(moves))
+
+
+def _sealed(unit: Unit, vault: Vault, after: Overlay, used: Extents, take: Extents, moves: list[Move]) -> Done:
+    """The same in a container: only what stays in its place has its ciphertext in the image."""
+    staying = vault.staying(moves)
+    taken = unit.old.to_target(take) & Extents.of((move.start, move.end) for move in staying)
+    from_image = Extents.union_of(
+        taken.clip(move.start + move.distance, move.end + move.distance).shift(-move.distance)
+        for move in unit.old.moves
+    )
+    rest = (used - from_image).align_outward(vault.sealer.sector_bytes, unit.new_size)
+    return Done((Extra(after, rest, unit.new, seal=vault.seal),), taken, tuple(staying))
 
 
 def in_image(shop: Shop, old: Moves) -> Extents:

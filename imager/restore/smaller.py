@@ -10,8 +10,8 @@ from typing import Any, Final
 from imager.extents import Extents
 from imager.fitting.model import Fitted, Fitting
 from imager.fitting.volumes import VolumeSize, volume_sizes
-from imager.fitting.ways import Outlay, Way, anew_way_of, way_of
-from imager.layout import Layout
+from imager.fitting.ways import WAYS, Outlay, Way, anew_way_of, way_of
+from imager.layout import Content, Layout
 from imager.pictures.sizes import size_text
 
 ON_TARGET: Final = "target"
@@ -28,6 +28,7 @@ class Smaller:
         outlay: What it needs.
         on_target: What changes is written to its place on the target at once, and not to a scratch file first.
         volumes: The logical volumes in it that become smaller.
+        inner: The way of what is in it, when it is a container.
     """
 
     place: Fitted
@@ -35,11 +36,17 @@ class Smaller:
     outlay: Outlay
     on_target: bool
     volumes: tuple[VolumeSize, ...] = ()
+    inner: Way | None = None
 
     @property
     def ways(self) -> tuple[Way, ...]:
         """Its own, and those of the volumes in it."""
-        return (self.way, *(each.way for each in self.volumes))
+        return (self.way, *([self.inner] if self.inner else []), *(each.way for each in self.volumes))
+
+    @property
+    def differs(self) -> tuple[str, ...]:
+        """What will not be as it was."""
+        return tuple(dict.fromkeys(text for way in self.ways for text in way.differs))
 
     @property
     def scratch_bytes(self) -> int:
@@ -49,8 +56,8 @@ class Smaller:
     def sentence(self) -> str:
         """The way, for the plan."""
         place, outlay = self.place, self.outlay
-        inner = "".join(f", {each.sentence()}" for each in self.volumes)
-        differs = dict.fromkeys((*self.way.differs, *(text for each in self.volumes for text in each.way.differs)))
+        inner = f": {self.inner.text}" if self.inner else ""
+        inner += "".join(f", {each.sentence()}" for each in self.volumes)
         kept = (
             "what changes is written to the target at once"
             if self.on_target
@@ -60,7 +67,7 @@ class Smaller:
             f"partition {place.number}, {size_text(place.old_size)} to {size_text(place.new_size)}: "
             f"{self.way.text}{inner}; "
             f"{kept}, memory about {size_text(outlay.memory_bytes)}, about {_time_text(outlay.seconds)}; "
-            f"afterwards the files are the same, but {', '.join(differs)}"
+            f"afterwards the files are the same, but {', '.join(self.differs)}"
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -73,7 +80,7 @@ class Smaller:
             "scratch_bytes": self.scratch_bytes,
             "memory_bytes": self.outlay.memory_bytes,
             "seconds": round(self.outlay.seconds),
-            "differs": self.way.differs,
+            "differs": self.differs,
             "volumes": [
                 {"name": each.name, "old_size_bytes": each.old_size, "new_size_bytes": each.new_size}
                 | {"kind": each.way.kind, "text": each.way.text}
@@ -92,18 +99,27 @@ def made_smaller(layout: Layout, used: Extents, fitting: Fitting | None, scratch
         scratch: The option: a folder, "target", or "" for the folder of temporary files.
     """
     found = []
-    is_direct = scratch == ON_TARGET
     for place in fitting.worked_on if fitting else ():
         entry = layout.partition(place.number)
         find = anew_way_of if place.is_anew else way_of
         way = find(entry.content) if entry else None
-        if way is not None:
+        if way is not None and entry is not None and entry.content is not None:
             inside = used.clip(place.image_start, place.image_end).shift(-place.image_start)
-            outlay = way.outlay(inside, place.old_size, place.new_size)
-            content = entry.content if entry else None
-            volumes = volume_sizes(content, place.new_size) if content and way.kind == "group" else ()
-            found.append(Smaller(place, way, _sum([outlay, *(each.outlay() for each in volumes)]), is_direct, volumes))
+            found.append(_smaller(place, entry.content, way, inside, scratch))
     return tuple(found)
+
+
+def _smaller(place: Fitted, content: Content, way: Way, used: Extents, scratch: str) -> Smaller:
+    inner_way, inner, new_size = way, content, place.new_size
+    if way.kind == "container":
+        inner = content.inside[0]
+        inner_way = WAYS[inner.type]
+        new_size -= max(0, place.old_size - (inner.size_bytes or place.old_size))
+    volumes = volume_sizes(inner, new_size) if inner_way.kind == "group" else ()
+    outlays = [inner_way.outlay(used, place.old_size, place.new_size), *(each.outlay() for each in volumes)]
+    # What is in a container is encrypted when it is written, and would be written to the target as plain text before.
+    is_direct = scratch == ON_TARGET and way.kind != "container"
+    return Smaller(place, way, _sum(outlays), is_direct, volumes, inner_way if inner_way is not way else None)
 
 
 def _sum(outlays: Sequence[Outlay]) -> Outlay:
@@ -117,6 +133,20 @@ def _sum(outlays: Sequence[Outlay]) -> Outlay:
 
 def scratch_warnings(smaller: Sequence[Smaller], target: str) -> list[str]:
     """What the user should know before agreeing."""
+    return [*_plain_text(smaller), *_lost(smaller, target)]
+
+
+def _plain_text(smaller: Sequence[Smaller]) -> list[str]:
+    numbers = ", ".join(str(each.place.number) for each in smaller if each.way.kind == "container")
+    if not numbers:
+        return []
+    return [
+        f"the scratch file of partition {numbers} holds decrypted content: choose a folder in memory, as on the boot "
+        "medium, or on an encrypted disk (--scratch FOLDER)"
+    ]
+
+
+def _lost(smaller: Sequence[Smaller], target: str) -> list[str]:
     if not any(each.on_target for each in smaller):
         return []
     return [

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from imager.extents import Extents
 from imager.fitting.boot_sectors import TYPES as COUNTING_TYPES
@@ -18,6 +18,9 @@ from imager.restore.placement import Placement
 from imager.restore.scope import RestoreScope
 from imager.restore.smaller import Smaller
 
+if TYPE_CHECKING:
+    from imager.volumes.luks.keys import VolumeKey
+
 
 @dataclass(frozen=True)
 class RestoreOptions:
@@ -28,6 +31,7 @@ class RestoreOptions:
         verify: Read everything back when it is written.
         grow: Who gets the room that a larger disk has; None when it stays unpartitioned.
         fill: A single partition grows to fill a place that is larger.
+        keys: Of containers that were unlocked; they show themselves to nobody.
         scratch: Folder for what changes when file systems are made smaller; by default the one for temporary files;
             "target" to write it to the target at once.
     """
@@ -37,6 +41,7 @@ class RestoreOptions:
     grow: Rule | None = None
     scratch: str = ""
     fill: bool = False
+    keys: tuple[VolumeKey, ...] = ()
 
 
 StepKind = Literal[

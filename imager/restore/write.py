@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import bisect
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar
 
@@ -159,19 +159,22 @@ class Extra:
         used: What is written of it.
         where: Where its ranges go on the target.
         there: What of it lies on the target already.
+        seal: Encrypts a piece that goes to an offset of the target; None for what is written as it is.
     """
 
     reader: BlockReader
     used: Extents
     where: Moves
     there: Extents = field(default_factory=Extents)
+    seal: Callable[[int, bytes], bytes] | None = None
 
     def pieces(self, ranges: Extents) -> Iterator[tuple[int, memoryview]]:
         """The bytes of ranges, each piece with its offset on the target."""
         for first, last in ranges:
             for start, end, distance in self.where.split(first, last):
                 for at in range(start, end, HEAD_BYTES):
-                    yield at + distance, memoryview(self.reader.read(at, min(HEAD_BYTES, end - at)))
+                    content = self.reader.read(at, min(HEAD_BYTES, end - at))
+                    yield at + distance, memoryview(self.seal(at + distance, content) if self.seal else content)
 
 
 class TargetSink:

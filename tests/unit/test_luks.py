@@ -47,6 +47,19 @@ def test_the_plain_text_is_what_the_kernel_read(case):
 
 
 @pytest.mark.parametrize("case", CASES)
+def test_plain_text_is_encrypted_to_what_the_kernel_wrote(case):
+    image = container(case)
+    reader = MemoryReader(image)
+    opened = open_case(case)
+    sealer = luks.Sealer(opened.place, luks.unlock(reader, PASSPHRASE))
+    plain, place = opened.readers[0], opened.place
+    assert sealer.sealed(0, plain.read(0, place.size)) == image[place.offset : place.end]
+    first, length = place.size // 2 // 4096 * 4096, 3 * 4096
+    sealed = sealer.sealed(first, plain.read(first, length))
+    assert sealed == image[place.offset + first : place.offset + first + length]
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_any_part_can_be_read_alone(case):
     (reader,) = open_case(case).readers
     whole = reader.read(0, reader.size)

@@ -66,6 +66,18 @@ def test_ivs_of_dm_crypt(iv, bytes_of):
     assert parse_cipher(f"aes-cbc-{iv}").decrypt(KEY[:32], content, first) == CONTENT[:8192]
 
 
+@pytest.mark.parametrize("sector", [512, 4096])
+@pytest.mark.parametrize(
+    ("name", "key_bytes"),
+    [("aes-xts-plain64", 64), ("aes-xts-plain", 32), ("aes-cbc-plain64be", 32), ("aes-cbc-essiv:sha256", 16)],
+)
+def test_encrypting_is_the_way_back(name, key_bytes, sector):
+    cipher, content = parse_cipher(name), CONTENT[: 80 * 4096] * 8
+    sealed = cipher.encrypt(KEY[:key_bytes], content, 2**32 - 9, sector)
+    assert sealed != content
+    assert cipher.decrypt(KEY[:key_bytes], sealed, 2**32 - 9, sector) == content
+
+
 @pytest.mark.parametrize(
     "name",
     [

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Decrypting runs of sectors: AES in XTS and CBC mode, with the IVs of dm-crypt.
+"""Decrypting and encrypting runs of sectors: AES in XTS and CBC mode, with the IVs of dm-crypt.
 
 Every sector has an IV of its own, so that a library that decrypts message by message is called once for each 512
 bytes. Here the modes are taken apart, and all sectors of a run go through AES in one call::
@@ -7,7 +7,7 @@ bytes. Here the modes are taken apart, and all sectors of a run go through AES i
     XTS   plain = D1(cipher xor T) xor T      T of block j in a sector: E2(IV) times alpha to the j, in GF(2^128)
     CBC   plain = D(cipher) xor before        before: the block of ciphertext in front, or the IV
 
-Knows no key slots and no headers. Nothing here encrypts what is written anywhere: E makes IVs and tweaks.
+Encrypting is the same with E1 and E. Knows no key slots and no headers.
 
 References:
     IEEE Std 1619-2018, section 5 (XTS-AES); Linux Documentation/admin-guide/device-mapper/dm-crypt.rst.
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -69,14 +70,29 @@ class SectorCipher:
             first_iv: Number of the first sector, in units of 512 bytes.
             sector_bytes: What was encrypted at once.
         """
+        work = _decrypt_xts if self.mode == "xts" else _decrypt_cbc
+        return self._by_pieces(work, key, content, first_iv, sector_bytes)
+
+    def encrypt(self, key: Key, content: bytes, first_iv: int, sector_bytes: int = SECTOR_BYTES) -> bytes:
+        """Encrypt whole sectors; as decrypt."""
+        work = _encrypt_xts if self.mode == "xts" else _encrypt_cbc
+        return self._by_pieces(work, key, content, first_iv, sector_bytes)
+
+    def _by_pieces(
+        self,
+        work: Callable[[SectorCipher, Key, Words, Words], bytes],
+        key: Key,
+        content: bytes,
+        first_iv: int,
+        sector_bytes: int,
+    ) -> bytes:
         step = max(_PIECE_BYTES // sector_bytes, 1) * sector_bytes
         pieces = []
         for start in range(0, len(content), step):
             piece = np.frombuffer(content, dtype=np.uint64, count=min(step, len(content) - start) // 8, offset=start)
             numbers = _numbers(first_iv + start // SECTOR_BYTES, piece.nbytes // sector_bytes, sector_bytes)
             blocks = piece.reshape(numbers.size, sector_bytes // _BLOCK_BYTES, 2)
-            decrypt = _decrypt_xts if self.mode == "xts" else _decrypt_cbc
-            pieces.append(decrypt(self, key, blocks, numbers))
+            pieces.append(work(self, key, blocks, numbers))
         return b"".join(pieces)
 
     def ivs(self, key: Key, numbers: Words) -> Words:
@@ -134,11 +150,29 @@ def _decrypt_cbc(cipher: SectorCipher, key: Key, blocks: Words, numbers: Words) 
     return before.tobytes()
 
 
+def _encrypt_cbc(cipher: SectorCipher, key: Key, blocks: Words, numbers: Words) -> bytes:
+    """Each block waits for the one in front of it, so the same block of all sectors is encrypted at once."""
+    sealed = np.empty_like(blocks)
+    before = cipher.ivs(key, numbers)
+    for index in range(blocks.shape[1]):
+        before = _words(_aes(key, blocks[:, index] ^ before, encrypt=True))
+        sealed[:, index] = before
+    return sealed.tobytes()
+
+
+def _encrypt_xts(cipher: SectorCipher, key: Key, blocks: Words, numbers: Words) -> bytes:
+    return _xts(cipher, key, blocks, numbers, encrypt=True)
+
+
 def _decrypt_xts(cipher: SectorCipher, key: Key, blocks: Words, numbers: Words) -> bytes:
+    return _xts(cipher, key, blocks, numbers, encrypt=False)
+
+
+def _xts(cipher: SectorCipher, key: Key, blocks: Words, numbers: Words, *, encrypt: bool) -> bytes:
     half = len(key) // 2
     tweaks = _tweaks(_words(_aes(key[half:], cipher.ivs(key, numbers), encrypt=True)), blocks.shape[1])
-    plain = np.frombuffer(_aes(key[:half], blocks ^ tweaks), dtype="<u8").reshape(blocks.shape)
-    tweaks ^= plain
+    through = _aes(key[:half], blocks ^ tweaks, encrypt=encrypt)
+    tweaks ^= np.frombuffer(through, dtype="<u8").reshape(blocks.shape)
     return tweaks.tobytes()
 
 

@@ -76,6 +76,21 @@ class DecryptingReader(BlockReader):
         return plain[offset - start : offset - start + length]
 
 
+class Sealer:
+    """Encrypts what is to lie in the plain text of a container, with the key that the container has."""
+
+    def __init__(self, place: Payload, key: VolumeKey) -> None:
+        self.sector_bytes = place.sector_bytes
+        self._place = place
+        self._cipher = parse_cipher(place.cipher)
+        self._key = key
+
+    def sealed(self, offset: int, content: bytes) -> bytes:
+        """The ciphertext of whole sectors that begin at an offset of the plain text."""
+        first_iv = self._place.iv_tweak + offset // SECTOR_BYTES
+        return self._cipher.encrypt(self._key.content, content, first_iv, self.sector_bytes)
+
+
 @dataclass(frozen=True)
 class OpenContainer:
     """The volume inside of a container.
