@@ -9,8 +9,14 @@ from contextlib import contextmanager
 import pytest
 
 from imager.devices.opening import open_source
+from imager.errors import VolumeFailed
+from imager.filesystems.base import NotTrusted
+from imager.filesystems.xfs import parser as xfs_parser
+from imager.fitting.ways import WAYS
+from imager.layout import Content
 from imager.remaking import carry, xfs
-from imager.remaking.model import Place
+from imager.remaking.making import remake
+from imager.remaking.model import CannotRemake, Place
 from imager.remaking.programs import known_options
 from tests.harness.files import sparse_file
 from tests.harness.loop import can_mount, loop_device, mounted
@@ -59,12 +65,12 @@ def filled(path, tmp_path, *, reflink=True):
 
 
 def remade(old, tmp_path, size, sector=512):
-    remake = plan_of(old, size, sector)
+    planned = plan_of(old, size, sector)
     new = sparse_file(tmp_path / "new", size)
     source, target = Place(str(old), 0, old.stat().st_size), Place(str(new), 0, size, sector)
-    found = carry.look(remake, source)
-    assert carry.missing_bytes(remake, found) == 0
-    assert carry.make(remake, source, target) == ()
+    found = carry.look(planned, source)
+    assert carry.missing_bytes(planned, found) == 0
+    assert carry.make(planned, source, target) == ()
     return new
 
 
@@ -116,3 +122,99 @@ def test_an_xfs_that_is_made_anew_has_every_file_and_every_feature(tmp_path, opt
         assert said == second[name], name
     shared = sum("shared" in kind for pieces in first["holes"].values() for _, _, kind in pieces)
     assert bool(shared) == reflink
+
+
+@needs_xfs
+def test_a_log_that_has_to_be_replayed_is_replayed_into_the_copy(tmp_path):
+    old = made(tmp_path / "old", PLAIN)
+    with loop_device(old) as device, mounted(device, tmp_path / "fill") as top:
+        for number in range(200):
+            (top / f"{number}").write_text(f"content {number}")
+        call("xfs_io", "-x", "-c", "shutdown -f", top)  # what is in the log is all there is
+    with open_source(str(old), exclusive_check=False) as reader, pytest.raises(NotTrusted, match="log"):
+        xfs_parser.used_map(reader)
+    new = remade(old, tmp_path, 400 * MIB)
+    with both(old, new, tmp_path) as (one, two):
+        assert rsync_would_do(one, two) == ""
+        assert len(list(two.iterdir())) == 200
+
+
+@needs_xfs
+def test_the_smallest_size_that_is_planned_is_large_enough_for_many_small_files(tmp_path):
+    old = made(tmp_path / "old", "-m rmapbt=1,reflink=1", size=1024 * MIB)
+    with loop_device(old) as device, mounted(device, tmp_path / "fill") as top:
+        for folder in range(20):
+            (top / f"{folder}").mkdir()
+            for number in range(1500):
+                (top / f"{folder}" / f"a file with a name of some length {number}").write_bytes(b"x" * 600)
+        (top / "large").write_bytes(os.urandom(250 * MIB))
+    with open_source(str(old), exclusive_check=False) as reader:
+        content = xfs_parser.used_map(reader).content
+    least = WAYS["xfs"].least(content, content.used_bytes)
+    assert 300 * MIB < least < 700 * MIB
+    new = remade(old, tmp_path, least)
+    with both(old, new, tmp_path) as (one, two):
+        assert rsync_would_do(one, two) == ""
+
+
+@needs_xfs
+def test_what_does_not_fit_is_told_before_anything_is_made(tmp_path):
+    old = made(tmp_path / "old", PLAIN)
+    with loop_device(old) as device, mounted(device, tmp_path / "fill") as top:
+        (top / "large").write_bytes(os.urandom(300 * MIB))
+    new = sparse_file(tmp_path / "new", 320 * MIB)
+    with pytest.raises(VolumeFailed, match=r"do not fit into 320 MiB: 9\d\.\d MiB are missing"):
+        remake(Content("filesystem", "xfs"), str(old), str(new), 320 * MIB, 512)
+    assert new.stat().st_blocks == 0
+
+
+@needs_xfs
+def test_a_file_of_more_than_4_gib_keeps_its_holes(tmp_path):
+    old = made(tmp_path / "old", PLAIN)
+    with loop_device(old) as device, mounted(device, tmp_path / "fill") as top, (top / "disk").open("wb") as file:
+        for place in (0, 4 * 1024 * MIB, 70 * 1024 * MIB):
+            file.seek(place)
+            file.write(place.to_bytes(8, "little") * 9000)
+        file.truncate(80 * 1024 * MIB)
+    new = remade(old, tmp_path, 400 * MIB)
+    with both(old, new, tmp_path) as (one, two):
+        assert (two / "disk").stat().st_size == 80 * 1024 * MIB
+        assert (two / "disk").stat().st_blocks == (one / "disk").stat().st_blocks < 1000
+        for place in (0, 4 * 1024 * MIB, 70 * 1024 * MIB):
+            pieces = []
+            for top in (one, two):
+                with (top / "disk").open("rb") as file:
+                    file.seek(place)
+                    pieces.append(file.read(72_008))
+            assert pieces[0] == pieces[1]
+
+
+@pytest.mark.parametrize(("options", "change", "reason"), [("", "qflags 3", "quotas"), ("-l logdev={}", "", "another")])
+def test_what_would_be_lost_is_refused(tmp_path, options, change, reason):
+    log = sparse_file(tmp_path / "log", 100 * MIB)
+    old = made(tmp_path / "old", options.format(log))
+    if change:
+        call("xfs_db", "-x", "-c", "sb 0", "-c", f"write {change}", old)
+    with pytest.raises(CannotRemake, match=reason):
+        plan_of(old, 400 * MIB)
+
+
+@needs_xfs
+def test_an_xfs_for_sectors_of_4096_bytes(tmp_path):
+    old = filled(made(tmp_path / "old", "-b size=1024 -m reflink=1"), tmp_path)
+    new = remade(old, tmp_path, 600 * MIB, sector=4096)
+    assert identity(new) == identity(old)
+    told = geometry(new)
+    assert (told["sectsize"], told["blocksize"]) == ("4096", "4096")
+    with both(old, new, tmp_path, sector=4096) as (one, two):
+        assert rsync_would_do(one, two) == ""
+
+
+@needs_xfs
+def test_a_damaged_file_system_is_not_filled_into_another(tmp_path):
+    old = filled(made(tmp_path / "old", PLAIN), tmp_path)
+    call("xfs_db", "-x", "-c", "sb 0", "-c", "addr rootino", "-c", "write core.nlinkv2 77", old)
+    new = sparse_file(tmp_path / "new", 400 * MIB)
+    with pytest.raises(VolumeFailed, match="checking the old file system"):
+        remake(Content("filesystem", "xfs"), str(old), str(new), 400 * MIB, 512)
+    assert new.stat().st_blocks == 0
