@@ -72,7 +72,7 @@ def plan(reader: BlockReader, sector_bytes: int, size_bytes: int) -> Remake:
     """
     old = old_volume(reader)
     boot = old.boot
-    sector = max(sector_bytes, old.geometry.sector_bytes)
+    sector = sector_bytes  # Linux would take longer ones than the disk's, Windows and some firmware do not
     bits, cluster = _type_and_cluster(old.geometry, sector, size_bytes)
     command = ["mkfs.fat", "-F", str(bits), "-S", str(sector), "-s", str(cluster // sector), "-f"]
     command += [str(boot.bpb.BPB_NumFATs), "-M", f"0x{boot.bpb.BPB_Media:02x}", "-h", str(boot.bpb.BPB_HiddSec)]
@@ -101,7 +101,10 @@ def _type_and_cluster(old: Geometry, sector: int, size_bytes: int) -> tuple[int,
     if old.bits == 32:
         while cluster > sector and size_bytes // cluster <= FAT16_CLUSTERS_BELOW + FAT16_CLUSTERS_BELOW // 64:
             cluster //= 2
-        return 32, cluster
+        if old.cluster_count < FAT16_CLUSTERS_BELOW or size_bytes // cluster >= FAT16_CLUSTERS_BELOW:
+            return 32, cluster  # one that had too few clusters before is used by somebody who does not mind
+        # Longer sectors: firmware (EDK2) and mtools call a FAT32 with so few clusters damaged. Each may have a FAT16.
+        return (16 if size_bytes // cluster >= FAT12_CLUSTERS_BELOW + FAT12_CLUSTERS_BELOW // 8 else 12), cluster
     # mkfs.fat aligns, so that some clusters are lost: a type is chosen only with some distance to its limits.
     if old.bits == 16:
         while cluster > sector and size_bytes // cluster < FAT12_CLUSTERS_BELOW + FAT12_CLUSTERS_BELOW // 8:

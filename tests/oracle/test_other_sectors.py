@@ -236,3 +236,41 @@ def test_an_mbr_with_logical_partitions_becomes_a_gpt(tmp_path, sector):
             assert blkid(there, "LABEL") == "logical"
             call("e2fsck", "-f", "-n", there)
         assert any("PARTUUIDs" in text for text in told["plan"]["plan_warnings"])
+
+
+ANEW_ROWS = {
+    512: [
+        (40, "uefi", "mkfs.fat", "-F", "32", "-s", "1", "-n", "EFI"),
+        (320, "linux", "mkfs.xfs", "-q", "-s", "size=512", "-L", "data"),
+    ],
+    4096: [(272, "uefi", "mkfs.fat", "-F", "32", "-S", "4096", "-s", "1", "-n", "EFI")],
+}
+
+
+@pytest.mark.parametrize(("old", "new"), [(512, 4096), (4096, 512)])
+def test_what_counts_other_sectors_is_made_anew_by_files(tmp_path, old, new):
+    disk = disk_with(tmp_path, old, 420 * MIB, ANEW_ROWS[old])
+    content = tmp_path / "content"
+    content.write_bytes(CONTENT)
+    with loop_device(disk, sector_size=old) as device:
+        with volume_of(device, old, 1) as esp:
+            call("mmd", "-i", esp, "::/EFI", "::/EFI/BOOT")
+            call("mcopy", "-i", esp, content, "::/EFI/BOOT/BOOTX64.EFI")
+            serial = blkid(esp, "UUID")
+        if old == 512:
+            with volume_of(device, old, 2) as volume, mounted(volume, tmp_path / "m") as top:
+                (top / "content").write_bytes(CONTENT)
+    with restored(captured(disk, old), tmp_path, new, 500 * MIB, "--fit") as (device, told):
+        with volume_of(device, new, 1) as esp:
+            call("fsck.fat", "-n", esp)
+            assert (blkid(esp, "UUID"), blkid(esp, "LABEL")) == (serial, "EFI")
+            assert int.from_bytes(at(esp, 11, 2), "little") == new
+            call("mcopy", "-i", esp, "::/EFI/BOOT/BOOTX64.EFI", tmp_path / "back")
+            assert (tmp_path / "back").read_bytes() == CONTENT
+        if old == 512:
+            with volume_of(device, new, 2) as volume:
+                assert blkid(volume, "LABEL") == "data"
+                with mounted(volume, tmp_path / "m") as top:
+                    assert (top / "content").read_bytes() == CONTENT
+        said = " ".join(told["plan"]["plan_warnings"])
+        assert f"partition 1 (vfat) is made anew and filled with its files: it counts sectors of {old} bytes" in said
