@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
+import functools
+import os
 from pathlib import Path
 from typing import Final
 
@@ -13,8 +16,17 @@ from imager.devices.beneath import beneath, running_system_disks
 from imager.devices.inventory import DiskInfo, list_disks
 from imager.devices.machine import MachineFacts, machine_facts, plain_mac
 from imager.devices.sysfs import System, listing
+from imager.process import ProgramFailed, find_program, run
 
-__all__ = ["MEDIUM", "MachineFacts", "candidates", "file_candidate", "machine_facts", "mismatch"]
+__all__ = [
+    "MEDIUM",
+    "MachineFacts",
+    "candidates",
+    "file_candidate",
+    "machine_facts",
+    "mismatch",
+    "wait_for_devices",
+]
 
 MEDIUM: Final = Path("/run/bootmedia/medium")
 """Where the initrd of our media mounts what the machine was started from."""
@@ -50,6 +62,17 @@ def _differs(what: str, wanted: tuple[str, ...], found: tuple[str, ...]) -> str:
 # --- Disks --------------------------------------------------------------------------------------------------------
 
 
+@functools.cache
+def wait_for_devices() -> None:
+    """On a medium that starts, wait until drivers are loaded and udev knows the disks; once.
+
+    The consoles, and so the wizard, are there earlier. bootmedia-data has waited itself and says so.
+    """
+    if find_program("bootmedia-settled") and not os.environ.get("BOOTMEDIA_SETTLED"):
+        with contextlib.suppress(ProgramFailed):
+            run(["bootmedia-settled"], allowed=range(256))
+
+
 def candidates(images: dict[str, str], system: System | None = None) -> tuple[Candidate, ...]:
     """Every disk of the machine, with why it must not be written.
 
@@ -58,6 +81,8 @@ def candidates(images: dict[str, str], system: System | None = None) -> tuple[Ca
         system: A recorded machine instead of this one.
     """
     machine = system or System()
+    if machine.is_real:
+        wait_for_devices()
     system_disks = running_system_disks(system=machine)
     kept = _held_names(images, machine)
     aliases = _aliases(machine)

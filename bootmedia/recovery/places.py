@@ -19,7 +19,7 @@ from bootmedia.recovery.answers import (
     place_of,
 )
 from bootmedia.recovery.errors import AnswersWrong
-from bootmedia.recovery.facts import MEDIUM, MachineFacts
+from bootmedia.recovery.facts import MEDIUM, MachineFacts, wait_for_devices
 from bootmedia.recovery.fetch import WAITS, Said, quietly
 from bootmedia.recovery.secure_shell import SshInput
 from bootmedia.recovery.web import HttpInput
@@ -61,6 +61,7 @@ def list_volumes() -> list[Volume]:
     Raises:
         StoreError: blkid does not say.
     """
+    wait_for_devices()
     try:
         said = run(["blkid", "-c", "/dev/null", "-o", "export"], allowed=(0, 2)).output  # 2: it found nothing
     except ProgramFailed as error:

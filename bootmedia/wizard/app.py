@@ -14,7 +14,6 @@ from textual.binding import Binding, BindingType
 from textual.scrollbar import ScrollBar, ScrollBarRender
 
 from bootmedia.wizard.pipeline import Pipeline
-from bootmedia.wizard.running import Outcome, Runner
 from bootmedia.wizard.screens.look import CSS, FEW_COLOURS_CSS, NO_COLOUR_CSS
 from bootmedia.wizard.screens.welcome import Ask, Welcome
 from bootmedia.wizard.terminal import Ability
@@ -23,6 +22,7 @@ if TYPE_CHECKING:  # imported late at run time: the first screen is there before
     from bootmedia.recovery.choose import Candidate
     from bootmedia.recovery.places import Surroundings
     from bootmedia.wizard.choice import Source
+    from bootmedia.wizard.running import Outcome
     from imager.pictures.bar import Style
     from imager.reports.log import Log
 
@@ -103,6 +103,8 @@ class Wizard(App[None]):
 
     def carry_out(self, command: Pipeline, given: bytes = b"", environment: Mapping[str, str] | None = None) -> Outcome:
         """Run a short command to its end."""
+        from bootmedia.wizard.running import Runner
+
         self.log_line(f"$ {command}")
         columns = {"COLUMNS": str(self.picture_style().columns)}  # pictures that fit onto the screen
         outcome = Runner(command, given=given, environment={**columns, **(environment or {})}).run()

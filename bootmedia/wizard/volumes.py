@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from bootmedia.recovery.facts import wait_for_devices
 from bootmedia.recovery.places import blkid_paragraphs
 from bootmedia.wizard.pipeline import Pipeline
 from imager.devices.mounts import devices_of, own_mounts
@@ -58,6 +59,7 @@ def list_file_systems() -> list[FileSystem]:
     Raises:
         ProgramFailed: blkid does not say.
     """
+    wait_for_devices()
     said = run(["blkid", "-c", "/dev/null", "-o", "export"], allowed=(0, 2), timeout_seconds=120).output
     machine = System()
     mounted = {name: mount.point for mount in own_mounts(machine) for name in devices_of(mount, machine)}

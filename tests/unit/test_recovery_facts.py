@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -189,3 +192,15 @@ def test_links_lead_to_their_disk(tmp_path) -> None:
     link.symlink_to("../../vda")
     (disk,) = candidates({}, system)
     assert {"/dev/vda", "/dev/disk/by-path/pci-0000:00:04.0", "pci-0000:00:04.0"} <= disk.names
+
+
+@pytest.mark.parametrize(("said", "calls"), [("", 1), ("1", 0)], ids=["a person", "what has waited itself"])
+def test_who_lists_disks_of_a_medium_that_starts_waits_for_its_drivers_once(tmp_path, said, calls):
+    waited = tmp_path / "waited"
+    program = tmp_path / "bootmedia-settled"
+    program.write_text(f"#!/bin/sh\necho waited >>{waited}\nexit 1\n")
+    program.chmod(0o755)
+    twice = "from bootmedia.recovery.facts import candidates; candidates({}); candidates({})"
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "BOOTMEDIA_SETTLED": said}
+    subprocess.run([sys.executable, "-c", twice], env=environment, check=True)
+    assert (waited.read_text().splitlines() if waited.exists() else []) == ["waited"] * calls

@@ -106,6 +106,13 @@ def test_the_system_is_whole_and_keeps_to_itself(prepared, tmp_path):
     with switched_on(machine) as guest:
         started(guest)
         assert "0 loaded units" in done(guest, "systemctl --failed --no-pager")
+        moment = "systemctl show --value --property={}TimestampMonotonic {}"
+        console, system = (
+            int(done(guest, moment.format(*words)))
+            for words in (("InactiveExit", "serial-getty@ttyS0"), ("ActiveEnter", "sysinit.target"))
+        )
+        assert 0 < console < system, "the consoles wait for the system"
+        done(guest, "bootmedia-settled 600 && test -e /dev/disk/by-path && udevadm settle --timeout=1")
         listening = done(guest, "ss -Hlntu | awk '{print $1, $5}'")
         # What is left is the DHCP client, which gets answers there.
         assert {line.split(":")[-1] for line in listening.splitlines()} <= {"68", "546"}
