@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -21,6 +21,7 @@ from bootmedia.recovery.unlocking import unlocked
 from imager.errors import StoreError, TargetRefused, UsageError
 from imager.fitting.model import Rule
 from imager.image.description import Description, FinalFacts
+from imager.layout import Layout
 from imager.partitions.adapt import missing_bytes
 from imager.pictures.sizes import size_text
 from imager.restore.afterwards import Afterwards
@@ -30,6 +31,8 @@ from imager.restore.looking import look_at_target
 from imager.restore.plan import Plan, RestoreOptions, RestoreScope, make_plan
 from imager.restore.scope import wanted_partition
 from imager.restore.sets import SetImage, missing_sentences
+from imager.restore.shrinking import with_scratch
+from imager.volumes.luks import VolumeKey
 
 
 @dataclass(frozen=True)
@@ -181,11 +184,14 @@ def make_recovery_plan(found: Found, facts: MachineFacts, around: Surroundings) 
     restores = found.answers.restore
     choices = [_choose(restore, about, disks) for restore, (about, _) in zip(restores, read, strict=True)]
     refuse_shared([(choice, restore.onto) for choice, restore in zip(choices, restores, strict=True)])
+    asked = [(restore, source, about) for restore, source, (about, _) in zip(restores, sources, read, strict=True)]
+    layouts, secrets, keys = unlocked(asked, found, around)
     tasks = [
-        Task(restore, source, about, choice, _plan(restore, source, about, final, choice))
-        for restore, source, (about, final), choice in zip(restores, sources, read, choices, strict=True)
+        Task(restore, source, about, choice, _plan(restore, source, _with(about, layout, restore), final, choice, keys))
+        for restore, source, (about, final), choice, layout in zip(
+            restores, sources, read, choices, layouts, strict=True
+        )
     ]
-    layouts, secrets = unlocked([(task.restore, task.source, task.about) for task in tasks], found, around)
     # One name for all disks: a volume group may lie on several.
     volume = next((restore.grow_volume for restore in restores if restore.grow_volume), None)
     growing = grow_stages([task.plan for task in tasks], layouts, secrets=secrets, volume=volume)
@@ -236,7 +242,19 @@ def _need(restore: Restore, about: Description) -> Need:
     return Need(about.sector_size, layout.size_bytes, least)
 
 
-def _plan(restore: Restore, source: ImageSource, about: Description, final: FinalFacts | None, choice: Choice) -> Plan:
+def _with(about: Description, layout: Layout, restore: Restore) -> Description:
+    """The image with what lies in its containers, where that may have to be smaller."""
+    return replace(about, layout=layout) if restore.fit else about
+
+
+def _plan(
+    restore: Restore,
+    source: ImageSource,
+    about: Description,
+    final: FinalFacts | None,
+    choice: Choice,
+    keys: Sequence[VolumeKey],
+) -> Plan:
     state = look_at_target(
         choice.disk.path,
         image_files=[str(source.path)] if source.path else [],
@@ -251,8 +269,14 @@ def _plan(restore: Restore, source: ImageSource, about: Description, final: Fina
             raise UsageError(f"there is no partition {restore.onto} on {state.name} that could be written")
         scope = RestoreScope.partition(restore.partition, entry.start, entry.end)
     grow = Rule("fit") if restore.fit else Rule.parse(restore.grow) if restore.grow else None
-    options = RestoreOptions(accept_damage=restore.accept_damage, verify=restore.verify, grow=grow)
-    return make_plan(about, final, state, scope, options)
+
+    def planned(scratch: str) -> Plan:
+        options = RestoreOptions(
+            accept_damage=restore.accept_damage, verify=restore.verify, grow=grow, scratch=scratch, keys=tuple(keys)
+        )
+        return make_plan(about, final, state, scope, options)
+
+    return with_scratch(planned, "") if restore.fit else planned("")
 
 
 def check_same_image(task: Task, image_id: UUID) -> None:

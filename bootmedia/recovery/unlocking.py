@@ -28,8 +28,11 @@ _MOST_KEY_BYTES: Final = 8 * 1024 * 1024
 Restored = tuple[Restore, ImageSource, Description]
 
 
-def unlocked(restores: Sequence[Restored], found: Found, around: Surroundings) -> tuple[list[Layout], dict[str, bytes]]:
-    """What each image holds, with what lies in containers that can be opened; and their keys, by UUIDs.
+Unlocked = tuple[list[Layout], dict[str, bytes], list[luks.VolumeKey]]
+
+
+def unlocked(restores: Sequence[Restored], found: Found, around: Surroundings) -> Unlocked:
+    """What each image holds, with what lies in containers that can be opened; passphrases by UUIDs; volume keys.
 
     Raises:
         AnswersWrong: There is no encrypted partition where the answers say.
@@ -39,7 +42,7 @@ def unlocked(restores: Sequence[Restored], found: Found, around: Surroundings) -
     layouts = [about.layout for _, _, about in restores]
     secrets: dict[str, bytes] = {}
     if not any(restore.unlock for restore, _, _ in restores):
-        return layouts, secrets
+        return layouts, secrets, []
     luks.forbid_core_files()  # before the first key is in memory
     for restore, _, about in restores:
         for number, name in _wanted(restore):
@@ -50,7 +53,7 @@ def unlocked(restores: Sequence[Restored], found: Found, around: Surroundings) -
         seen = looked_into([(layouts[index], reader) for index, reader in readers.items()], keys)
         for index, layout in zip(readers, seen, strict=True):
             layouts[index] = layout
-    return layouts, secrets
+    return layouts, secrets, keys
 
 
 def _wanted(restore: Restore) -> Iterator[tuple[int, str]]:
