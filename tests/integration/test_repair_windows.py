@@ -195,6 +195,17 @@ def test_a_sleeping_windows_is_left_alone(disk, tmp_path):
     assert copied(nodes[1], tmp_path, f"{CONFIG}/SYSTEM").read_bytes() == make_hive(system_hive())
 
 
+def test_a_volume_that_waits_for_chkdsk_is_left_alone(disk, tmp_path):
+    device, nodes = disk
+    call("ntfsfix", nodes[1])  # without -d it asks Windows for a check
+    said = imager("repair-boot", "--yes", device, status=10)
+    assert "it is marked as dirty" in said
+    assert "ntfsfix -d" in said
+    assert copied(nodes[1], tmp_path, f"{CONFIG}/SYSTEM").read_bytes() == make_hive(system_hive())
+    call("ntfsfix", "-d", nodes[1])
+    imager("repair-boot", "--yes", device)
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [

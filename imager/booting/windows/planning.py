@@ -70,7 +70,7 @@ def kind_of(volume: OpenVolume) -> str:
 
 
 def options_of(volume: OpenVolume) -> tuple[str, ...]:
-    """Of the mount: ntfs-3g would empty a log that is not clean."""
+    """Of a mount for writing: else ntfs-3g empties a log that is not clean."""
     return ("norecover",) if volume.content.type == "ntfs" else ()
 
 
@@ -93,7 +93,7 @@ def look_for_windows(
     problems = [f"{each.known_as}: {_BITLOCKER}" for each in opened.of_type(["BitLocker"])]
     for volume in volumes if any(each.content.type == "ntfs" for each in volumes) else ():
         try:
-            with mounted(volume, options=options_of(volume), kind=kind_of(volume)) as top:
+            with mounted(volume, kind=kind_of(volume)) as top:
                 seen.append(_Seen(volume, _windows(volume, top, known, wanted), dict(_menus(top))))
         except VolumeFailed as error:
             problems.append(error.message)
