@@ -21,7 +21,7 @@ from tests.harness.disks import MIB, Part, mbr_disk, sfdisk_table
 from tests.harness.files import sparse_file
 from tests.harness.hives import Tree, binary, make_hive, read_by_hivex, read_by_reged, string
 from tests.harness.loop import loop_device, mounted, needs_root, partition_nodes, partitions
-from tests.harness.ntfs_images import needs_driver
+from tests.harness.ntfs_images import needs_driver, write_log
 from tests.harness.programs import call, missing_tools
 from tests.unit.test_windows_repair import device as gpt_device
 from tests.unit.test_windows_repair import driver_file, hexed, mbr_device, service, store
@@ -193,6 +193,17 @@ def test_a_sleeping_windows_is_left_alone(disk, tmp_path):
     assert "Fast Startup" in said
     assert "shutdown /s /f /t 0" in said
     assert copied(nodes[1], tmp_path, f"{CONFIG}/SYSTEM").read_bytes() == make_hive(system_hive())
+
+
+def test_a_volume_with_a_log_in_use_is_left_alone(disk, tmp_path):
+    device, nodes = disk
+    in_use = {"lsn": 900, "in_use": True}
+    write_log(nodes[1], in_use, in_use)
+    before = nodes[1].read_bytes()
+    said = imager("repair-boot", "--yes", device, status=10)
+    assert "it was not cleanly unmounted" in said
+    assert "shutdown /s /f /t 0" in said
+    assert nodes[1].read_bytes() == before
 
 
 def test_a_volume_that_waits_for_chkdsk_is_left_alone(disk, tmp_path):
