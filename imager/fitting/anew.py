@@ -30,6 +30,9 @@ FILES_DIFFER: Final = (
 )
 XFS_DIFFERS: Final = ("the number of allocation groups and the size of the log are new", *FILES_DIFFER)
 F2FS_DIFFERS: Final = ("fs-verity seals and pinned files are not kept", *FILES_DIFFER)
+EXT_BLOCK_BYTES: Final = 4096
+"""Blocks of an ext that is made anew: those that live on all disks."""
+EXT_DIFFERS: Final = (f"blocks have {EXT_BLOCK_BYTES} bytes, so that small files take more room", *FILES_DIFFER)
 FAT_DIFFERS: Final = (
     "deleted entries are gone, and files lie in other places",
     "boot loaders that are found by sector number (SYSLINUX) must be installed again",
@@ -139,6 +142,38 @@ ANEW: Final[dict[str, Way]] = {
     ),
 }
 """By blkid's name of the content."""
+
+
+_EXT: Final = Way(
+    "anew",
+    "it is made anew with its UUID, label and features, and filled with every file",
+    ("mke2fs", "e2fsck", "rsync", "setpriv", "unshare"),
+    lambda _content, used_bytes: used_bytes + used_bytes // 4 + 64 * MIB,
+    _files_outlay,
+    EXT_DIFFERS,
+    as_root=True,
+    mounts="ext4",
+)
+FOR_SECTORS: Final[dict[str, Way]] = dict.fromkeys(("ext2", "ext3", "ext4"), _EXT)
+"""What else is made anew, but only when it cannot live with a disk's sectors."""
+
+
+def ext_refusal(features: Sequence[str]) -> str:
+    """What would be lost of an ext file system with these features; empty when it can be made anew."""
+    reasons = {
+        "encrypt": "files may be encrypted, and cannot be read without their keys",
+        "quota": "it has quotas, whose limits would be lost",
+        "verity": "seals of fs-verity would be lost",
+        "casefold": "folders may take upper and lower case for the same",
+        "journal_dev": "it is a journal, or has one on another device",
+        "shared_blocks": "files share blocks",
+    }
+    return next((reason for name, reason in reasons.items() if name in features), "")
+
+
+def ext_refusal_of(content: Content) -> str:
+    """The same, for what a layout knows."""
+    return ext_refusal(content.facts.get("features", "").split())
 
 
 def _xfs_refusal(content: Content) -> str:

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Final
 
 from imager.extents import Extents
-from imager.fitting.anew import ANEW, WHY_NOT_ANEW
+from imager.fitting.anew import ANEW, FOR_SECTORS, WHY_NOT_ANEW, ext_refusal_of
 from imager.fitting.way import BYTES_A_SECOND, GIB, MIB, TOOL_MEMORY, Outlay, Way
 from imager.layout import Content, Partition
 
@@ -34,7 +34,9 @@ def way_of(content: Content | None) -> Way | None:
 def anew_way_of(content: Content | None) -> Way | None:
     """The way of making a content anew, as when it cannot live with a disk's sectors; None when there is none."""
     way = way_of(content)
-    return way if way is not None and way.kind == "anew" else None
+    if way is None or content is None or way.kind == "anew":
+        return way
+    return FOR_SECTORS.get(content.type) if not ext_refusal_of(content) else None
 
 
 def why_not(content: Content) -> str:

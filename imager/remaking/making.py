@@ -7,7 +7,7 @@ from imager.blocks import BlockReader
 from imager.devices.opening import open_source
 from imager.errors import VolumeFailed
 from imager.layout import Content
-from imager.remaking import exfat, f2fs, fat, swap, volumes, xfs
+from imager.remaking import exfat, ext, f2fs, fat, swap, volumes, xfs
 from imager.remaking.carry import look, make, missing_bytes, obstacles, room_sentence
 from imager.remaking.model import CannotRemake, Place, Remake
 from imager.remaking.programs import known_options
@@ -36,6 +36,8 @@ def plan_remake(content: Content, old: str, size_bytes: int, sector_bytes: int) 
             return fat.plan(reader, sector_bytes, size_bytes)
         if content.type == "exfat":
             return exfat.plan(reader, sector_bytes, size_bytes)
+        if content.type in ("ext2", "ext3", "ext4"):
+            return ext.plan(reader, content.type, sector_bytes, size_bytes)
     raise CannotRemake(f"nothing makes {content.type} anew")
 
 

@@ -29,6 +29,7 @@ from imager.restore.scope import HEAD_BYTES, wanted_partition
 from imager.restore.smaller import Smaller
 from imager.restore.write import Extra
 from imager.shrinking import MAKERS, Work
+from imager.shrinking.anew import make_anew
 from imager.volumes import luks
 
 _VOLUME, _OLD = "volume", "old"
@@ -198,7 +199,8 @@ def _make(shop: Shop, unit: Unit, there: Shown) -> None:
     old = there.path(_OLD) if unit.way.kind == "anew" else ""
     sizes = unit.old_size, unit.new_size, shop.plan.sector_there
     work = Work(unit.content, there.path(_VOLUME), old, *sizes)
-    MAKERS[unit.content.type](work)
+    make = make_anew if unit.way.kind == "anew" else MAKERS[unit.content.type]
+    make(work)
     shop.told.extend(f"{unit.name}: {text}" for text in work.told)
     if there.size(_VOLUME) > unit.new_size:
         os.truncate(there.path(_VOLUME), unit.new_size)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 
 import pytest
 
@@ -274,3 +275,42 @@ def test_what_counts_other_sectors_is_made_anew_by_files(tmp_path, old, new):
                     assert (top / "content").read_bytes() == CONTENT
         said = " ".join(told["plan"]["plan_warnings"])
         assert f"partition 1 (vfat) is made anew and filled with its files: it counts sectors of {old} bytes" in said
+
+
+def tree_of(top):
+    """What a person would call the same: names, kinds, sizes, owners, modes, times, links, attributes and content."""
+    found = {}
+    for path in sorted([top, *top.rglob("*")]):
+        state = path.lstat()
+        times = state.st_mtime_ns if path.name != "lost+found" else 0
+        content = path.read_bytes() if path.is_file() and not path.is_symlink() else b""
+        size = state.st_size if not path.is_dir() else 0
+        links = state.st_nlink if not path.is_dir() else 0
+        names = os.listxattr(path, follow_symlinks=False)
+        attributes = {name: os.getxattr(path, name, follow_symlinks=False) for name in names}
+        found[str(path.relative_to(top))] = (state.st_mode, state.st_uid, size, links, times, content, attributes)
+    return found
+
+
+@pytest.mark.parametrize("kind", ["ext2", "ext4"])
+def test_a_boot_partition_with_blocks_of_1_kib_is_made_anew(tmp_path, kind):
+    row = (200, "linux", "mke2fs", "-q", "-F", "-t", kind, "-b", "1024", "-L", "boot")
+    disk = disk_with(tmp_path, 512, 220 * MIB, [row])
+    with loop_device(disk) as device, volume_of(device, 512, 1) as volume:
+        with mounted(volume, tmp_path / "m") as top:
+            (top / "content").write_bytes(CONTENT)
+            (top / "folder").mkdir(mode=0o750)
+            os.link(top / "content", top / "folder/second")
+            (top / "link").symlink_to("content")
+            os.setxattr(top / "content", "user.x", b"y")
+            os.chown(top / "folder", 1000, 1000)
+            before = tree_of(top)
+        uuid = blkid(volume, "UUID")
+    image = captured(disk, 512)
+    with restored(image, tmp_path, 4096, 230 * MIB, "--fit") as (device, told), volume_of(device, 4096, 1) as volume:
+        assert (blkid(volume, "TYPE"), blkid(volume, "UUID"), blkid(volume, "LABEL")) == (kind, uuid, "boot")
+        call("e2fsck", "-f", "-n", volume)
+        with mounted(volume, tmp_path / "m") as top:
+            assert tree_of(top) == before
+        said = " ".join(told["plan"]["plan_warnings"])
+        assert f"partition 1 ({kind}) is made anew and filled with its files: its blocks have 1024 bytes" in said
