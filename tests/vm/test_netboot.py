@@ -36,9 +36,10 @@ class InTheNetwork:
         return self.network.words(self.machine.command(scratch))
 
 
-def card(*, rom=None):
+def card(*, rom=None, is_first=True):
     """Words for QEMU: a card at the switch, with a boot ROM (iPXE) or without."""
-    device = f"virtio-net-pci,netdev=lan,mac={MAC},bootindex=0"
+    device = f"virtio-net-pci,netdev=lan,mac={MAC}"
+    device += ",bootindex=0" if is_first else ""
     device += f",romfile={rom}" if rom is not None else ""
     return "-netdev", "tap,id=lan,ifname=guest,script=no,downscript=no", "-device", device
 
@@ -117,6 +118,21 @@ def test_bios_without_ipxe_gets_grub(folder, tmp_path):
         started(guest)
         assert f"{folder}/grub.pxe to" in said(tmp_path)
         assert f"{folder}/grub/grub.cfg to" in said(tmp_path)
+        assert BOOTIF in done(guest, "cat /proc/cmdline")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("firmware", [Firmware.UEFI, Firmware.SECURE_BOOT], ids=["uefi", "secure-boot"])
+def test_uefi_starts_over_http(folder, tmp_path, firmware):
+    """This firmware tries PXE first; without the line that knows it, nobody answers that, and HTTP boot comes next."""
+    machine = Machine(firmware, more=card(rom=""))
+    with served(folder, tmp_path, left_out=["set:uefi"]) as lan, switched_on(InTheNetwork(machine, lan)) as guest:
+        started(guest)
+        assert "sent /" not in said(tmp_path), "something came over TFTP"
+        for name in ("shimx64.efi", "/grubx64.efi", "grub/grub.cfg", "live/vmlinuz", "live/10-base.squashfs"):
+            assert f'"GET /{name} HTTP/1.1" 200' in said(tmp_path)
+        state = "enabled" if firmware is Firmware.SECURE_BOOT else "disabled"
+        assert f"SecureBoot {state}" in done(guest, "mokutil --sb-state")
         assert BOOTIF in done(guest, "cat /proc/cmdline")
 
 
