@@ -13,6 +13,7 @@ from textual.app import App
 from textual.binding import Binding, BindingType
 from textual.scrollbar import ScrollBar, ScrollBarRender
 
+from bootmedia.wizard.attached import Attached
 from bootmedia.wizard.pipeline import Pipeline
 from bootmedia.wizard.screens.look import CSS, FEW_COLOURS_CSS, NO_COLOUR_CSS
 from bootmedia.wizard.screens.welcome import Ask, Welcome
@@ -40,6 +41,7 @@ class Wizard(App[None]):
     Attributes:
         journal: Everything that was done.
         has_written: Something was carried out that writes to a disk.
+        attached: What was mounted for it.
     """
 
     ENABLE_COMMAND_PALETTE = False
@@ -58,6 +60,7 @@ class Wizard(App[None]):
         super().__init__(ansi_color=not shows.colour, watch_css=False)
         self.animation_level = "none"
         self.journal = journal
+        self.attached = Attached()
         self._around = around
         self._shows = shows
         self._work: object | None = None

@@ -55,7 +55,11 @@ def _start() -> int:
         from bootmedia.wizard.app import Wizard
 
         wizard = Wizard(shows, journal)
-        wizard.run(mouse=False)
+        try:
+            wizard.run(mouse=False)
+        finally:
+            for sentence in wizard.attached.close():
+                _say(f"recovery-wizard: {sentence}")
         return _ended(wizard.return_code or 0, journal)
     except ImportError as error:
         _say(f"recovery-wizard: {error}: this medium was made without the wizard; the commands are all there")

@@ -13,6 +13,7 @@ import pytest
 
 import imager.process
 from bootmedia.recovery.places import DATA_LABEL, Surroundings, Volume
+from bootmedia.wizard.attached import Attached
 from bootmedia.wizard.volumes import MOUNTS
 from tests.harness.files import sparse_file
 from tests.harness.loop import loop_device, needs_root
@@ -161,6 +162,32 @@ def test_no_copy_of_a_key_stays_when_a_folder_cannot_be_mounted(around, tmp_path
 def copies_of(key) -> list[Path]:
     """Files of the wizard that hold a private key."""
     return [path for path in MOUNTS.glob("*") if path.is_file() and path.read_bytes() == key.read_bytes()]
+
+
+def test_what_was_mounted_is_unmounted_and_secrets_are_forgotten_when_the_wizard_is_left(tmp_path) -> None:
+    attached, folder, secret = Attached(), tmp_path / "mounted", tmp_path / "secret"
+    folder.mkdir()
+    call("mount", "-t", "tmpfs", "none", folder)
+    attached.mounted(folder)
+    attached.keep_file(secret, b"key")
+    assert secret.stat().st_mode & 0o777 == 0o600
+    assert list(attached.close()) == []
+    assert not folder.exists()
+    assert not secret.exists()
+
+
+def test_a_mount_that_is_in_use_stays_and_is_told(tmp_path) -> None:
+    attached, folder = Attached(), tmp_path / "mounted"
+    folder.mkdir()
+    call("mount", "-t", "tmpfs", "none", folder)
+    try:
+        attached.mounted(folder)
+        with (folder / "open").open("w"):
+            (said,) = attached.close()
+        assert f"{folder} stays mounted" in said
+        assert "busy" in said
+    finally:
+        call("umount", folder)
 
 
 def test_a_share_that_does_not_answer_ends_in_a_message(around) -> None:

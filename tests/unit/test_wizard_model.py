@@ -15,8 +15,9 @@ from bootmedia.wizard.images import ImageFacts, entries, is_image
 from bootmedia.wizard.outcomes import result_lines, what_next
 from bootmedia.wizard.pipeline import Pipeline
 from bootmedia.wizard.running import Moved, Outcome, Runner, Said, heard_in
+from bootmedia.wizard.shares import Share, refusal
 from bootmedia.wizard.terminal import ability
-from bootmedia.wizard.volumes import FileSystem, Share, mount_local
+from bootmedia.wizard.volumes import FileSystem, mount_local
 from imager.layout import Content, Identity, Layout, Partition, Table
 
 GIB = 1 << 30
@@ -241,10 +242,61 @@ def test_passwords_stand_in_no_command_line() -> None:
         (Share("smb", "", "backup"), "The server is a name or an address, such as 192.168.1.10."),
         (Share("smb", "-oProxy", "backup"), "The server is a name or an address, such as 192.168.1.10."),
         (Share("smb", "nas", ""), "The name of the share is missing."),
+        (Share("smb", "nas", "backup", password=SECRET), "Whose password is it? The user is missing."),
+        (Share("ssh", "nas", "/srv", port=0), "The port is a number; SSH servers mostly have 22."),
     ],
 )
 def test_words_that_make_no_share_are_refused(share: Share, fault: str) -> None:
     assert share.fault() == fault
+
+
+def test_a_domain_may_stand_before_the_user_as_windows_shows_it() -> None:
+    assert Share("smb", "nas", "b", user=r"OFFICE\ann", password=SECRET).credentials() == (
+        "username=ann\npassword=p,w=\ndomain=OFFICE\n"
+    )
+
+
+def test_a_share_as_windows_writes_it_is_understood() -> None:
+    assert str(Share("smb", "nas", "backup\\images")) == "//nas/backup/images"
+
+
+def test_what_is_not_the_same_is_mounted_at_another_place() -> None:
+    first = Share("smb", "nas", "a/b")
+    others = [
+        Share("smb", "nas", "a_b"),
+        Share("nfs", "nas", "/a/b"),
+        Share("smb", "nas", "a/b", user="ann"),
+        Share("smb", "nas", "a/b", user="ann", domain="OFFICE"),
+        Share("smb", "nas", "a/b", is_writable=True),
+        Share("ssh", "nas", "/a/b", port=2222),
+    ]
+    assert len({share.folder for share in (first, *others)}) == 7
+    assert str(first.folder) == "/run/recovery-wizard/smb-nas_a_b"
+    assert Share("nfs", "nas", "/..").folder.parent == first.folder.parent
+
+
+@pytest.mark.parametrize(
+    ("share", "said", "meant"),
+    [
+        # What mount.cifs 7.4, mount.nfs 2.8 and sshfs 3.7 said, of Samba 4.17, nfs-ganesha 4.3 and OpenSSH 9.2.
+        (Share("smb", "nas", "b", user="u"), "mount error(13): Permission denied Refer to the", "refuses this user"),
+        (Share("smb", "nas", "b"), "mount error(13): Permission denied Refer to the", "wants a user"),
+        (Share("smb", "nas", "b"), "mount error(2): No such file or directory Refer to", "no such share"),
+        (Share("smb", "nas", "b"), "mount error(113): could not connect to 192.0.2.99", "does not answer"),
+        (Share("smb", "nas", "b"), "mount error(115): could not connect to 198.51.100.1", "does not answer"),
+        (Share("smb", "nas", "b"), "Try mounting with vers=1.0. mount error(112): Host is down", "SMB 1 only"),
+        (Share("smb", "nas", "b"), "mount error: could not resolve address for nas: Unknown error", "nobody knows"),
+        (Share("nfs", "nas", "/b"), "mount.nfs: access denied by server while mounting nas:/b", "does not export"),
+        (Share("nfs", "nas", "/b"), "mount.nfs: No route to host for nas:/b on /run/x", "does not answer"),
+        (Share("nfs", "nas", "/b"), "mount.nfs: Connection timed out for nas:/b on /run/x", "does not answer"),
+        (Share("nfs", "nas", "/b"), "mount.nfs: Resource temporarily unavailable for nas:/b on", "nobody knows"),
+        (Share("ssh", "nas", "/b"), "read: Connection reset by peer", "refuses this user"),
+        (Share("ssh", "nas", "/b"), "root@nas:/b: No such file or directory", "no such folder"),
+        (Share("ssh", "nas", "/b"), "fuse: device not found", "fuse: device not found"),
+    ],
+)
+def test_a_servers_refusal_is_told_in_words(share: Share, said: str, meant: str) -> None:
+    assert meant in refusal(share, said)[0]
 
 
 def test_disks_are_mounted_so_that_nothing_is_written_to_them() -> None:

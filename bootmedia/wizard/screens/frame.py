@@ -243,8 +243,9 @@ class Form(Frame):
                 yield Input(id=name, password=name.startswith("password"), compact=True)
 
     def value(self, name: str) -> str:
-        """What stands in a field."""
-        return self.query_one(f"#{name}", Input).value.strip()
+        """What stands in a field; a password is left as it is, with its spaces."""
+        typed = self.query_one(f"#{name}", Input).value
+        return typed if name.startswith("password") else typed.strip()
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         """Enter in a field."""

@@ -100,6 +100,7 @@ class Place(Frame):
         if not outcome.is_well:
             self.tell(f"{found.path} cannot be mounted: {outcome.message}", outcome.hint)
             return
+        self.wizard.attached.mounted(folder_of(found.path))
         self._browse(folder_of(found.path))
 
     def _browse(self, folder: Path) -> None:

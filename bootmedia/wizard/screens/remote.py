@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,9 @@ from bootmedia.wizard.choice import Source
 from bootmedia.wizard.running import Outcome
 from bootmedia.wizard.screens.frame import Form, Frame
 from bootmedia.wizard.screens.look import styled
-from bootmedia.wizard.volumes import MOUNTS, Share, folder_of
+from bootmedia.wizard.shares import Share, refusal
+from bootmedia.wizard.volumes import folder_of
+from imager.errors import StoreError
 from imager.text import one_line
 
 Browsed = Callable[[Path], None]
@@ -71,7 +74,9 @@ class ShareForm(Form):
         names = [name for name, _, _ in self.FIELDS]
         values = {name: self.value(name) for name in names if name != "port"}
         port = self.value("port") if "port" in names else ""
-        return Share(self.KIND, port=int(port) if port.isdecimal() else 22, **values)
+        port = port or "22"
+        number = int(port) if port.isdecimal() else 0
+        return Share(self.KIND, port=number, is_writable=self._is_writable, **values)
 
     def submit(self) -> None:
         """Mount it."""
@@ -83,8 +88,8 @@ class ShareForm(Form):
 
     def attach(self, share: Share) -> None:
         """Run the command that mounts it."""
-        credentials = _credentials_path(share)
-        command = share.mount(str(credentials), is_writable=self._is_writable)
+        credentials = folder_of(f"credentials-{share.server}-{os.getpid()}")
+        command = share.mount(str(credentials))
         self.set_command(command)
 
         def work() -> Outcome:
@@ -92,19 +97,27 @@ class ShareForm(Form):
                 return Outcome(0)
             share.folder.mkdir(parents=True, exist_ok=True)
             if share.kind == "smb" and share.user:
-                _write_secret(credentials, share.credentials().encode())
+                self.wizard.attached.keep_file(credentials, share.credentials().encode())
             try:
-                return self.wizard.carry_out(command, given=share.secret())
+                outcome = self.wizard.carry_out(command, given=share.secret())
             finally:
-                credentials.unlink(missing_ok=True)
+                self.wizard.attached.forget_file(credentials)
+            if outcome.is_well:
+                self.wizard.attached.mounted(share.folder)
+            return outcome
 
         self.in_background(work, lambda outcome: self._mounted(share, outcome))
 
     def _mounted(self, share: Share, outcome: Outcome) -> None:
         if outcome.is_well:
-            self._browse(share.folder)
+            self.mounted(share)
         else:
-            self.tell(f"{share} cannot be mounted: {outcome.message}", outcome.hint or "Network, on the first screen.")
+            meaning, hint = refusal(share, outcome.message)
+            self.tell(f"{share} cannot be mounted: {meaning}", outcome.hint or hint)
+
+    def mounted(self, share: Share) -> None:
+        """Look into it."""
+        self._browse(share.folder)
 
 
 class SmbForm(ShareForm):
@@ -133,6 +146,7 @@ class SshForm(ShareForm):
     """A folder of an SSH server, whose key is accepted first."""
 
     KIND = "ssh"
+    _image = ""
     TITLE_TEXT = "SSH / SFTP"
     FIELDS: ClassVar[Fields] = (
         ("server", "Server", "192.168.1.10"),
@@ -152,26 +166,49 @@ class SshForm(ShareForm):
         shown = [(line.split()[1], digest) for digest, line in found.items()]
         about = f"{share.server} shows these keys. On the server, ssh-keygen -lf shows the same."
 
-        def accepted() -> None:
-            known = folder_of(f"known-hosts-{share.server}-{share.port}")
-            MOUNTS.mkdir(parents=True, exist_ok=True)
-            known.write_text("".join(f"{line}\n" for line in found.values()))
-            if share.path.endswith(".zst") and not share.password and not self._is_writable:
-                self._picked(streamed(share, next(iter(found))))
-                return
-            try:
-                key = _private_copy(share)
-            except OSError as error:
-                self.failed(f"the key {share.key} cannot be read: {error.strerror}", "Look at its path.")
-            else:
-                super(SshForm, self).attach(replace(share, known_hosts=str(known), key=key))
+        self.wizard.push_screen(Accept("is this the right server?", about, shown, lambda: self._accepted(share, found)))
 
-        self.wizard.push_screen(Accept("is this the right server?", about, shown, accepted))
+    def _accepted(self, share: Share, found: dict[str, str]) -> None:
+        is_image = share.path.endswith(".zst") and not self._is_writable
+        if is_image and not share.password:
+            self._picked(streamed(share, next(iter(found))))
+            return
+        self._image = Path(share.path).name if is_image else ""
+        if is_image:
+            share = replace(share, path=str(Path(share.path).parent))
+        self.in_background(lambda: self._with_keys(share, found), super().attach)
+
+    def _with_keys(self, share: Share, found: dict[str, str]) -> Share:
+        """The share with the server's keys, and with the private key where only we may read it.
+
+        On a FAT stick all may, and ssh refuses it. The copy is needed as long as the folder is mounted: sshfs logs in
+        again with it when the network was gone.
+        """
+        known = folder_of(f"known-hosts-{share.server}-{share.port}")
+        self.wizard.attached.keep_file(known, "".join(f"{line}\n" for line in found.values()).encode())
+        if not share.key:
+            return replace(share, known_hosts=str(known))
+        try:
+            content = Path(share.key).read_bytes()
+        except OSError as error:
+            raise StoreError(
+                f"the key {share.key} cannot be read: {error.strerror}", hint="Look at its path.", path=share.key
+            ) from error
+        copy = folder_of(f"ssh-key-{share.server}-{share.port}-{os.getpid()}")
+        self.wizard.attached.keep_file(copy, content)
+        return replace(share, known_hosts=str(known), key=str(copy))
 
     def _mounted(self, share: Share, outcome: Outcome) -> None:
         if share.key and not outcome.is_well:
-            Path(share.key).unlink()
+            self.wizard.attached.forget_file(Path(share.key))
         super()._mounted(share, outcome)
+
+    def mounted(self, share: Share) -> None:
+        """Look into it, or take the image that was named: with a password it is read from a mount."""
+        if self._image:
+            self._picked(Source(path=str(share.folder / self._image)))
+        else:
+            super().mounted(share)
 
 
 def streamed(share: Share, fingerprint: str) -> Source:
@@ -219,26 +256,3 @@ class WebForm(Form):
         about = f"No authority vouches for this server: {one_line(problem)}. Its certificate has this fingerprint."
         rows = [("SHA-256", f"{digest[:32]}\n{digest[32:]}")]
         self.wizard.push_screen(Accept("is this the right server?", about, rows, lambda: self._picked(source)))
-
-
-def _credentials_path(share: Share) -> Path:
-    return folder_of(f"credentials-{share.server}")
-
-
-def _write_secret(path: Path, content: bytes) -> None:
-    """A file that only we may read, from its first moment on."""
-    path.unlink(missing_ok=True)
-    path.touch(mode=0o600)
-    path.write_bytes(content)
-
-
-def _private_copy(share: Share) -> str:
-    """The key in a file that only we may read: on a FAT stick all may, and ssh refuses it.
-
-    It stays in memory as long as the folder is mounted: sshfs logs in again with it when the network was gone.
-    """
-    if not share.key:
-        return ""
-    copy = folder_of(f"ssh-key-{share.server}-{share.port}")
-    _write_secret(copy, Path(share.key).read_bytes())
-    return str(copy)
