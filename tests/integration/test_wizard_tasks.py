@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from textual import events
+from textual.widgets import Input
 
 import imager.process
 from bootmedia.recovery.places import DATA_LABEL, Surroundings, Volume
@@ -188,6 +190,25 @@ def test_a_mount_that_is_in_use_stays_and_is_told(tmp_path) -> None:
         assert "busy" in said
     finally:
         call("umount", folder)
+
+
+def test_what_is_typed_faster_than_it_is_read_still_goes_into_its_fields(around) -> None:
+    async def story() -> None:
+        async with a_person(around) as person:
+            await to_place(person, "smb")
+            await person.sees("Windows share", "Password")
+            for character in "nas\rbackup\rann\r\rsecret":
+                key = events.Key("enter" if character == "\r" else character, character)
+                person.wizard.post_message(key)  # as the terminal does: without waiting for what becomes of it
+            fields = {str(field.id): field for field in person.wizard.screen.query(Input)}
+            for _ in range(400):
+                if fields["password"].value == "secret":
+                    break
+                await person.pilot.pause(0.05)
+            typed = {name: field.value for name, field in fields.items() if field.value}
+            assert typed == {"server": "nas", "path": "backup", "user": "ann", "password": "secret"}
+
+    driven(story)
 
 
 def test_a_share_that_does_not_answer_ends_in_a_message(around) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from rich.text import Text
+from textual.actions import SkipAction
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
@@ -224,8 +225,11 @@ class Form(Frame):
 
     KEYS: ClassVar[Sequence[tuple[str, str]]] = (("Tab", "next field"), ("Enter", "go on"))
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("down", "app.focus_next", show=False),
-        Binding("up", "app.focus_previous", show=False),
+        # With priority, a key moves on before the next one is looked at. Else who types faster than a slow machine
+        # reads, types everything into one field: a password, too, where all can see it.
+        Binding("enter", "next_field", show=False, priority=True),
+        Binding("tab,down", "app.focus_next", show=False, priority=True),
+        Binding("shift+tab,up", "app.focus_previous", show=False, priority=True),
     ]
     FIELDS: ClassVar[Sequence[tuple[str, str, str]]] = ()
     """Name, label and example of each; a name that begins with "password" is not shown while it is typed."""
@@ -247,17 +251,21 @@ class Form(Frame):
         typed = self.query_one(f"#{name}", Input).value
         return typed if name.startswith("password") else typed.strip()
 
+    def action_next_field(self) -> None:
+        """Enter goes to the next field, where there is one."""
+        names = [name for name, _, _ in self.FIELDS]
+        if self.focused is None or self.focused.id not in names[:-1]:
+            raise SkipAction
+        self.focus_next()
+
     def on_input_submitted(self, event: Input.Submitted) -> None:
         """Enter in a field."""
         event.stop()
         self.submitted(event.input)
 
     def submitted(self, field: Input) -> None:
-        """Enter goes to the next field, and from the last one on."""
-        if field.id != self.FIELDS[-1][0]:
-            self.focus_next()
-        else:
-            self.submit()
+        """Enter in the last field goes on, when it has read what was typed before."""
+        self.submit()
 
     def submit(self) -> None:
         """Go on with what stands in the fields."""
