@@ -214,7 +214,14 @@ def _plan(
     # With --rescue, what could not be read is agreed to beforehand: that is what the option is for.
     rule = Rule.parse(grow) if grow is not None else None
     options_for_plan = RestoreOptions(verify=verify, accept_damage=options.rescue, grow=rule)
-    return make_plan(about, None, state, RestoreScope.whole(), options_for_plan)
+    plan = make_plan(about, None, state, RestoreScope.whole(), options_for_plan)
+    if plan.smaller:
+        numbers = ", ".join(str(each.place.number) for each in plan.smaller)
+        raise UsageError(
+            f"what lies in partitions has to be made anew for {target} ({numbers}), which a clone cannot do",
+            hint="Make an image with `imager capture`, and restore that: it is read several times for this.",
+        )
+    return plan
 
 
 def _carry_out(opened: Opened, plans: Sequence[Plan], options: CaptureOptions, console: Console) -> Cloned:

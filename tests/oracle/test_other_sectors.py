@@ -314,3 +314,26 @@ def test_a_boot_partition_with_blocks_of_1_kib_is_made_anew(tmp_path, kind):
             assert tree_of(top) == before
         said = " ".join(told["plan"]["plan_warnings"])
         assert f"partition 1 ({kind}) is made anew and filled with its files: its blocks have 1024 bytes" in said
+
+
+def test_a_clone_that_would_have_to_make_something_anew_is_refused(tmp_path):
+    disk = disk_with(tmp_path, 512, 60 * MIB, [(40, "uefi", "mkfs.fat", "-F", "32", "-s", "1")])
+    target = tmp_path / "target"
+    target.write_bytes(b"\xa5" * 80 * MIB)
+    with loop_device(disk, read_only=True) as source, loop_device(target, sector_size=4096) as device:
+        done = imager("clone", "--yes", "--grow", "1", source, device)
+    assert (done.returncode, "which a clone cannot do" in " ".join(done.stderr.split())) == (2, True), done.stderr
+    assert target.read_bytes() == b"\xa5" * 80 * MIB
+
+
+def test_a_clone_of_what_lives_on_other_sectors_is_whole(tmp_path):
+    disk = disk_with(tmp_path, 512, 60 * MIB, [LINUX_ROWS[0]])
+    with loop_device(disk) as device, volume_of(device, 512, 1) as volume, mounted(volume, tmp_path / "m") as top:
+        (top / "content").write_bytes(CONTENT)
+    target = sparse_file(tmp_path / "target", 100 * MIB)
+    with loop_device(disk, read_only=True) as source, loop_device(target, sector_size=4096) as device:
+        done = imager("clone", "--yes", "--grow", "last", "--verify", source, device)
+        assert done.returncode == 0, done.stderr
+        assert "No problems found" in call("sgdisk", "--verify", device)
+        with volume_of(device, 4096, 1) as volume, mounted(volume, tmp_path / "m") as top:
+            assert (top / "content").read_bytes() == CONTENT
