@@ -214,9 +214,9 @@ class _Listener:
             self._say(_STEPS[rest])
         elif kind == "loop":
             self.loops.append(rest)
-        elif line.startswith("not kept "):
+        elif line.startswith("not kept ") and self.step in ("before", "after"):
             self._hear_not_kept(json.loads(line.removeprefix("not kept ")))
-        elif kind == "found":
+        elif kind == "found" and self.step == "look":
             told = json.loads(rest)
             self.problems = tuple(told.pop("problems"))
             self.found = Found(**told)

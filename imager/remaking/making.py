@@ -7,6 +7,7 @@ from imager.blocks import BlockReader
 from imager.devices.opening import open_source
 from imager.errors import VolumeFailed
 from imager.layout import Content
+from imager.progress import NullProgress, Progress
 from imager.remaking import exfat, ext, f2fs, fat, swap, volumes, xfs
 from imager.remaking.carry import look, make, missing_bytes, obstacles, room_sentence
 from imager.remaking.model import CannotRemake, Place, Remake
@@ -41,7 +42,9 @@ def plan_remake(content: Content, old: str, size_bytes: int, sector_bytes: int) 
     raise CannotRemake(f"nothing makes {content.type} anew")
 
 
-def remake(content: Content, old: str, new: str, size_bytes: int, sector_bytes: int) -> tuple[str, ...]:
+def remake(
+    content: Content, old: str, new: str, size_bytes: int, sector_bytes: int, progress: Progress | None = None
+) -> tuple[str, ...]:
     """Make the content of a volume anew in another one; what is not as it was, in sentences.
 
     Args:
@@ -50,6 +53,7 @@ def remake(content: Content, old: str, new: str, size_bytes: int, sector_bytes: 
         new: A file or device of the new size; what lies in it is lost. Unless it is filled by files, it reads as zeros.
         size_bytes: The new size.
         sector_bytes: Logical sector of the disk that it comes to.
+        progress: Is told how far it is.
 
     Raises:
         VolumeFailed: It failed, and what lies in the new volume is of no use.
@@ -63,9 +67,11 @@ def remake(content: Content, old: str, new: str, size_bytes: int, sector_bytes: 
             _make_volume(planned, reader, new)
             return planned.changes
         source = Place(old, 0, reader.size)
-    if missing := missing_bytes(planned, look(planned, source)):
+    seen, shown = look(planned, source), progress or NullProgress()
+    if missing := missing_bytes(planned, seen):
         raise VolumeFailed(room_sentence(planned, missing), hint="Give it more room, or choose a larger disk.")
-    return planned.changes + make(planned, source, Place(new, 0, size_bytes, sector_bytes))
+    shown.start(seen.content_bytes, f"copy the files of the {content.type}")
+    return planned.changes + make(planned, source, Place(new, 0, size_bytes, sector_bytes), progress=shown)
 
 
 def _make_volume(planned: Remake, reader: BlockReader, new: str) -> None:

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
-from imager.blocks import BlockReader
+from imager.blocks import BlockReader, OutOfRange
 from imager.devices.opening import open_source
 from imager.errors import VolumeFailed
 from imager.opening.nodes import loop_device
@@ -32,6 +33,15 @@ def run_on(command: tuple[str, ...], path: str, kind: str, what: str) -> None:
         raise VolumeFailed(f"{what} ({kind}) failed: {error.message}") from error
 
 
+@contextmanager
+def _damage(kind: str) -> Iterator[None]:
+    """Tell of a structure that points to nowhere as of damage."""
+    try:
+        yield
+    except OutOfRange as error:
+        raise VolumeFailed(f"the {kind} is damaged: {error.message}", hint=f"Check it with fsck.{kind}.") from error
+
+
 def make_fat(remake: Remake, reader: BlockReader, new: str) -> None:
     """A FAT with everything that the old one has.
 
@@ -47,7 +57,8 @@ def make_fat(remake: Remake, reader: BlockReader, new: str) -> None:
         entries = made.geometry.root_bytes // fat_tree.ENTRY_BYTES
         source = fat_tree.Source(reader, old.geometry)
         copy = fat_tree.Copy(source, target, wide=old.geometry.bits == 32, root_entries=entries)
-        copy.carry_out()
+        with _damage(remake.type):
+            copy.carry_out()
         target.finish()
     run_on(remake.check, new, remake.type, "checking the new file system")
 
@@ -68,7 +79,8 @@ def make_exfat(remake: Remake, reader: BlockReader, new: str) -> None:
         Path(new).open("r+b") as file,
     ):
         target = exfat.Target(ours, exfat.old_boot(ours), file)
-        exfat.Copy(exfat.Source(reader, old), target).carry_out()
+        with _damage(remake.type):
+            exfat.Copy(exfat.Source(reader, old), target).carry_out()
         target.finish()
     run_on(remake.check, new, remake.type, "checking the new file system")
 

@@ -62,7 +62,7 @@ def execute(
         if plan.smaller and not plan.shrinks_on_target:
             from imager.restore.shrinking import prepare_beside  # not on top: most restores do not need it
 
-            prepared = prepare_beside(plan, source, stack).joined(prepared)
+            prepared = prepare_beside(plan, source, stack, shown).joined(prepared)
         receiver = Receiver(plan, target, threads=threads, progress=shown, prepared=prepared)
         return _execute(plan, prepared, source, target, threads, shown, receiver, stack)
 
@@ -83,7 +83,7 @@ def _execute(
 
             receiver.begin()
             receiver.steps.begin("shrink")
-            prepared = prepare_on_target(plan, source, target, stack).joined(prepared)
+            prepared = prepare_on_target(plan, source, target, stack, shown).joined(prepared)
             receiver.adopt(prepared)
         shown.start(receiver.wanted_bytes, "restore")
         if not plan.shrinks_on_target:

@@ -20,6 +20,7 @@ from imager.errors import ImagerError, Interrupted, StoreError, UsageError
 from imager.extents import Extents
 from imager.image.reader import Image, StreamedImage
 from imager.pictures.sizes import size_text
+from imager.progress import Progress
 from imager.restore.plan import Plan
 from imager.restore.shrinking_parts import make_parts, parts_of
 from imager.restore.shrinking_units import Shop
@@ -106,7 +107,7 @@ def _readable(source: StreamedImage) -> Image:
     return source
 
 
-def prepare_beside(plan: Plan, source: StreamedImage, stack: ExitStack) -> Prepared:
+def prepare_beside(plan: Plan, source: StreamedImage, stack: ExitStack, progress: Progress) -> Prepared:
     """Make everything smaller in scratch files, which are there until the stack is closed.
 
     Raises:
@@ -117,7 +118,7 @@ def prepare_beside(plan: Plan, source: StreamedImage, stack: ExitStack) -> Prepa
     log = StepLog(plan.steps)
     log.begin("shrink")
     try:
-        prepared = _prepare(plan, source, None, stack)
+        prepared = _prepare(plan, source, None, stack, progress)
     except (KeyboardInterrupt, ImagerError) as caught:
         error = Interrupted("interrupted") if isinstance(caught, KeyboardInterrupt) else caught
         state = f"{plan.target.name} was not touched"
@@ -128,7 +129,9 @@ def prepare_beside(plan: Plan, source: StreamedImage, stack: ExitStack) -> Prepa
     return replace(prepared, steps=log.steps)
 
 
-def prepare_on_target(plan: Plan, source: StreamedImage, target: TargetDisk, stack: ExitStack) -> Prepared:
+def prepare_on_target(
+    plan: Plan, source: StreamedImage, target: TargetDisk, stack: ExitStack, progress: Progress
+) -> Prepared:
     """Make everything smaller in its place on the target, which looks like no disk by now.
 
     Raises:
@@ -136,11 +139,13 @@ def prepare_on_target(plan: Plan, source: StreamedImage, target: TargetDisk, sta
         ImageError: The image is damaged there.
     """
     check_shrinking(plan, source)
-    return _prepare(plan, source, target, stack)
+    return _prepare(plan, source, target, stack, progress)
 
 
-def _prepare(plan: Plan, source: StreamedImage, target: TargetDisk | None, stack: ExitStack) -> Prepared:
-    shop = Shop(plan, _readable(source), target, stack, scratch_folder(plan))
+def _prepare(
+    plan: Plan, source: StreamedImage, target: TargetDisk | None, stack: ExitStack, progress: Progress
+) -> Prepared:
+    shop = Shop(plan, _readable(source), target, stack, scratch_folder(plan), progress)
     done = [part for each in plan.smaller for part in make_parts(shop, each)]
     return Prepared(
         tuple(extra for each in done for extra in each.extra),

@@ -23,6 +23,7 @@ from imager.layout import Content, Partition
 from imager.overlay import Base, Overlay, Place, Shown, Store, View, shown
 from imager.overlay.store import scratch_file
 from imager.process import ProgramFailed
+from imager.progress import NullProgress, Progress
 from imager.restore.placement import Move, Moves
 from imager.restore.plan import Plan
 from imager.restore.scope import HEAD_BYTES, wanted_partition
@@ -45,6 +46,7 @@ class Shop:
         target: The target, when what changes is written there at once; else None.
         stack: Holds what is needed until the restore is done.
         folder: Where scratch files lie.
+        progress: Is told how far it is.
         told: What makers have to tell, as sentences.
     """
 
@@ -53,6 +55,7 @@ class Shop:
     target: TargetDisk | None
     stack: ExitStack
     folder: str
+    progress: Progress = NullProgress()  # noqa: RUF009  stateless
     told: list[str] = field(default_factory=list)
 
     @property
@@ -198,9 +201,13 @@ def _views(shop: Shop, unit: Unit, store: Store) -> list[View]:
 def _make(shop: Shop, unit: Unit, there: Shown) -> None:
     old = there.path(_OLD) if unit.way.kind == "anew" else ""
     sizes = unit.old_size, unit.new_size, shop.plan.sector_there
-    work = Work(unit.content, there.path(_VOLUME), old, *sizes)
+    work = Work(unit.content, there.path(_VOLUME), old, *sizes, progress=shop.progress)
+    shop.progress.start(None, f"make {unit.name} smaller" if unit.new_size < unit.old_size else f"make {unit.name}")
     make = make_anew if unit.way.kind == "anew" else MAKERS[unit.content.type]
-    make(work)
+    try:
+        make(work)
+    finally:
+        shop.progress.done()
     shop.told.extend(f"{unit.name}: {text}" for text in work.told)
     if there.size(_VOLUME) > unit.new_size:
         os.truncate(there.path(_VOLUME), unit.new_size)

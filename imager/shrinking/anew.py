@@ -14,5 +14,5 @@ def make_anew(work: Work) -> None:
         VolumeFailed: It failed.
         CannotRemake: It would lose something, or cannot be as small.
     """
-    told = remake(work.content, work.old, work.volume, work.new_size, work.sector_size)
+    told = remake(work.content, work.old, work.volume, work.new_size, work.sector_size, work.progress)
     work.told.extend(told)

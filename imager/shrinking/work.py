@@ -9,6 +9,7 @@ from typing import Final
 
 from imager.layout import Content
 from imager.process import run
+from imager.progress import NullProgress, Progress
 
 _SECONDS: Final = 24 * 3600.0
 
@@ -26,6 +27,7 @@ class Work:
         old_size: Length of the partition in the image.
         new_size: Length that it will have.
         sector_size: Logical sector of the disk.
+        progress: Is told how far it is.
         told: Takes what the maker has to tell, such as what will not be as it was; sentences.
     """
 
@@ -35,6 +37,7 @@ class Work:
     old_size: int
     new_size: int
     sector_size: int
+    progress: Progress = NullProgress()  # noqa: RUF009  stateless
     told: list[str] = field(default_factory=list)
 
 

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import subprocess
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 
@@ -229,3 +230,32 @@ def test_a_hibernated_system_is_not_thrown_away(tmp_path):
         file.write(b"S1SUSPEND\0")
     with pytest.raises(CannotRemake, match="hibernated"):
         plan_remake(content_of(old, swap_parser), str(old), 20 * MIB, 512)
+
+
+# --- Content that is not trusted ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("kind", ["fat12", "fat16", "fat32", "exfat"])
+def test_garbage_in_tables_and_folders_ends_in_words(tmp_path, kind, seed):
+    """Whatever is in them: a volume that its own check takes for sound, or a refusal; in bounded time."""
+    rng = random.Random(seed)
+    size = {"fat12": 4 * MIB, "fat16": 40 * MIB, "fat32": 60 * MIB, "exfat": 40 * MIB}[kind]
+    old = tmp_path / "old"
+    if kind == "exfat":
+        make_exfat(old, size, "-c", "4K")
+    else:
+        make_fat(old, size, "-F", kind[3:])
+        age(old, tmp_path / "work", 2 * MIB)
+    parser = exfat_parser if kind == "exfat" else fat_parser
+    content = content_of(old, parser)
+    raw = bytearray(old.read_bytes())
+    places = [at for at in range(4096, len(raw) - 32, 32) if any(raw[at : at + 32])]
+    for at in rng.sample(places, min(40, len(places))):
+        raw[at + rng.randrange(32)] = rng.randrange(256)
+    old.write_bytes(raw)
+    new = sparse_file(tmp_path / "new", size)
+    fsck = "fsck.exfat" if kind == "exfat" else "fsck.fat"
+    with suppress(VolumeFailed):
+        remake(content, str(old), str(new), size, 512)
+        assert subprocess.run([fsck, "-n", new], capture_output=True, check=False).returncode == 0

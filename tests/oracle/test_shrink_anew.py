@@ -73,7 +73,7 @@ def nothing_is_left(folder):
     assert str(folder) not in call("losetup", "--list")
 
 
-@pytest.mark.parametrize("scratch", [(), ("--scratch", "target")])
+@pytest.mark.parametrize("scratch", [pytest.param((), marks=pytest.mark.slow), ("--scratch", "target")])
 def test_an_xfs_is_made_anew_on_a_smaller_disk(tmp_path, scratch):
     disk = made(tmp_path)
     image, target = captured(disk), tmp_path / "target"
@@ -115,6 +115,7 @@ def test_swap_and_an_efi_partition_give_room_only_when_the_others_cannot(tmp_pat
     assert_same_files(disk, target, tmp_path)
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_refused_before_anything_is_written(tmp_path):
     def full(top, *, reflink):
         (top / "big").write_bytes(os.urandom(450 * MIB))
@@ -127,28 +128,58 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(tmp_path):
     assert target.read_bytes() == b"\xa5" * (560 * MIB)
 
 
+def held_up(step, folder):
+    """The variables of a world in which a program tells that it was called, and does nothing for a minute."""
+    (folder / "bin").mkdir()
+    script = f"[ $# = 0 ] && exec /usr/sbin/{step}\ntouch {folder}/here\nsleep 60\n"
+    (folder / "bin" / step).write_text(f"#!/bin/sh\n{script}")
+    (folder / "bin" / step).chmod(0o755)
+    return {**os.environ, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
+
+
+def wait_for(path):
+    for _ in range(3000):
+        if path.exists():
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"{path} never came")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("step", ["mkfs.xfs", "rsync", "xfs_repair"])
 def test_a_run_that_is_killed_while_files_are_copied_can_be_begun_again(tmp_path, monkeypatch, step):
     disk = made(tmp_path)
     image, target = captured(disk), tmp_path / "target"
     target.write_bytes(b"\xa5" * (600 * MIB))
-    (tmp_path / "bin").mkdir()
-    script = f"[ $# = 0 ] && exec /usr/sbin/{step}\ntouch {tmp_path}/here\nsleep 60\n"
-    (tmp_path / "bin" / step).write_text(f"#!/bin/sh\n{script}")
-    (tmp_path / "bin" / step).chmod(0o755)
-    environment = {**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+    environment = held_up(step, tmp_path)
     command = [sys.executable, "-m", "imager", "restore", "--yes", "--fit", "--scratch", "target", image, target]
     with subprocess.Popen([str(word) for word in command], env=environment, stderr=subprocess.PIPE) as running:
-        for _ in range(600):
-            if (tmp_path / "here").exists():
-                break
-            time.sleep(0.1)
+        wait_for(tmp_path / "here")
         running.send_signal(signal.SIGKILL)
-    assert (tmp_path / "here").exists()
     raw = target.read_bytes()
     assert raw[:MIB] == bytes(MIB), "nothing takes it for a disk"
     again = imager("restore", "--yes", "--fit", image, target)
     assert again.returncode == 0, again.stderr
     assert_same_files(disk, target, tmp_path)
+    nothing_is_left(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)]
+)
+def test_who_ends_it_while_files_are_copied_hears_that_nothing_was_touched(tmp_path, number, status):
+    def little(top, *, reflink):
+        (top / "file").write_text("content")
+
+    image, target = captured(made(tmp_path, little)), tmp_path / "target"
+    target.write_bytes(b"\xa5" * (600 * MIB))
+    environment = held_up("rsync", tmp_path)
+    command = [sys.executable, "-m", "imager", "restore", "--yes", "--fit", image, target]
+    with subprocess.Popen([str(word) for word in command], env=environment, stderr=subprocess.PIPE) as running:
+        wait_for(tmp_path / "here")
+        running.send_signal(number)
+        said = running.communicate(timeout=120)[1].decode()
+    assert running.returncode == status
+    assert "target was not touched" in said
+    assert target.read_bytes() == b"\xa5" * (600 * MIB)
     nothing_is_left(tmp_path)

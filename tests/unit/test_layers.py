@@ -52,7 +52,7 @@ MAY_IMPORT = {
     "stores": {"closing", "errors", "extents", "process", "progress"},
     "image": {*PARSING, "closing", "crew", "stores", "progress", "__init__"},
     "overlay": {*SURVEYING, "opening", "image", "__init__"},
-    "shrinking": {"errors", "process", "layout", "extents", "fitting", "opening", "overlay", "remaking"},
+    "shrinking": {"errors", "process", "layout", "extents", "fitting", "opening", "overlay", "remaking", "progress"},
     "capture": {*SURVEYING, "survey", "crew", "damage", "stores", "image", "pictures", "progress", "__init__"},
     "restore": SURVEYING
     | AFTERWARDS
