@@ -38,9 +38,15 @@ def _volume(group: str, disk: Path, place: Place) -> Iterator[Path]:
     with _part(disk, place) as device:
         found = VolumeGroup(group, [disk], [device])
         found.lvm("vgck", group)
-        ((_, offset, length),) = [stripe for segment in found.ranges("root") for stripe in segment]
-    with loop_device(disk, offset=place.start + offset, size_limit=length, read_only=True) as device:
+        pieces = [(offset, length) for segment in found.ranges("root") for _, offset, length in segment]
+    whole = disk.with_name("logical volume")  # it may lie in several pieces
+    with disk.open("rb") as read, whole.open("wb") as written:
+        for offset, length in pieces:
+            read.seek(place.start + offset)
+            written.write(read.read(length))
+    with loop_device(whole, read_only=True) as device:
         yield device
+    whole.unlink()
 
 
 def _check_esp(disk: Path, place: Place) -> None:
