@@ -79,8 +79,9 @@ def _execute(
 ) -> RestoreResult:
     try:
         if plan.shrinks_on_target:
-            from imager.restore.shrinking import prepare_on_target  # not on top: most restores do not need it
+            from imager.restore.shrinking import look_first, prepare_on_target  # not on top: most do not need it
 
+            look_first(plan, source, stack, shown)
             receiver.begin()
             receiver.steps.begin("shrink")
             prepared = prepare_on_target(plan, source, target, stack, shown).joined(prepared)

@@ -23,7 +23,7 @@ from imager.pictures.sizes import size_text
 from imager.progress import Progress
 from imager.restore.plan import Plan
 from imager.restore.shrinking_parts import make_parts, parts_of
-from imager.restore.shrinking_units import Shop
+from imager.restore.shrinking_units import Shop, look_at
 from imager.restore.smaller import ON_TARGET, Smaller
 from imager.restore.steps import StepLog
 from imager.restore.write import Prepared
@@ -127,6 +127,22 @@ def prepare_beside(plan: Plan, source: StreamedImage, stack: ExitStack, progress
         raise error from caught.__cause__
     log.end()
     return replace(prepared, steps=log.steps)
+
+
+def look_first(plan: Plan, source: StreamedImage, stack: ExitStack, progress: Progress) -> None:
+    """Look at what is made anew, before the target is touched, when it is made in its place there.
+
+    Raises:
+        VolumeFailed: It is not in order, or does not fit.
+        ImageError: The image is damaged there.
+    """
+    shop = Shop(plan, _readable(source), None, stack, scratch_folder(plan), progress)
+    for each in plan.smaller:
+        unit = parts_of(plan, shop.source, each).unit
+        if unit is not None and unit.way.kind == "anew":
+            progress.start(None, f"look at {unit.name}")
+            look_at(shop, unit)
+            progress.done()
 
 
 def prepare_on_target(

@@ -24,6 +24,7 @@ from imager.overlay import Base, Overlay, Place, Shown, Store, View, shown
 from imager.overlay.store import scratch_file
 from imager.process import ProgramFailed
 from imager.progress import NullProgress, Progress
+from imager.remaking.making import check_remake
 from imager.restore.placement import Move, Moves
 from imager.restore.plan import Plan
 from imager.restore.scope import HEAD_BYTES, wanted_partition
@@ -174,6 +175,20 @@ def carry_out(shop: Shop, unit: Unit) -> Done:
     if unit.entry is not None:
         _mend(shop, unit, unit.entry, after)
     return _divided(shop, unit, after, used)
+
+
+def look_at(shop: Shop, unit: Unit) -> None:
+    """See that what is made anew is in order and fits, before anything is written to the target.
+
+    Raises:
+        VolumeFailed: It is not, or does not.
+    """
+    store = Store(_places(replace(shop, target=None), unit))
+    with shown(_views(shop, unit, store)) as there:
+        try:
+            check_remake(unit.content, there.path(_OLD), unit.new_size, shop.plan.sector_there)
+        except (ProgramFailed, VolumeFailed) as error:
+            raise _failed(unit, there, error) from error
 
 
 def _places(shop: Shop, unit: Unit) -> list[Place]:

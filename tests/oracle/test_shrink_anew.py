@@ -183,3 +183,19 @@ def test_who_ends_it_while_files_are_copied_hears_that_nothing_was_touched(tmp_p
     assert "target was not touched" in said
     assert target.read_bytes() == b"\xa5" * (600 * MIB)
     nothing_is_left(tmp_path)
+
+
+def test_a_damaged_xfs_is_found_before_it_would_be_made_in_its_place(tmp_path):
+    def little(top, *, reflink):
+        (top / "file").write_text("content")
+
+    disk = made(tmp_path, little)
+    with loop_device(disk, offset=141 * MIB, size_limit=700 * MIB) as device:
+        call("xfs_db", "-x", "-c", "sb 0", "-c", "addr rootino", "-c", "write core.nlinkv2 77", device)
+    image, target = captured(disk), tmp_path / "target"
+    target.write_bytes(b"\xa5" * (600 * MIB))
+    done = imager("restore", "--yes", "--fit", "--scratch", "target", image, target)
+    assert done.returncode == 6
+    assert "checking the old file system (xfs) failed" in done.stderr
+    assert "target was not touched" in done.stderr
+    assert target.read_bytes() == b"\xa5" * (600 * MIB)

@@ -65,6 +65,7 @@ MAY_IMPORT = {
         "stores",
         "image",
         "overlay",
+        "remaking",
         "shrinking",
         "pictures",
         "progress",
