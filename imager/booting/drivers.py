@@ -91,10 +91,13 @@ def needs(tree: Tree, kernel: str, devices: Iterable[Device]) -> tuple[Need, ...
     folder = f"{modules_folder(tree)}/{kernel}"
     patterns = re.findall(r"^alias (\S+) (\S+)$", tree.text(f"{folder}/modules.alias"), re.MULTILINE)
     builtin = re.findall(r"([^\0.]+)\.alias=([^\0]+)", tree.text(f"{folder}/modules.builtin.modinfo"))
+    # Of what is built in, many kernels list no aliases of devices: Debian 13 has virtio_pci so. There the name must do.
+    names = module_names(tree.text(f"{folder}/modules.builtin"))
     found = []
     for device in devices:
         modules = tuple(dict.fromkeys(name for pattern, name in patterns if _matches(device.alias, pattern)))
         is_builtin = any(_matches(device.alias, pattern) for _, pattern in builtin)
+        is_builtin = is_builtin or (not modules and device.driver.replace("-", "_") in names)
         found.append(Need(device, () if is_builtin else modules, is_builtin or bool(modules)))
     return tuple(found)
 

@@ -225,6 +225,22 @@ def test_a_driver_that_is_a_part_of_the_kernel_needs_no_module(tmp_path: Path) -
     assert need.modules == ()
 
 
+def test_a_driver_that_is_built_in_without_its_aliases_is_known_by_its_name(tmp_path: Path) -> None:
+    """As Debian 13 has virtio_pci: in modules.builtin, with no alias in modules.builtin.modinfo."""
+    folder, device = f"/usr/lib/modules/{KERNEL}", Device("pci:v00001AF4d00001001sv00001AF4sd00000002", "virtio-pci")
+    files = {
+        f"{folder}/modules.alias": "",
+        f"{folder}/modules.builtin": "kernel/drivers/virtio/virtio.ko\nkernel/drivers/virtio/virtio_pci.ko\n",
+        f"{folder}/modules.builtin.modinfo": "virtio_pci.license=GPL\0virtio_pci.file=drivers/virtio/virtio_pci\0",
+    }
+    (need,) = needs(Tree(made_system(tmp_path / "one", "debian", files)), KERNEL, [device])
+    assert need.is_known
+    assert need.modules == ()
+    files[f"{folder}/modules.builtin"] = "kernel/drivers/virtio/virtio.ko\n"
+    (need,) = needs(Tree(made_system(tmp_path / "two", "debian", files)), KERNEL, [device])
+    assert not need.is_known
+
+
 def test_a_kernel_that_cannot_drive_this_machine_is_told(tmp_path: Path) -> None:
     text = "".join(line for line in MODULES_ALIAS.splitlines(keepends=True) if "ahci" not in line)
     files = {f"/usr/lib/modules/{KERNEL}/modules.alias": text}
