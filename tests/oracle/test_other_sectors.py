@@ -337,3 +337,31 @@ def test_a_clone_of_what_lives_on_other_sectors_is_whole(tmp_path):
         assert "No problems found" in call("sgdisk", "--verify", device)
         with volume_of(device, 4096, 1) as volume, mounted(volume, tmp_path / "m") as top:
             assert (top / "content").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("first", [63, 2048])
+def test_an_mbr_with_logical_partitions_comes_onto_other_sectors(tmp_path, first):
+    """Also one of 2006, whose partitions begin at odd sectors and end with half a block."""
+    disk = sparse_file(tmp_path / "disk", 140 * MIB)
+    size = 20 * 2048 + (first % 2) * 3
+    rows = [f"start={first},size={size},type=83,bootable", "type=5", f"size={size},type=83", f"size={size},type=83"]
+    call("sfdisk", "-q", disk, input_text="\n".join(["label: dos", "unit: sectors", *rows]))
+    before = {each.number: each for each in listed(disk)}
+    for number in (1, 5, 6):
+        volume = sparse_file(tmp_path / "volume", 20 * MIB)
+        call("mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", "-L", f"number {number}", volume)
+        poke(disk, before[number].start, volume.read_bytes())
+    image, target = captured(disk, 512), tmp_path / "target"
+    target.write_bytes(b"\xa5" * 150 * MIB)
+    with loop_device(target, sector_size=4096) as device:
+        done = imager("restore", "--yes", "--verify", "--fit", image, device)
+        assert done.returncode == 0, done.stderr
+        assert "invalid" not in call("sfdisk", "--verify", device)
+        found = {each.number: each for each in listed(device, sector_size=4096)}
+        assert {number: each.type for number, each in found.items()} == {n: each.type for n, each in before.items()}
+        assert sfdisk_table(device)["id"] == sfdisk_table(disk)["id"]
+        for number in (1, 5, 6):
+            assert found[number].start == before[number].start or found[number].start % MIB == 0
+            with volume_of(device, 4096, number) as volume:
+                assert blkid(volume, "LABEL") == f"number {number}"
+                call("e2fsck", "-f", "-n", volume)
