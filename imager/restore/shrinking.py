@@ -45,12 +45,13 @@ def check_shrinking(plan: Plan, source: StreamedImage) -> None:
         why = next(filter(None, (refusal(way) for way in each.ways)), "")
         if why:
             raise UsageError(
-                f"what is in partition {each.place.number} cannot be made smaller here: {why}",
+                f"what is in partition {each.place.number} cannot be made {each.becomes} here: {why}",
                 hint="The boot medium has all that is needed.",
             )
         if image.missing.touches(each.place.image_start, each.place.image_end):
             raise UsageError(
-                f"the image lacks a part of partition {each.place.number}: what is not whole cannot be made smaller",
+                f"the image lacks a part of partition {each.place.number}: "
+                f"what is not whole cannot be made {each.becomes}",
                 hint="Restore it to a disk that is as large as the one in the image.",
             )
         parts_of(plan, image, each)
@@ -103,7 +104,7 @@ def scratch_folder(plan: Plan) -> str:
 
 def _readable(source: StreamedImage) -> Image:
     if not isinstance(source, Image):
-        raise UsageError("what is in an image that is a stream cannot be made smaller", hint="Name a file.")
+        raise UsageError("what is in an image that is a stream cannot be made smaller or anew", hint="Name a file.")
     return source
 
 
@@ -174,6 +175,6 @@ def _prepare(
 def _sentence(smaller: Smaller) -> str:
     place = smaller.place
     return (
-        f"what is in partition {place.number} was made smaller, "
+        f"what is in partition {place.number} was made {smaller.becomes}, "
         f"from {size_text(place.old_size)} to {size_text(place.new_size)}"
     )

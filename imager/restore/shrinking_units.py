@@ -233,7 +233,7 @@ def _failed(unit: Unit, there: Shown, error: ImagerError) -> VolumeFailed:
     below = there.problem(_VOLUME) or (there.problem(_OLD) if unit.way.kind == "anew" else "")
     reason = f"{below} ({error.message})" if below else error.message
     return VolumeFailed(
-        f"{unit.name} could not be made smaller: {reason}",
+        f"{unit.name} could not be made {'smaller' if unit.new_size < unit.old_size else 'anew'}: {reason}",
         hint=error.hint or "Choose a larger disk, or repair the file system before it is imaged again.",
         number=unit.number,
     )

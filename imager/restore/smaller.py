@@ -39,6 +39,11 @@ class Smaller:
     inner: Way | None = None
 
     @property
+    def becomes(self) -> str:
+        """What it is made: smaller, or anew for the disk's sectors."""
+        return "anew" if self.place.is_anew else "smaller"
+
+    @property
     def ways(self) -> tuple[Way, ...]:
         """Its own, and those of the volumes in it."""
         return (self.way, *([self.inner] if self.inner else []), *(each.way for each in self.volumes))
@@ -131,6 +136,11 @@ def _sum(outlays: Sequence[Outlay]) -> Outlay:
     )
 
 
+def become(smaller: Sequence[Smaller]) -> str:
+    """What all of them are made."""
+    return " or ".join(sorted({each.becomes for each in smaller}, reverse=True))
+
+
 def scratch_warnings(smaller: Sequence[Smaller], target: str) -> list[str]:
     """What the user should know before agreeing."""
     return [*_plain_text(smaller), *_lost(smaller, target)]
@@ -150,7 +160,7 @@ def _lost(smaller: Sequence[Smaller], target: str) -> list[str]:
     if not any(each.on_target for each in smaller):
         return []
     return [
-        f"what is made smaller is written to {target} while that is done (--scratch target): "
+        f"what is made {become(smaller)} is written to {target} while that is done (--scratch target): "
         f"{target} is lost if it fails; with --scratch FOLDER it is not touched before"
     ]
 

@@ -16,7 +16,7 @@ from imager.restore.clearing import Clearing
 from imager.restore.guards import TargetState
 from imager.restore.placement import Placement
 from imager.restore.scope import RestoreScope
-from imager.restore.smaller import Smaller
+from imager.restore.smaller import Smaller, become
 
 if TYPE_CHECKING:
     from imager.volumes.luks.keys import VolumeKey
@@ -94,7 +94,7 @@ def _shrink_step(smaller: Sequence[Smaller]) -> Step:
     numbers = ", ".join(str(each.place.number) for each in smaller)
     is_scratch = not any(each.on_target for each in smaller)
     how = "beside the target, which is not touched before that is done" if is_scratch else "on the target"
-    text = f"make what is in partitions smaller, {how}: {numbers}"
+    text = f"make what is in partitions {become(smaller)}, {how}: {numbers}"
     return Step("shrink", text, sum(each.place.new_size for each in smaller))
 
 
@@ -149,7 +149,7 @@ def planned_steps(
     if len(first):
         steps.append(Step("write", "write the content, each chunk checked before", first.total_bytes))
     if smaller or formatted:
-        made = ["what changed in what was made smaller"] if smaller else []
+        made = [f"what changed in what was made {become(smaller)}"] if smaller else []
         made += ["the new file systems"] if formatted else []
         steps.append(Step("write-shrunk", f"write {' and '.join(made)}"))
     if fitting and fitting.is_changed:

@@ -18,6 +18,7 @@ from imager.restore.guards import TargetState
 from imager.restore.outlook import layout_after
 from imager.restore.placement import Placement
 from imager.restore.scope import RestoreScope, backup_ranges, wanted_partition
+from imager.restore.smaller import become
 
 if TYPE_CHECKING:
     from imager.restore.plan import Plan, WrittenRow
@@ -219,7 +220,7 @@ def plan_lines(plan: Plan, style: Style) -> list[str]:
     lines += _section("the disk", list(_picture_lines(target.layout, layout_after(plan), style)))
     lines += _section("now on it, and lost", plan.will_be_lost or ("nothing",))
     lines += _section("partitions", list(_fitting_lines(plan.layout, plan.fitting)) if plan.fitting else [])
-    lines += _section("made smaller", [each.sentence() for each in plan.smaller])
+    lines += _section(f"made {become(plan.smaller)}", [each.sentence() for each in plan.smaller])
     lines += _section("table", list(_adding_lines(plan)))
     lines += _section(
         "written",
@@ -276,7 +277,8 @@ def _change_text(place: Fitted) -> str:
         sizes += f" -> {size_text(place.new_size)}"
     where = f"moves from byte {place.image_start} to {place.start}" if place.distance else "stays in its place"
     grows = "grows and " if place.new_size > place.old_size else "is made smaller and " if place.is_smaller else ""
-    return f"{sizes}, {grows}{where}"
+    anew = "is made anew, " if place.is_anew else ""
+    return f"{sizes}, {anew}{grows}{where}"
 
 
 def _place_text(row: WrittenRow) -> str:
