@@ -14,7 +14,11 @@ import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
+from typing import Final
 
+from imager.devices.mounts import own_mounts
+from imager.devices.sysfs import System
 from imager.devices.target import TargetDisk
 from imager.errors import ImagerError, Interrupted, StoreError, UsageError
 from imager.extents import Extents
@@ -28,6 +32,10 @@ from imager.restore.smaller import ON_TARGET, Smaller
 from imager.restore.steps import StepLog
 from imager.restore.write import Prepared
 from imager.shrinking import refusal
+
+_IN_MEMORY: Final = ("tmpfs", "ramfs")
+_UPPER_IN_MEMORY: Final = "upperdir=/run/bootmedia/written/upper"
+"""Of the boot medium's root."""
 
 
 def check_shrinking(plan: Plan, source: StreamedImage) -> None:
@@ -93,7 +101,26 @@ def missing_scratch_bytes(plan: Plan) -> int:
         state = os.statvfs(folder)
     except OSError as error:
         raise StoreError(f"the folder {folder} cannot be used: {error.strerror}", path=folder) from error
-    return max(0, _needed(plan) - state.f_bavail * state.f_frsize)
+    room = state.f_bavail * state.f_frsize
+    memory = max((each.outlay.memory_bytes for each in plan.smaller), default=0)
+    if _is_in_memory(folder):  # as on the boot medium: what lies there is taken from the programs
+        room = min(room, max(0, _available_bytes() - memory))
+    return max(0, _needed(plan) - room)
+
+
+def _is_in_memory(folder: str) -> bool:
+    number = Path(folder).stat().st_dev
+    here = (os.major(number), os.minor(number))
+    found = (mount for mount in own_mounts(System()) if (mount.major, mount.minor) == here)
+    return any(mount.type in _IN_MEMORY or _UPPER_IN_MEMORY in mount.options for mount in found)
+
+
+def _available_bytes() -> int:
+    """MemAvailable of proc_meminfo(5)."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return 0
 
 
 def scratch_folder(plan: Plan) -> str:

@@ -21,9 +21,13 @@ _CORRECTED: Final = 1  # e2fsck(8): errors were corrected
 
 
 def make_ext_smaller(work: Work) -> None:
-    """Ext2, ext3 and ext4."""
+    """Ext2, ext3 and ext4.
+
+    resize2fs reckons a smallest size that can be twice what is in use (its -P is an estimate, for a file system that
+    stays in use meanwhile). With -f it tries; when blocks have no place it fails, and e2fsck looks at all of it anyway.
+    """
     tool("e2fsck", "-f", "-p", work.volume, allowed=(0, _CORRECTED))
-    tool("resize2fs", work.volume, f"{work.new_size // 1024}K")
+    tool("resize2fs", "-f", work.volume, f"{work.new_size // 1024}K")
     os.truncate(work.volume, work.new_size)
     tool("e2fsck", "-f", "-n", work.volume)
 

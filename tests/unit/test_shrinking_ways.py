@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import pytest
 
 from imager.extents import Extents
 from imager.fitting.ways import WAYS, least_bytes, way_of, why_not
 from imager.layout import Content, Partition
+from imager.restore.shrinking import _available_bytes, _is_in_memory
 from imager.shrinking import MAKERS
 
 GIB = 1 << 30
@@ -46,3 +49,11 @@ def test_what_cannot_be_made_smaller_says_why_and_keeps_its_size(content, reason
     assert reason in why_not(content)
     assert way_of(content) is None
     assert least_bytes(Partition(1, 0, GIB, content=content)) == GIB
+
+
+def test_a_folder_in_memory_is_known(tmp_path):
+    """What lies in it is taken from the programs, so its room is not what it says."""
+    kind = subprocess.run(["stat", "-f", "-c", "%T", tmp_path], capture_output=True, text=True, check=True)
+    assert _is_in_memory(str(tmp_path)) == (kind.stdout.strip() in ("tmpfs", "ramfs"))
+    assert _is_in_memory("/dev/shm")  # noqa: S108
+    assert 0 < _available_bytes() < 2**50
