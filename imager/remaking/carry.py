@@ -20,7 +20,7 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Final
 
@@ -31,8 +31,6 @@ from imager.process import PIPE, Running, find_program, start
 from imager.progress import NullProgress, Progress
 from imager.remaking.model import Found, Place, Remake
 from imager.remaking.programs import kernel_knows
-
-Say = Callable[[str], None]
 
 _WALLS: Final = (
     *("setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--propagation", "private"),
@@ -61,7 +59,6 @@ _STEPS: Final = {
     "before": "copying files whose blocks matter",
     "rsync": "copying files",
     "after": "giving files their flags",
-    "compare": "comparing all files",
     "unmount": "unmounting",
     "check": "checking the new file system",
 }
@@ -114,8 +111,6 @@ def make(
     source: Place,
     target: Place,
     *,
-    compare: bool = False,
-    say: Say = lambda _text: None,
     progress: Progress | None = None,
 ) -> tuple[str, ...]:
     """Make the file system on its place and fill it; what was not kept, in sentences.
@@ -124,19 +119,16 @@ def make(
         remake: What is made.
         source: The old one: a copy or an overlay, which a journal may be replayed into.
         target: Where the new one comes to; what lies there is lost.
-        compare: Read all files of both afterwards and compare them.
-        say: Takes a sentence for each step.
         progress: Is told of the bytes that were copied.
 
     Raises:
         VolumeFailed: It failed, and what lies in the place is of no use.
     """
-    listener = _Listener(progress or NullProgress(), say)
+    listener = _Listener(progress or NullProgress())
     with tempfile.TemporaryDirectory(prefix="imager-") as folder:
         old, new = f"{folder}/old", f"{folder}/new"
         Path(old).mkdir()
         Path(new).mkdir()
-        compared = f'[ -z "$({_rsync(old, new, "--dry-run", "--checksum", "--itemize-changes")} | tee /dev/stderr)" ]'
         lines = [
             *_attach("new", target, 9),
             *_step("mkfs", f'{shlex.join(remake.command)} "$new" > /dev/null'),
@@ -147,12 +139,10 @@ def make(
             *_step("before", _python("before", old, new)),
             *_step("rsync", _rsync(old, new, "--out-format=copied %l")),
             *_step("after", _python("after", old, new)),
-            *(_step("compare", compared) if compare else ()),
             *_step("unmount", f"umount {new}"),
             f"umount {old}",
             *_step("check", f'{shlex.join(remake.check)} "$new" > /dev/null'),
             "sync",
-            "echo all done",
         ]
         _carry_out(lines, remake, listener)
     return tuple(listener.not_kept)
@@ -190,19 +180,15 @@ class _Listener:
         problems: What cannot be copied.
         not_kept: What the new file system did not take.
         loops: Its loop devices.
-        is_done: Whether it came to its end.
     """
 
-    def __init__(self, progress: Progress, say: Say = lambda _text: None) -> None:
+    def __init__(self, progress: Progress) -> None:
         self.step = "mkfs"
         self.found: Found | None = None
         self.problems: tuple[str, ...] = ()
         self.not_kept: list[str] = []
         self.loops: list[str] = []
-        self.is_done = False
-        self._more = 0
         self._progress = progress
-        self._say = say
 
     def hear(self, line: str) -> None:
         """Take a line."""
@@ -211,7 +197,6 @@ class _Listener:
             self._progress.advance(int(rest))
         elif kind == "step" and rest in _STEPS:
             self.step = rest
-            self._say(_STEPS[rest])
         elif kind == "loop":
             self.loops.append(rest)
         elif line.startswith("not kept ") and self.step in ("before", "after"):

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from imager.errors import VolumeFailed
 
@@ -42,17 +42,6 @@ class Remake:
     least_free_bytes: int = 0
     changes: tuple[str, ...] = ()
     programs: tuple[str, ...] = ()
-
-    def as_dict(self) -> dict[str, Any]:
-        """The same for JSON."""
-        return {
-            "type": self.type,
-            "way": self.way,
-            "command": self.command,
-            "size_bytes": self.size_bytes,
-            "sector_bytes": self.sector_bytes,
-            "changes": self.changes,
-        }
 
 
 @dataclass(frozen=True)
