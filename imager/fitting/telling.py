@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a person should know before agreeing to another table."""
+"""What a person should know before agreeing to another table.
+
+References:
+    Microsoft, "Windows and GPT FAQ": Windows starts from a GPT disk only where the firmware is UEFI.
+"""
 
 from __future__ import annotations
 
@@ -39,6 +43,13 @@ def table_sentences(layout: Layout, shape: Shape, rule: Rule, numbers: Mapping[i
             "a BIOS boot loader in front of the first partition is overwritten by the GPT and must be installed again: "
             "--repair-boot, for GRUB with a BIOS boot partition"
         )
+        if any(
+            entry.attributes == "80" and entry.content and entry.content.type == "ntfs" for entry in layout.partitions
+        ):
+            yield (
+                "Windows starts from a GPT by UEFI only: it needs an EFI system partition, and bcdboot of its own "
+                "installation medium"
+            )
     for number in sorted(rule.leave_out):
         yield f"partition {number} of the image is left out: nothing of it is written"
     for number, there in numbers.items():

@@ -270,6 +270,13 @@ def test_logical_partitions_become_plain_ones_with_their_numbers():
     assert there == fit(layout, layout.size_bytes + GIB, Rule.only_to_gpt()).layout_on_target(layout)
 
 
+def test_a_windows_that_starts_by_bios_is_told_of():
+    layout = machine("windows-7-mbr")
+    active = tuple(replace(entry, attributes="80") if entry.number == 1 else entry for entry in layout.partitions)
+    fitting = fit(replace(layout, partitions=active), layout.size_bytes + GIB, Rule.only_to_gpt())
+    assert any("Windows starts from a GPT by UEFI only" in text for text in fitting.warnings)
+
+
 def test_a_type_without_a_guid_is_refused():
     layout = mbr(GIB, part(1, MIB, GIB, type="a5", content="unknown:unknown"))
     with pytest.raises(UsageError, match="the type a5"):
