@@ -29,6 +29,7 @@ class Entry:
     Attributes:
         path: Of a split image, without the number.
         size_bytes: Of a split image, of all parts.
+        trouble: Why nobody can tell what it is; "" when it could be read.
     """
 
     path: Path
@@ -36,15 +37,20 @@ class Entry:
     is_image: bool
     size_bytes: int = 0
     modified: float = 0
+    trouble: str = ""
 
 
 def is_image(path: Path) -> bool:
-    """Whether a file begins as our images do."""
+    """Whether a file begins as our images do; not when it cannot be read."""
     try:
-        with path.open("rb") as file:
-            return file.read(_MAGIC_AT + len(HEADER_MAGIC))[_MAGIC_AT:] == HEADER_MAGIC
+        return _begins_as_image(path)
     except OSError:
         return False
+
+
+def _begins_as_image(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(_MAGIC_AT + len(HEADER_MAGIC))[_MAGIC_AT:] == HEADER_MAGIC
 
 
 def entries(folder: Path) -> list[Entry]:
@@ -70,11 +76,14 @@ def _entry(path: Path) -> Entry:
     if path.is_dir():
         return Entry(path, True, False)
     whole = base_of(path)
-    recognised = is_image(path)
     try:
         status = path.stat()
     except OSError:  # a link that leads nowhere, or a file that is gone
         return Entry(path, False, False)
+    try:
+        recognised = _begins_as_image(path)
+    except OSError as error:  # an NFS server gives root no more leave than anybody (root_squash in exports(5))
+        return Entry(path, False, False, status.st_size, status.st_mtime, error.strerror or "cannot be read")
     # Only the first part of a split image has the magic; others belong to it by their name.
     name = whole if whole and (recognised or is_image(path.with_name(f"{whole.name}.000"))) else path
     return Entry(name, False, recognised, status.st_size, status.st_mtime)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -219,6 +220,24 @@ def test_a_command_is_ended_from_outside() -> None:
 
 def test_words_for_standard_input_reach_the_first_program_only() -> None:
     assert Runner(Pipeline.of("cat").into("tr", "a-z", "A-Z"), given=b"secret\n").run().output == b"SECRET\n"
+
+
+# --- Files --------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_that_may_not_be_read_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As root meets it on an NFS server that takes it for nobody."""
+    tmp_path.chmod(0o755)
+    (tmp_path / "server.img.zst").write_bytes(b"secret")
+    (tmp_path / "server.img.zst").chmod(0)
+    was = os.geteuid()
+    monkeypatch.chdir(tmp_path)  # what is above may be for its owner only
+    try:
+        os.seteuid(65534 if was == 0 else was)
+        (entry,) = entries(Path())
+    finally:
+        os.seteuid(was)
+    assert (entry.path.name, entry.is_image, entry.trouble) == ("server.img.zst", False, "Permission denied")
 
 
 # --- Places -------------------------------------------------------------------------------------------------------

@@ -182,6 +182,8 @@ def _entry_row(entry: Entry) -> Text:
     name = one_line(entry.path.name)
     if entry.is_folder:
         return styled(("folder  ", "quiet"), (f"{name}/", "strong"))
+    if entry.trouble:
+        return styled(("        ", "quiet"), (f"{name:<46}", "quiet"), (f" {entry.trouble}", "warning"))
     kind = ("image   ", "good") if entry.is_image else ("        ", "quiet")
     return styled(kind, (f"{name:<46}", "strong" if entry.is_image else "quiet"), f" {size_text(entry.size_bytes):>9}")
 
