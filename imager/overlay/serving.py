@@ -169,7 +169,9 @@ def _serve(views: Views, files: Files, folder: str) -> None:
     try:
         mfusepy.FUSE(files, folder, foreground=True, fsname="imager")
     except (RuntimeError, OSError) as error:
-        _say({"error": str(error)})
+        with contextlib.suppress(OSError):
+            os.rmdir(folder)  # noqa: PTH106
+        _say({"error": f"FUSE cannot mount in {Path(folder).parent} (libfuse's status {error})"})
     os._exit(1)  # the other thread waits for the input
 
 

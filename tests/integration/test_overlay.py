@@ -193,3 +193,30 @@ def _shows(backing, name):
         return backing.read_text().strip() == name
     except OSError:
         return False
+
+
+REFUSED = """
+import sys
+from imager.errors import UsageError
+from imager.overlay import Base, View, shown
+try:
+    with shown([View("zeros", Base.of_zeros(4096))]):
+        print("shown")
+except UsageError as error:
+    print(error.message)
+"""
+
+
+def test_where_fuse_may_not_mount_that_is_said_and_no_folder_stays(tmp_path):
+    """In a user namespace of its own, nobody has the right to mount in ours."""
+    done = subprocess.run(
+        ["unshare", "--user", sys.executable, "-c", REFUSED],
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if "unshare failed" in done.stderr:
+        pytest.skip("needs user namespaces")
+    assert "FUSE cannot mount" in done.stdout
+    assert list(tmp_path.iterdir()) == []

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests.harness.disks import MIB, Part, gpt_disk, needs_table_tools, poke
-from tests.harness.loop import loop_device, needs_root
+from tests.harness.loop import can_mount, loop_device, mounted, needs_root
 from tests.harness.lvm import VolumeGroup, volume_group
 from tests.harness.programs import call, missing_tools
 from tests.oracle.test_grow import ESP, assert_gpt_sound, fat, identity, imager, places, volume
@@ -177,3 +177,33 @@ def test_changes_of_logical_volumes_go_to_their_new_places(tmp_path, scratch):
         file = tmp_path / "new-root"
         file.write_bytes(content_of(group, "root"))
     assert_ext4_has_its_file(file, "root")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not can_mount("xfs") or bool(missing_tools("mkfs.xfs", "xfs_repair", "rsync")), reason="needs XFS")
+def test_an_xfs_in_a_logical_volume_is_made_anew(tmp_path):
+    file = tmp_path / "xfs"
+    file.write_bytes(bytes(700 * MIB))
+    call("mkfs.xfs", "-q", "-L", "top", file)
+    with mounted(file, tmp_path / "mnt", kind="xfs") as top:
+        (top / "content").write_bytes(CONTENT)
+    uuid = call("blkid", "-p", "-o", "value", "-s", "UUID", file)
+    with volume_group(tmp_path, [720 * MIB], name="vg", extent="4m") as group:
+        group.lvm("lvcreate", "-n", "root", "-L", "700m", "vg")
+        group.put("root", file)
+    disk = gpt_disk(tmp_path / "disk", 730 * MIB, [Part(720 * MIB, LVM, "pv")])
+    poke(disk, MIB, group.files[0].read_bytes())
+    target = tmp_path / "target"
+    target.write_bytes(b"\xa5" * (520 * MIB))
+    done = imager("restore", "--yes", "--verify", "--json", "--fit", captured(disk), target)
+    assert done.returncode == 0, done.stderr
+    ((volume_,),) = (way["volumes"] for way in json.loads(done.stdout)["plan"]["made_smaller"])
+    assert volume_["kind"] == "anew"
+    pv = volume(target, 1)
+    with loop_device(pv) as device:
+        moved = tmp_path / "moved"
+        moved.write_bytes(content_of(VolumeGroup("vg", [pv], [device]), "root"))
+    call("xfs_repair", "-n", moved)
+    assert call("blkid", "-p", "-o", "value", "-s", "UUID", moved) == uuid
+    with mounted(moved, tmp_path / "mnt", kind="xfs", options="ro") as top:
+        assert (top / "content").read_bytes() == CONTENT
