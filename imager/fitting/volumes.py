@@ -7,7 +7,7 @@ it with partitions. A volume that nothing makes smaller keeps its extents; free 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from imager.errors import UsageError
@@ -64,17 +64,24 @@ def volume_sizes(content: Content, new_size: int, wanted: Mapping[str, int] | No
     given = {each.name: _given(each, extent, (wanted or {}).get(each.name)) for each in able}
     freed = sum(volume_bytes(each, extent) - size for each in able if (size := given[each.name]) is not None)
     missing = (content.used_bytes or 0) - freed - _room(content, new_size, extent)
-    rest = {each.name: spare_bytes(each, extent) for each in able if given[each.name] is None}
+    rest = {each.name: spare_bytes(each, extent) for each in _givers(able, given, extent, missing)}
     total = sum(rest.values())
     found = []
     for each in able:
         way, size = way_of(each), given[each.name]
-        if size is None and missing > 0 and total:
+        if each.name in rest and missing > 0 and total:
             share = -(-missing * rest[each.name] // total // extent) * extent
             size = volume_bytes(each, extent) - min(share, rest[each.name])
         if way and size is not None and size < volume_bytes(each, extent):
             found.append(VolumeSize(each, way, volume_bytes(each, extent), size))
     return tuple(found)
+
+
+def _givers(able: Sequence[Content], given: Mapping[str, int | None], extent: int, missing: int) -> list[Content]:
+    """Who gives what is missing: swap only when the others have not enough, because hibernation needs its size."""
+    asked = [each for each in able if given[each.name] is None]
+    first = [each for each in asked if each.kind != "swap"]
+    return first if sum(spare_bytes(each, extent) for each in first) >= missing else asked
 
 
 def _room(content: Content, new_size: int, extent: int) -> int:

@@ -7,7 +7,9 @@ import subprocess
 
 import pytest
 
+from imager.errors import UsageError
 from imager.extents import Extents
+from imager.fitting.volumes import volume_sizes
 from imager.fitting.ways import WAYS, least_bytes, way_of, why_not
 from imager.layout import Content, Partition
 from imager.restore.shrinking import _available_bytes, _is_in_memory
@@ -57,3 +59,45 @@ def test_a_folder_in_memory_is_known(tmp_path):
     assert _is_in_memory(str(tmp_path)) == (kind.stdout.strip() in ("tmpfs", "ramfs"))
     assert _is_in_memory("/dev/shm")  # noqa: S108
     assert 0 < _available_bytes() < 2**50
+
+
+MIB = 1 << 20
+
+
+def group(*inside):
+    facts = {"extent_size_bytes": str(4 * MIB), "extents": "1000", "physical_volumes": "1"}
+    used = sum(each.size_bytes for each in inside)
+    return Content("volume-manager", "LVM2_member", size_bytes=4001 * MIB, used_bytes=used, facts=facts, inside=inside)
+
+
+def logical(name, kind, size, used, way="ext4"):
+    return Content(kind, way, name=f"vg/{name}", size_bytes=size * MIB, used_bytes=used * MIB)
+
+
+def new_sizes(content, new_size, wanted=None):
+    return {each.name: each.new_size // MIB for each in volume_sizes(content, new_size * MIB, wanted)}
+
+
+def test_free_extents_go_before_anything_is_made_smaller():
+    assert new_sizes(group(logical("root", "filesystem", 2000, 100)), 2101) == {}
+
+
+def test_logical_volumes_give_in_proportion_to_what_they_have_free():
+    content = group(logical("a", "filesystem", 2000, 0), logical("b", "filesystem", 1000, 0))
+    sizes = new_sizes(content, 1501)
+    assert sum(sizes.values()) <= 1500
+    assert 2 * 0.98 < (2000 - sizes["vg/a"]) / (1000 - sizes["vg/b"]) < 2 * 1.02
+    assert all(size % 4 == 0 for size in sizes.values())
+
+
+def test_swap_gives_only_when_the_others_have_not_enough():
+    content = group(logical("root", "filesystem", 2000, 100), logical("swap", "swap", 1000, 0, "swap"))
+    assert set(new_sizes(content, 2001)) == {"vg/root"}
+    assert set(new_sizes(content, 601)) == {"vg/root", "vg/swap"}
+
+
+def test_sizes_that_a_person_gave_are_kept_and_too_small_ones_refused():
+    content = group(logical("a", "filesystem", 2000, 500), logical("b", "filesystem", 1000, 0))
+    assert new_sizes(content, 2501, {"vg/b": 402 * MIB}) == {"vg/b": 404}
+    with pytest.raises(UsageError, match="vg/a cannot be smaller than"):
+        new_sizes(content, 2501, {"vg/a": 100 * MIB})
