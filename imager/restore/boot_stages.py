@@ -69,7 +69,7 @@ def boot_stages(wishes: Sequence[Wish], secrets: dict[str, bytes]) -> Iterator[S
     repaired = [wish for wish in whole if wish.repair or (wish.new_ids and wish.plan.target.is_block_device)]
     if repaired:
         yield _repair(repaired, secrets)
-    sources = [_source(wish, identities) for wish in whole if wish.entries]
+    sources = [_source(wish, identities) for wish in whole if wish.entries and _is_for_here(wish)]
     stage = plan_boot_entries(sources)
     if stage:
         yield stage
@@ -87,6 +87,11 @@ def _repair(wishes: Sequence[Wish], secrets: dict[str, bytes]) -> RepairBoot:
         becomes_gpt=any(wish.plan.fitting and wish.plan.fitting.is_to_gpt(wish.plan.layout) for wish in wishes),
         is_other_firmware=bool(other),
     )
+
+
+def _is_for_here(wish: Wish) -> bool:
+    """Whether the firmware that a system is made for is of this machine's kind, so that it can have entries for it."""
+    return not wish.firmware or read_firmware().is_uefi == (wish.firmware == "uefi")
 
 
 def _source(wish: Wish, identities: IdPlan) -> Source:

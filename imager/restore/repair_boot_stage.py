@@ -16,8 +16,10 @@ from imager.booting.drivers import chain_of
 from imager.booting.firmware import Firmware
 from imager.booting.repair import NOTHING_KNOWN, Looked, look, repair
 from imager.booting.windows.planning import Wanted
+from imager.booting.written import fill_fallback, partitions_of_disk
 from imager.identities.planning import renamed_partitions
 from imager.identities.systems import Rewritten, rewrite_systems
+from imager.layout import Layout
 from imager.opening import Secrets
 from imager.opening.identify import layout_of
 from imager.process import find_program
@@ -71,7 +73,17 @@ class RepairBoot:
         ]
         if self.is_other_firmware and self.firmware.is_uefi:
             linux.insert(1, "let them mount the new EFI system partition at /boot/efi, by a line in fstab")
+            linux.append("put the loader on the fallback path \\EFI\\BOOT too, where firmware without an entry looks")
         return [*linux, *self._windows_lines(here)]
+
+    def _fallbacks(self, pairs: Sequence[tuple[str, Layout]], say: Say) -> tuple[str, ...]:
+        """Where firmware looks that has no entry: it may be that of another machine, which nobody can enter it into."""
+        found = [each for pair in pairs for each in partitions_of_disk(*pair, self.firmware.architecture)]
+        layouts = dict(pairs)
+        done = [text for each in found if each.fallback for text in fill_fallback(each, layouts[each.disk])]
+        for sentence in done:
+            say(sentence)
+        return tuple(done)
 
     def _windows_lines(self, here: str) -> Iterator[str]:
         layouts = self.windows.before.values()
@@ -108,6 +120,8 @@ class RepairBoot:
             for line in looked.lines():
                 say(line)
         done = repair(looked, pairs, say, self.secrets) if looked.found_any else ()
+        if self.is_other_firmware and self.firmware.is_uefi:
+            adopted += self._fallbacks(pairs, say)
         nothing = (
             ()
             if looked.found_any or self.may_find_nothing
