@@ -92,18 +92,20 @@ class ShareForm(Form):
         command = share.mount(str(credentials))
         self.set_command(command)
 
+        wizard = self.wizard  # from here on: this screen may be left while the command runs
+
         def work() -> Outcome:
             if share.folder.is_mount():
                 return Outcome(0)
             share.folder.mkdir(parents=True, exist_ok=True)
             if share.kind == "smb" and share.user:
-                self.wizard.attached.keep_file(credentials, share.credentials().encode())
+                wizard.attached.keep_file(credentials, share.credentials().encode())
             try:
-                outcome = self.wizard.carry_out(command, given=share.secret())
+                outcome = wizard.carry_out(command, given=share.secret())
             finally:
-                self.wizard.attached.forget_file(credentials)
+                wizard.attached.forget_file(credentials)
             if outcome.is_well:
-                self.wizard.attached.mounted(share.folder)
+                wizard.attached.mounted(share.folder)
             return outcome
 
         self.in_background(work, lambda outcome: self._mounted(share, outcome))
