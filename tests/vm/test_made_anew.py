@@ -14,6 +14,7 @@ from bootmedia.machine import Disk
 from tests.vm.conftest import blank
 from tests.vm.shell import ran, shell
 
+pytestmark = pytest.mark.slow
 MIB = 2**20
 MAKE = """
 printf 'label: gpt\\nsize=420MiB\\nsize=100MiB\\nsize=100MiB,type=uefi\\nsize=60MiB,type=swap\\n' | sfdisk -q /dev/vda
