@@ -22,6 +22,7 @@ from imager.process import ProgramFailed, find_program, run
 
 _TRIES = 40
 _PAUSE_SECONDS = 0.25
+_BUSY_SECONDS = 60.0  # udev looks at a device that has just changed, and a busy machine lets it wait
 
 
 @contextlib.contextmanager
@@ -108,7 +109,8 @@ def _detach(device: str, fd: int) -> None:
     backing = Path("/sys/block", Path(device).name, "loop/backing_file")
     before = backing.read_bytes() if backing.exists() else b""
     os.close(fd)
-    for _ in range(_TRIES):
+    deadline = time.monotonic() + _BUSY_SECONDS
+    while time.monotonic() < deadline:
         with contextlib.suppress(OSError):
             if backing.read_bytes() == before:
                 time.sleep(_PAUSE_SECONDS / 5)

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import imager
+from imager.blocks import BlockReader
 from imager.errors import UsageError, VolumeFailed
 from imager.extents import Extents
 from imager.overlay.base import Base
@@ -67,15 +68,20 @@ class Shown:
         """What was written until now, in whole pages."""
         return self._state(name)[1]
 
-    def after(self, name: str, stack: ExitStack) -> Overlay:
+    def after(self, name: str, stack: ExitStack, base: BlockReader | None = None) -> Overlay:
         """The file as it is now, readable in this process until the stack is closed, also when it is shown no more.
+
+        Args:
+            name: Its name.
+            stack: Holds the base.
+            base: The base's bytes, where this process has them open already: an index of an image takes memory.
 
         Raises:
             ImagerError: The base cannot be opened.
         """
         view = self._views[name]
         size, dirty, _ = self._state(name)
-        after = Overlay(view.base.opened(stack), view.store, dirty)
+        after = Overlay(base or view.base.opened(stack), view.store, dirty)
         after.truncate(size)
         return after
 
