@@ -20,7 +20,7 @@ MAKE = """
 printf 'label: gpt\\nsize=420MiB\\nsize=100MiB\\nsize=100MiB,type=uefi\\nsize=60MiB,type=swap\\n' | sfdisk -q /dev/vda
 udevadm settle
 mkfs.f2fs -q -l 'flash one' -O extra_attr,inode_checksum,inode_crtime,sb_checksum,compression /dev/vda1
-mkfs.exfat -q -L Grüße /dev/vda2 || mkfs.exfat -L Grüße /dev/vda2
+mkfs.exfat -q -L CARD /dev/vda2 || mkfs.exfat -L CARD /dev/vda2
 mkfs.fat -F 32 -n ESP -i cafe1234 /dev/vda3
 mkswap -q -L nap /dev/vda4
 mkdir -p /tmp/a /tmp/b
