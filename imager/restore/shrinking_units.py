@@ -11,13 +11,15 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
-from imager.blocks import BlockReader
+from imager.blocks import BlockReader, Segment, Segments
 from imager.devices.target import TargetDisk
 from imager.errors import ImagerError, VolumeFailed
 from imager.extents import Extents
 from imager.fitting.boot_sectors import mended
 from imager.fitting.ways import Way
+from imager.image.blocks import ImageReader
 from imager.image.reader import Image
 from imager.layout import Content, Partition
 from imager.overlay import Base, Overlay, Place, Shown, Store, View, shown
@@ -58,6 +60,11 @@ class Shop:
     folder: str
     progress: Progress = NullProgress()  # noqa: RUF009  stateless
     told: list[str] = field(default_factory=list)
+
+    @cached_property
+    def disk(self) -> BlockReader:
+        """The disk in the image, opened once: its index takes memory."""
+        return ImageReader(self.source)
 
     @property
     def sector_bytes(self) -> int:
@@ -171,7 +178,8 @@ def carry_out(shop: Shop, unit: Unit) -> Done:
             _make(shop, unit, there)
         except (ProgramFailed, VolumeFailed) as error:
             raise _failed(unit, there, error) from error
-        used, after = _used(unit, there), there.after(_VOLUME, shop.stack)
+        after = there.after(_VOLUME, shop.stack, _base(shop, unit))
+        used = _used(unit, there, after)
     if unit.entry is not None:
         _mend(shop, unit, unit.entry, after)
     return _divided(shop, unit, after, used)
@@ -239,13 +247,21 @@ def _failed(unit: Unit, there: Shown, error: ImagerError) -> VolumeFailed:
     )
 
 
-def _used(unit: Unit, there: Shown) -> Extents:
+def _base(shop: Shop, unit: Unit) -> BlockReader:
+    """What lies under the view."""
+    if unit.way.kind == "anew":
+        return Base.of_zeros(unit.new_size).opened(shop.stack)
+    disk, start = (unit.vault.plain, unit.vault.image_start) if unit.vault else (shop.disk, 0)
+    moves = unit.old.moves
+    return Segments([Segment(disk, move.start + move.distance - start, move.end - move.start) for move in moves])
+
+
+def _used(unit: Unit, there: Shown, after: Overlay) -> Extents:
     """What is in use now. That is more than what was written: a tool may leave zeros out that count."""
     from imager.examine import Volume, examine  # not on top: all parsers, which most restores do not need
 
     kind = unit.entry.type if unit.entry else ""
-    with ExitStack() as reading:
-        return examine(Volume(there.after(_VOLUME, reading), there.path(_VOLUME), partition_type=kind)).used
+    return examine(Volume(after, there.path(_VOLUME), partition_type=kind)).used
 
 
 def _mend(shop: Shop, unit: Unit, entry: Partition, after: Overlay) -> None:
