@@ -15,6 +15,7 @@ from bootmedia.machine import Disk
 from tests.vm.conftest import blank
 from tests.vm.shell import ran, shell
 
+pytestmark = pytest.mark.slow
 GIB = 2**30
 MIB = 2**20
 MAKE_SOURCE = """
