@@ -73,6 +73,7 @@ class Restore(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         fit: Move partitions together and make file systems smaller, as far as the disk needs it.
         unlock: Encrypted partitions that are opened when all is written: N:KEYFILE, a path like image.
         repair_boot: Change the restored system so that it starts on this machine.
+        firmware: Make it start with this kind of firmware, whatever it had; repairs too.
         windows_drivers: A folder with drivers that a Windows does not bring along, a path like image; "" for none.
         new_ids: What is restored gets new identifiers.
         boot_entries: The UEFI firmware of this machine gets entries for it.
@@ -92,6 +93,7 @@ class Restore(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fit: bool = False
     unlock: Annotated[tuple[Unlock, ...], msgspec.Meta(max_length=64)] = ()
     repair_boot: bool = False
+    firmware: Literal["", "uefi", "bios"] = ""
     windows_drivers: str = ""
     new_ids: bool = False
     boot_entries: bool = True
@@ -238,7 +240,11 @@ def _restore_faults(restore: Restore) -> Iterator[str]:
         yield "partition and onto belong together"
     yield from _grow_faults(restore)
     yield from _fit_faults(restore)
-    for name, is_wanted in (("repair_boot", restore.repair_boot), ("new_ids", restore.new_ids)):
+    for name, is_wanted in (
+        ("repair_boot", restore.repair_boot),
+        ("firmware", restore.firmware),
+        ("new_ids", restore.new_ids),
+    ):
         if is_wanted and restore.partition is not None:
             yield f"{name} is for whole disks: partition and {name} contradict each other"
     if restore.windows_drivers and not (restore.repair_boot or restore.new_ids):

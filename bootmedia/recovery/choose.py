@@ -72,20 +72,22 @@ class Need:
         full_bytes: Size of the disk that the image is of.
         least_bytes: The smallest disk that holds all of its partitions; of a partition, its size.
         onto: The partition of the target that is written; None for the whole disk.
+        is_fitted: Partitions are fitted to the disk, so it may have other sectors.
     """
 
     sector_bytes: int
     full_bytes: int
     least_bytes: int
     onto: int | None = None
+    is_fitted: bool = False
 
     def shortfall(self, disk: Candidate) -> str:
         """Why the image does not fit onto a disk, as the rest of a sentence about it; "" when it does."""
-        if disk.sector_bytes != self.sector_bytes:
+        if disk.sector_bytes != self.sector_bytes and not self.is_fitted:
             return f"has sectors of {disk.sector_bytes} bytes, and the image needs {self.sector_bytes}"
         if self.onto is not None:
             return self._partition_shortfall(disk.partitions)
-        usable = disk.size_bytes // self.sector_bytes * self.sector_bytes
+        usable = disk.size_bytes // disk.sector_bytes * disk.sector_bytes
         if disk.size_bytes >= self.full_bytes or usable >= self.least_bytes:
             return ""
         return f"has {size_text(disk.size_bytes)}, and the image needs {size_text(self.least_bytes)}"

@@ -19,6 +19,7 @@ from bootmedia.recovery.facts import MachineFacts, candidates, file_candidate
 from bootmedia.recovery.places import Found, ImageSource, Surroundings, folder_beside, image_source
 from bootmedia.recovery.unlocking import unlocked
 from imager.errors import StoreError, TargetRefused, UsageError
+from imager.fitting.firmware import rule_for_firmware
 from imager.fitting.model import Rule
 from imager.image.description import Description, FinalFacts
 from imager.layout import Layout
@@ -66,10 +67,12 @@ class Task:
         words += ["--grow", self.restore.grow] if self.restore.grow else []
         words += ["--fit"] if self.restore.fit else []
         words += ["--grow-volume", self.restore.grow_volume] if self.restore.grow_volume else []
-        opens = self.restore.grow or self.restore.fit or self.restore.repair_boot or self.restore.new_ids
+        inside = self.restore.repair_boot or self.restore.firmware or self.restore.new_ids
+        opens = self.restore.grow or self.restore.fit or inside
         if opens:  # what else is restored needs no passphrase
             words += [word for text in self.restore.unlock for word in ("--unlock", text)]
         words += ["--repair-boot"] if self.restore.repair_boot else []
+        words += [f"--to-{self.restore.firmware}"] if self.restore.firmware else []
         words += ["--windows-drivers", self.restore.windows_drivers] if self.restore.windows_drivers else []
         words += ["--new-ids"] if self.restore.new_ids else []
         words += [] if self.restore.boot_entries else ["--no-boot-entries"]
@@ -199,10 +202,11 @@ def make_recovery_plan(found: Found, facts: MachineFacts, around: Surroundings) 
         Wish(
             task.plan,
             wanted.boot_entries,
-            wanted.repair_boot,
+            wanted.repair_boot or bool(wanted.firmware),
             folder_beside(wanted.windows_drivers, found, around) if wanted.windows_drivers else None,
             wanted.new_ids,
             layout,
+            firmware=wanted.firmware,
         )
         for task, wanted, layout in zip(tasks, restores, layouts, strict=True)
     ]
@@ -239,7 +243,7 @@ def _need(restore: Restore, about: Description) -> Need:
         size = wanted_partition(layout, restore.partition).size_bytes
         return Need(about.sector_size, size, size, restore.onto)
     least = 0 if restore.fit else missing_bytes(layout, 0)  # the plan says what is missing
-    return Need(about.sector_size, layout.size_bytes, least)
+    return Need(about.sector_size, layout.size_bytes, least, is_fitted=restore.fit or bool(restore.grow))
 
 
 def _with(about: Description, layout: Layout, restore: Restore) -> Description:
@@ -269,6 +273,7 @@ def _plan(
             raise UsageError(f"there is no partition {restore.onto} on {state.name} that could be written")
         scope = RestoreScope.partition(restore.partition, entry.start, entry.end)
     grow = Rule("fit") if restore.fit else Rule.parse(restore.grow) if restore.grow else None
+    grow = rule_for_firmware(grow, about.layout, restore.firmware)
 
     def planned(scratch: str) -> Plan:
         options = RestoreOptions(

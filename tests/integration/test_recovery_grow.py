@@ -106,6 +106,8 @@ def test_with_fit_a_smaller_disk_is_enough(folder):
     [
         ('grow = "last"\nfit = true', "grow and fit contradict"),
         ("fit = true\npartition = 1\nonto = 1", "fit is for whole disks"),
+        ('firmware = "uefi"\npartition = 1\nonto = 1', "firmware is for whole disks"),
+        ('firmware = "efi"', "firmware"),
         ('grow = "all"', "known are last, proportional"),
         ('grow = "last"\npartition = 1\nonto = 1', "contradict each other"),
     ],

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -119,6 +121,12 @@ def test_a_partition_needs_one_of_that_number_and_size(partitions, told) -> None
 def test_a_last_piece_of_a_sector_does_not_count() -> None:
     assert Need(512, 2000, 1024).shortfall(Candidate("/dev/x", size_bytes=1023 + 512)) == ""
     assert Need(512, 2000, 1024).shortfall(Candidate("/dev/x", size_bytes=1023))
+
+
+def test_only_what_is_fitted_may_have_other_sectors():
+    disk = Candidate("/dev/x", size_bytes=100 * GIB, sector_bytes=4096)
+    assert "sectors of 4096 bytes" in NEED.shortfall(disk)
+    assert replace(NEED, is_fitted=True).shortfall(disk) == ""
 
 
 def test_two_restores_may_not_meet() -> None:
