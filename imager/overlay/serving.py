@@ -169,14 +169,27 @@ def _serve(views: Views, files: Files, folder: str) -> None:
     try:
         mfusepy.FUSE(files, folder, foreground=True, fsname="imager")
     except (RuntimeError, OSError) as error:
+        _say({"error": f"FUSE cannot mount in {Path(folder).parent} (libfuse's status {error})"})
         with contextlib.suppress(OSError):
             os.rmdir(folder)  # noqa: PTH106
-        _say({"error": f"FUSE cannot mount in {Path(folder).parent} (libfuse's status {error})"})
     os._exit(1)  # the other thread waits for the input
 
 
 def _talk(views: Views, files: Files, folder: str, outside: int) -> None:
-    """Step into the file system, take it out of its folder, and answer questions until the input ends."""
+    """Step into the file system, take it out of its folder, and answer questions until the input ends.
+
+    Whatever happens here ends the program: whoever started it may be gone before it could be told that all is ready.
+    """
+    try:
+        _answer(views, folder, outside)
+        until = time.monotonic() + _LINGER_SECONDS  # what was killed may leave a mount that is just being taken away
+        while files.open_count > 0 and time.monotonic() < until:
+            time.sleep(_WAIT_SECONDS)
+    finally:
+        os._exit(0)
+
+
+def _answer(views: Views, folder: str, outside: int) -> None:
     while Path(folder).stat().st_dev == outside:
         time.sleep(_WAIT_SECONDS)
     os.chdir(folder)
@@ -184,10 +197,6 @@ def _talk(views: Views, files: Files, folder: str, outside: int) -> None:
     _say({})
     for line in sys.stdin.buffer:
         _say(views.state(json.loads(line)["state"]))
-    until = time.monotonic() + _LINGER_SECONDS  # what was killed may leave a mount that is just being taken away
-    while files.open_count > 0 and time.monotonic() < until:
-        time.sleep(_WAIT_SECONDS)
-    os._exit(0)
 
 
 def _detach(folder: str) -> None:

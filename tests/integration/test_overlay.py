@@ -220,3 +220,22 @@ def test_where_fuse_may_not_mount_that_is_said_and_no_folder_stays(tmp_path):
         pytest.skip("needs user namespaces")
     assert "FUSE cannot mount" in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_server_whose_starter_is_gone_before_it_is_ready_ends(tmp_path):
+    """Nobody listens when it says that it is ready."""
+    told = (
+        b'[{"name": "z", "kind": "zeros", "path": "", "pieces": [[0, 4096]], "container": null, "uuid": "", "key": "",'
+    )
+    with subprocess.Popen(
+        [sys.executable, "-m", "imager.overlay.serving"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    ) as server:
+        server.stdout.close()
+        server.stdin.write(told + b' "places": null}]\n')
+        server.stdin.close()
+        server.wait(timeout=300)
+    assert list(tmp_path.iterdir()) == []
