@@ -65,7 +65,7 @@ def _with_table(disk: Disk, path: Path) -> None:
 
 def _by_hand(image: Path, old: Path, small_bytes: int) -> str:
     device = f"$(losetup --find --show --offset {MIB} {old})"
-    steps = f"e2fsck -f -p $device >/dev/null && resize2fs $device {small_bytes // 1024}K 2>/dev/null >&2"
+    steps = f"e2fsck -f -p $device >/dev/null && resize2fs -f $device {small_bytes // 1024}K 2>/dev/null >&2"
     return (
         f"{IMAGER} restore --yes --quiet {image} {old} && device={device} && "
         f"{{ {steps}; status=$?; losetup --detach $device; sync {old}; (exit $status); }}"

@@ -17,6 +17,7 @@ from tests.oracle.test_grow import CONTENT, MSDATA, at, imager
 
 TOOLS = ("mke2fs", "mkfs.xfs", "mkfs.btrfs", "mkntfs", "ntfscp", "ntfscat", "ntfsfix", "mkswap", "blkid", "fsck.fat")
 pytestmark = [
+    pytest.mark.slow,
     needs_table_tools,
     needs_root,
     pytest.mark.skipif(bool(missing_tools(*TOOLS)), reason=f"needs {missing_tools(*TOOLS)}"),

@@ -27,6 +27,7 @@ from tests.harness.trees import everything, rsync_would_do
 MIB = 2**20
 TOOLS = ("rsync", "getfattr", "getfacl", "lsattr", "filefrag", "setcap", "mkfs.xfs", "xfs_repair", "xfs_io", "xfs_db")
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
     pytest.mark.skipif(bool(missing_tools(*TOOLS)), reason=f"needs {missing_tools(*TOOLS)}"),
 ]

@@ -21,6 +21,7 @@ from tests.oracle.test_grow import ESP, assert_gpt_sound, fat, identity, imager,
 
 TOOLS = ("rsync", "getfattr", "getfacl", "mkfs.xfs", "xfs_repair", "xfs_io", "mkswap", "mkfs.fat", "setcap")
 pytestmark = [
+    pytest.mark.slow,
     needs_table_tools,
     pytest.mark.skipif(os.geteuid() != 0 or not can_mount("xfs"), reason="needs root, and a kernel that mounts XFS"),
     pytest.mark.skipif(bool(missing_tools(*TOOLS)), reason=f"needs {missing_tools(*TOOLS)}"),

@@ -18,6 +18,7 @@ from tests.oracle.test_shrink_lvm import assert_ext4_has_its_file, content_of, e
 
 TOOLS = ("mke2fs", "e2fsck", "resize2fs", "debugfs", "lvm", "cryptsetup", "qemu-img")
 pytestmark = [
+    pytest.mark.slow,
     needs_table_tools,
     needs_root,
     pytest.mark.skipif(bool(missing_tools(*TOOLS)), reason=f"needs {missing_tools(*TOOLS)}"),

@@ -29,6 +29,7 @@ from tests.oracle.test_shrink import captured, debian, restored
 
 TOOLS = ("mke2fs", "e2fsck", "resize2fs", "mkfs.fat", "mkfs.btrfs", "btrfs")
 pytestmark = [
+    pytest.mark.slow,
     needs_table_tools,
     needs_root,
     pytest.mark.skipif(bool(missing_tools(*TOOLS)), reason=f"needs {missing_tools(*TOOLS)}"),

@@ -131,6 +131,7 @@ def test_a_gpt_in_other_sectors_is_the_same_gpt(tmp_path, old, new, size):
     assert parted_lists(target, sector_size=new) == [replace(e, type="", uuid="", name="") for e in before]
 
 
+@pytest.mark.slow
 def test_no_header_of_the_old_unit_is_left(tmp_path):
     disk, *_ = gpt_of(tmp_path, 512)
     target = made(disk, tmp_path / "target", 64 * MIB, 4096)
