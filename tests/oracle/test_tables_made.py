@@ -131,11 +131,11 @@ def test_a_gpt_in_other_sectors_is_the_same_gpt(tmp_path, old, new, size):
     assert parted_lists(target, sector_size=new) == [replace(e, type="", uuid="", name="") for e in before]
 
 
-@pytest.mark.slow
 def test_no_header_of_the_old_unit_is_left(tmp_path):
     disk, *_ = gpt_of(tmp_path, 512)
     target = made(disk, tmp_path / "target", 64 * MIB, 4096)
-    assert [at for at in range(0, MIB, 512) if target.read_bytes()[at : at + 8] == b"EFI PART"] == [4096]
+    head = target.read_bytes()[:MIB]
+    assert [at for at in range(0, MIB, 512) if head[at : at + 8] == b"EFI PART"] == [4096]
     disk, *_ = gpt_of(tmp_path, 4096)
     target = made(disk, tmp_path / "target", 64 * MIB, 512, old_sector=4096)
     assert not any(target.read_bytes()[34 * 512 : MIB])
