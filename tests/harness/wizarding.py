@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -43,10 +44,15 @@ class Person:
         strips = self.wizard.screen._compositor.render_strips()
         return "\n".join("".join(segment.text for segment in strip).rstrip() for strip in strips)
 
+    @property
+    def _in_one_line(self) -> str:
+        """The same without line breaks: a path of a temporary folder may be longer than a line."""
+        return re.sub(r"\s*\n\s*", "", self.screen)
+
     async def sees(self, *words: str) -> str:
         """Wait for all of some words on the screen."""
         deadline = time.monotonic() + PATIENCE_SECONDS
-        while not all(word in self.screen for word in words):
+        while not all(word in self.screen or word in self._in_one_line for word in words):
             assert time.monotonic() < deadline, f"{words} not on the screen:\n{self.screen}"
             await self.pilot.pause(0.05)
         return self.screen
