@@ -55,7 +55,7 @@ CASES = (
     Case("uefi-luks", 1536 * MIB, Bus.AHCI),
     Case("bios-lvm", 1536 * MIB, Bus.VIRTIO, on_medium=True),
     Case("uefi-ext4", 1536 * MIB, Bus.NVME, sector_bytes=4096),
-    Case("bios-btrfs", 2048 * MIB, Bus.AHCI),
+    pytest.param(Case("bios-btrfs", 2048 * MIB, Bus.AHCI), marks=pytest.mark.slow),
 )
 
 
