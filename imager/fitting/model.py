@@ -61,6 +61,7 @@ class Rule:
         leave_out: Partitions of the image that the target does not get.
         new: Partitions that the image does not have.
         to_gpt: An MBR becomes a GPT.
+        volumes: Sizes of logical volumes by name, such as vg0/root, where their partitions become smaller.
     """
 
     kind: RuleKind
@@ -69,6 +70,7 @@ class Rule:
     leave_out: frozenset[int] = frozenset()
     new: tuple[NewPart, ...] = ()
     to_gpt: bool = False
+    volumes: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def only_to_gpt(cls) -> Rule:

@@ -11,7 +11,7 @@ import difflib
 import json
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID
@@ -77,10 +77,16 @@ class _New(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     number: _Number | None = None
 
 
+class _Volume(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    name: str
+    size: _Size
+
+
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     image: str
     partition: Annotated[tuple[_Row, ...], msgspec.Meta(max_length=1024)] = ()
     new: Annotated[tuple[_New, ...], msgspec.Meta(max_length=128)] = ()
+    volume: Annotated[tuple[_Volume, ...], msgspec.Meta(max_length=1024)] = ()
     leave_out: Annotated[tuple[_Number, ...], msgspec.Meta(max_length=1024)] = ()
     to_gpt: bool = False
     format: int = FORMAT
@@ -200,7 +206,7 @@ def _tree(content: bytes, name: str) -> dict[str, Any]:
 def _unknown_keys(tree: Mapping[str, Any]) -> Iterator[tuple[str, int, str, tuple[str, ...]]]:
     """Table, its index, key, and the keys that are known there."""
     yield from (("", 0, key, _File.__struct_fields__) for key in tree if key not in _File.__struct_fields__)
-    for table, row_type in (("partition", _Row), ("new", _New)):
+    for table, row_type in (("partition", _Row), ("new", _New), ("volume", _Volume)):
         rows, known = tree.get(table), row_type.__struct_fields__
         for index, row in enumerate(rows if isinstance(rows, list) else []):
             yield from (
@@ -232,7 +238,16 @@ def _rule(found: _File) -> Rule:
     }
     new = tuple(_new(row, index) for index, row in enumerate(found.new))
     number = found.partition[rest[0]].number if rest else 0
-    return Rule("sizes", number, sizes, out, new, found.to_gpt)
+    return Rule("sizes", number, sizes, out, new, found.to_gpt, _volumes(found.volume))
+
+
+def _volumes(rows: Sequence[_Volume]) -> dict[str, int]:
+    sizes: dict[str, int] = {}
+    for index, row in enumerate(rows):
+        if row.name in sizes:
+            raise _Wrong(f"the volume {row.name} is listed twice", "volume", index, "name")
+        sizes[row.name] = _size(row.size, "volume", index, f"volume {row.name}")
+    return sizes
 
 
 def _size(size: str | int, table: str, index: int, what: str) -> int:
@@ -303,7 +318,19 @@ def plan_text(layout: Layout, fitting: Fitting | None, image_id: UUID) -> str:
             ]
     for place in fitting.new if fitting else ():
         lines += _new_lines(place)
+    lines += _volume_lines(layout)
     return "\n".join(lines)
+
+
+def _volume_lines(layout: Layout) -> list[str]:
+    """Logical volumes whose sizes a person may give, as comments: they count only where a partition becomes smaller."""
+    groups = (content for _, content in layout.contents() if content.type == "LVM2_member")
+    found = [each for group in groups for each in group.inside if each.name and each.size_bytes]
+    lines = ["# Of logical volumes, where their partition becomes smaller; without a line it is shared out:"]
+    for each in found:
+        name = json.dumps(each.name, ensure_ascii=False)
+        lines += ["# [[volume]]", f"# name = {name}", f'# size = "{exact_size_text(each.size_bytes or 0)}"']
+    return lines if found else []
 
 
 def _new_lines(place: NewPlace) -> list[str]:

@@ -66,6 +66,11 @@ def volume_sizes(content: Content, new_size: int, wanted: Mapping[str, int] | No
     missing = (content.used_bytes or 0) - freed - _room(content, new_size, extent)
     rest = {each.name: spare_bytes(each, extent) for each in _givers(able, given, extent, missing)}
     total = sum(rest.values())
+    if wanted and missing > total:
+        raise UsageError(
+            f"the sizes of logical volumes leave {size_text(missing - total)} too few for the others in their group",
+            hint="Give smaller sizes in [[volume]], or leave one out: what has no size is made as small as needed.",
+        )
     found = []
     for each in able:
         way, size = way_of(each), given[each.name]

@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from imager.errors import UsageError
 from imager.extents import Extents
 from imager.fitting.model import Fitted, Fitting
 from imager.fitting.volumes import VolumeSize, volume_sizes
@@ -110,17 +111,41 @@ def made_smaller(layout: Layout, used: Extents, fitting: Fitting | None, scratch
         way = find(entry.content) if entry else None
         if way is not None and entry is not None and entry.content is not None:
             inside = used.clip(place.image_start, place.image_end).shift(-place.image_start)
-            found.append(_smaller(place, entry.content, way, inside, scratch))
+            volumes = fitting.rule.volumes if fitting else {}
+            found.append(_smaller(place, entry.content, way, inside, scratch, volumes))
+    _check_volumes(layout, fitting, found)
     return tuple(found)
 
 
-def _smaller(place: Fitted, content: Content, way: Way, used: Extents, scratch: str) -> Smaller:
+def _check_volumes(layout: Layout, fitting: Fitting | None, smaller: Sequence[Smaller]) -> None:
+    """Refuse sizes of logical volumes that would not be what was written down.
+
+    Raises:
+        UsageError: There is no such volume, or it keeps its size.
+    """
+    wanted = fitting.rule.volumes if fitting else {}
+    known = {content.name: content for _, content in layout.contents() if content.name}
+    made = {each.name: each.new_size for one in smaller for each in one.volumes}
+    for name, size in wanted.items():
+        if name not in known:
+            names = ", ".join(known) or "none"
+            raise UsageError(f"the image has no logical volume {name}; it has {names}", hint="imager info shows them.")
+        if name not in made and size != known[name].size_bytes:
+            raise UsageError(
+                f"the logical volume {name} keeps its size: its partition does not become smaller, or it cannot",
+                hint="Such a size counts where its partition becomes smaller; --grow-volume says who grows.",
+            )
+
+
+def _smaller(
+    place: Fitted, content: Content, way: Way, used: Extents, scratch: str, wanted: Mapping[str, int]
+) -> Smaller:
     inner_way, inner, new_size = way, content, place.new_size
     if way.kind == "container":
         inner = content.inside[0]
         inner_way = WAYS[inner.type]
         new_size -= max(0, place.old_size - (inner.size_bytes or place.old_size))
-    volumes = volume_sizes(inner, new_size) if inner_way.kind == "group" else ()
+    volumes = volume_sizes(inner, new_size, wanted) if inner_way.kind == "group" else ()
     outlays = [inner_way.outlay(used, place.old_size, place.new_size), *(each.outlay() for each in volumes)]
     # What is in a container is encrypted when it is written, and would be written to the target as plain text before.
     is_direct = scratch == ON_TARGET and way.kind != "container"

@@ -116,6 +116,35 @@ def test_logical_volumes_are_made_smaller_and_moved_together(tmp_path):
     assert call("blkid", "-p", "-o", "value", "-s", "LABEL", tmp_path / "new-swap").strip() == "swapped"
 
 
+def test_sizes_of_logical_volumes_come_from_a_plan(tmp_path):
+    root, home = ext4(tmp_path, "root", 120 * MIB), ext4(tmp_path, "home", 100 * MIB)
+    disk, _ = machine(tmp_path, ("root", 480, root), ("home", 400, home))
+    image, target, plan = captured(disk), tmp_path / "target", tmp_path / "plan.toml"
+    target.write_bytes(bytes(330 * MIB))
+    assert imager("plan", "--write", plan, image, target).returncode == 0
+    text = plan.read_text()
+    assert '# name = "vg/root"\n# size = "120 MiB"' in text
+    smaller = text.replace('size = "300 MiB"', 'size = "180 MiB"')
+    plan.write_text(f'{smaller}\n[[volume]]\nname = "vg/root"\nsize = "70 MiB"\n')
+    done = imager("restore", "--yes", "--verify", "--plan", plan, image, target)
+    assert done.returncode == 0, done.stderr
+    with group_on(target) as group:
+        sizes = group.lvm("lvs", "--noheadings", "--units", "m", "--nosuffix", "-o", "lv_name,lv_size").split()
+        assert float(sizes[sizes.index("root") + 1]) == 70
+        for name in ("root", "home"):
+            file = tmp_path / f"new-{name}"
+            file.write_bytes(content_of(group, name))
+            assert_ext4_has_its_file(file, name)
+    for name, size, words in (
+        ("vg/rot", "70 MiB", "no logical volume vg/rot"),
+        ("vg/root", "1 MiB", "cannot be smaller"),
+    ):
+        plan.write_text(f'{smaller}\n[[volume]]\nname = "{name}"\nsize = "{size}"\n')
+        refused = imager("plan", "--plan", plan, image, target)
+        assert refused.returncode == 2
+        assert words in refused.stderr
+
+
 def test_free_extents_cost_nothing_and_what_lies_behind_the_end_moves(tmp_path):
     """A volume in two pieces at the end, with free extents in front of it: nothing is made smaller, all of it moves."""
     data = ext4(tmp_path, "data", 40 * MIB)

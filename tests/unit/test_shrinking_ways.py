@@ -101,3 +101,5 @@ def test_sizes_that_a_person_gave_are_kept_and_too_small_ones_refused():
     assert new_sizes(content, 2501, {"vg/b": 402 * MIB}) == {"vg/b": 404}
     with pytest.raises(UsageError, match="vg/a cannot be smaller than"):
         new_sizes(content, 2501, {"vg/a": 100 * MIB})
+    with pytest.raises(UsageError, match="too few for the others"):
+        new_sizes(content, 1201, {"vg/a": 1200 * MIB})
