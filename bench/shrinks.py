@@ -19,7 +19,7 @@ from bench.measure import IMAGER, MIB, BenchError, Contender, Results, Rounds, i
 OURS = "imager restore --fit"
 BY_HAND = "restore, e2fsck, resize2fs on a disk of the old size"
 COPIED = "the same, then copied to the smaller disk"
-_SHARE = 0.7
+_SHARE = 0.75
 """Of the old size: what is used fits into it, but some of it lies behind its end."""
 Note = Callable[[str], object]
 
