@@ -43,6 +43,8 @@ def fit(layout: Layout, target_size: int, rule: Rule, sector_bytes: int = 0) -> 
         TargetTooSmall: There is not enough room for everything.
     """
     _check_table(layout, rule)
+    if sum(not part.size for part in rule.new) > 1:
+        raise UsageError("only one new partition can have what the others leave", hint="Give the others a size.")
     shape = shape_of(layout, target_size, sector_bytes, to_gpt=rule.to_gpt)
     if layout.table.kind == "none":
         return _fit_whole(layout, target_size, rule, shape)
@@ -57,12 +59,16 @@ def fit(layout: Layout, target_size: int, rule: Rule, sector_bytes: int = 0) -> 
     boxes = _with_sizes(boxes, shape.sector_bytes, layout, rule)
     if makes:
         boxes, new = with_new(boxes, layout, shape, rule, grain)
+    if rule.leave_out and not boxes and not new:
+        raise UsageError("every partition of the image is left out", hint="Keep one, or add a new one.")
     numbers = numbers_there(boxes, layout, shape) if makes else {each.number: each.number for each in layout.partitions}
     growing = _growing(boxes, layout, rule, new)
     boxes, places = _arranged(boxes, {box.number: box.size for box in growing}, shape, grain, rule)
     _check_grown(boxes, growing, places, shape.last_usable_end, grain)
     row = _Row(layout, shape, boxes, places, numbers)
-    fitted = tuple(row.fitted(entry) for entry in layout.partitions if row.has(entry))
+    # A new one may have the number of one that is left out.
+    kept_entries = [entry for entry in layout.partitions if entry.number not in rule.leave_out]
+    fitted = tuple(row.fitted(entry) for entry in kept_entries if row.has(entry))
     added = placed_new(new, places, boxes, layout, shape)
     told = [*table_sentences(layout, shape, rule, numbers), *sector_sentences(boxes, layout, shape)] if makes else []
     why = [*_why(boxes, growing, places, rule), *new_words(added)]

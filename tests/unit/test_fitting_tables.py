@@ -103,6 +103,24 @@ def wishes(draw):
     return layout, rule, max(4096, layout.size_bytes + more) // sector * sector, sector
 
 
+def test_what_leaves_nothing_or_shares_the_rest_is_refused():
+    layout = livable(machine("mbr-4kn"))
+    everything = frozenset(each.number for each in layout.partitions if each.kind != "extended")
+    with pytest.raises(UsageError, match="left out"):
+        fit(layout, layout.size_bytes, replace(Rule("sizes"), leave_out=everything))
+    with pytest.raises(UsageError, match="only one new partition"):
+        fit(layout, layout.size_bytes, replace(Rule("sizes"), new=(NewPart(0, LINUX), NewPart(0, LINUX))))
+
+
+def test_a_new_partition_may_have_the_number_of_one_that_is_left_out():
+    layout = livable(machine("dual-boot-mbr"))
+    new = (NewPart(4 * MIB, LINUX), NewPart(8 * MIB, LINUX))
+    rule = replace(Rule("fit"), leave_out=frozenset({1}), new=new)
+    fitting = fit(layout, layout.size_bytes, rule, 512)
+    assert 1 in [place.entry.number for place in fitting.new]
+    assert 1 not in [place.number for place in fitting.partitions]
+
+
 @settings(max_examples=600, deadline=None)
 @given(wishes())
 def test_whatever_the_table_every_partition_has_a_right_place(wish):
