@@ -112,7 +112,7 @@ class Fitted:
     """A partition and its place on the target.
 
     Attributes:
-        number: Its number in the table, which stays.
+        number: Its number in the image's table; see number_there for that on the target.
         kind: As in the layout; an extended partition is listed beside its logical ones.
         image_start: Where it starts in the image.
         image_end: Where it ends in the image.
