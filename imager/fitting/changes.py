@@ -76,9 +76,17 @@ def on_shape(boxes: Sequence[Box], layout: Layout, shape: Shape) -> list[Box]:
     if shape.sector_bytes != layout.logical_sector_bytes:
         _check_contents(boxes, layout, shape)
         boxes = [_in_sectors(box, shape.sector_bytes) for box in boxes]
-    if boxes and boxes[0].start - boxes[0].lead < shape.first_usable:
-        boxes = [_moved(boxes[0], round_up(shape.first_usable + boxes[0].lead, MIB)), *boxes[1:]]
-    return list(boxes)
+    return [_behind_table(boxes[0], shape), *boxes[1:]] if boxes else []
+
+
+def _behind_table(box: Box, shape: Shape) -> Box:
+    """The first box, where the table leaves room for it."""
+    first = round_up(shape.first_usable + box.lead, MIB)
+    if box.start - box.lead < shape.first_usable:
+        box = _moved(box, first)
+    if box.row_start - box.lead < shape.first_usable:
+        box = replace(box, floor=min(first, box.start))
+    return box
 
 
 def _plain(box: Box, layout: Layout) -> Box:
@@ -114,7 +122,11 @@ def _in_sectors(box: Box, unit: int) -> Box:
             number=box.number,
         )
     box = replace(box, lead=round_up(box.lead, unit), wanted=size if size != box.entry.size_bytes else None)
-    return box if box.start % unit == 0 else _moved(box, round_up(box.start, MIB), f"no multiple of {unit}")
+    if box.start % unit:
+        box = _moved(box, round_up(box.start, MIB), f"no multiple of {unit}")
+    if box.row_start % unit:
+        box = replace(box, floor=min(round_up(box.row_start, MIB), box.start))
+    return box
 
 
 def _moved(box: Box, home: int, why: str = "before the first place that the table leaves free") -> Box:

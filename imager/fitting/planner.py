@@ -17,6 +17,7 @@ from imager.fitting.additions import placed_new, with_new
 from imager.fitting.arrange import Place, arrange
 from imager.fitting.boxes import MIB, Box, boxes_of, grain_of, logicals_of
 from imager.fitting.changes import is_made, kept, numbers_there, on_shape
+from imager.fitting.checking import checked
 from imager.fitting.model import Fitted, Fitting, NewPart, NewPlace, Rule
 from imager.fitting.sectors import verdict_of
 from imager.fitting.shrink import sizes_that_fit
@@ -42,6 +43,10 @@ def fit(layout: Layout, target_size: int, rule: Rule, sector_bytes: int = 0) -> 
         UsageError: The rule cannot be carried out with this disk.
         TargetTooSmall: There is not enough room for everything.
     """
+    return checked(_fit(layout, target_size, rule, sector_bytes), layout)
+
+
+def _fit(layout: Layout, target_size: int, rule: Rule, sector_bytes: int) -> Fitting:
     _check_table(layout, rule)
     if sum(not part.size for part in rule.new) > 1:
         raise UsageError("only one new partition can have what the others leave", hint="Give the others a size.")

@@ -67,6 +67,16 @@ def test_content_goes_where_the_table_says_and_a_cut_leaves_no_disk(rule, sector
         assert not any(target.content[: 2 * sector])
 
 
+def test_what_becomes_the_first_partition_starts_with_a_sector_of_the_target():
+    content, layout = disk_of([(64, 64), (65, 65)], 3 * MIB)
+    rule = replace(Rule("partition", number=2), leave_out=frozenset({1}), new=(NewPart(MIB, LINUX),))
+    with pytest.raises(TargetTooSmall, match="20480 bytes"):  # that it needs from 1 MiB on
+        plan_of(livable(layout), 3 * MIB, rule, logical_sector_bytes=4096)
+    target = MemoryTarget(3 * MIB + 20480)
+    restore(plan_of(livable(layout), target.size, rule, logical_sector_bytes=4096), content, target)
+    assert [(start, end) for _, start, end in table_of(target, 4096)] == [(MIB, MIB + 4096), (2 * MIB, 3 * MIB)]
+
+
 def test_without_fitting_other_sectors_are_refused_with_the_way_out():
     with pytest.raises(TargetRefused) as caught:
         plan_of(livable(disk_of()[1]), 40 * MIB, None, logical_sector_bytes=4096)
