@@ -30,6 +30,8 @@ _FOLDERS: Final = (
     ("/etc/systemd/system", ".swap"),
     *((f"{top}/loader/entries", ".conf") for top in ("/boot", "/boot/efi", "/efi")),
 )
+_LVM_DEVICES: Final = "/etc/lvm/devices/system.devices"
+"""It lists volume groups' disks by their identifiers (lvmdevices(8)); where it is missing, lvm looks at all disks."""
 _LOADERS: Final = ("/boot/efi/EFI", "/efi/EFI", "/boot/EFI")
 """GRUB's stub lies in a folder of these: it leads to the file system that has the rest."""
 _GRUBENV: Final = "grubenv"
@@ -51,7 +53,7 @@ def _is_own(name: str) -> bool:
 
 
 def replacing_steps(tree: Tree, ids: Mapping[str, str], groups: Mapping[str, str]) -> Iterator[Step]:
-    """Rewrites the files that name old identifiers.
+    """Rewrites the files that name old identifiers, and puts aside lvm's list of disks, which would hide the new ones.
 
     Args:
         tree: The system.
@@ -73,6 +75,9 @@ def replacing_steps(tree: Tree, ids: Mapping[str, str], groups: Mapping[str, str
         if new != old:
             becomes = ", ".join(f"{each} becomes {what}" for each, what in changed.items())
             yield Step("rewrite", f"in {path} {becomes}; the old file stays beside it", path=path, new_text=new)
+    disks = tree.text(_LVM_DEVICES)
+    if disks and (groups or replaced(disks, ids, {})[0] != disks):
+        yield Step("put-aside", f"put {_LVM_DEVICES} aside, which knows only old identifiers", path=_LVM_DEVICES)
 
 
 def replaced(text: str, ids: Mapping[str, str], groups: Mapping[str, str]) -> tuple[str, dict[str, str]]:

@@ -90,8 +90,9 @@ def _of_content(
         way = WAYS[content.type]
         yield replace(found, new=way.draw(), takes_long=way.takes_long)
     if content.type == "crypto_LUKS" and not content.inside:
-        number = entry.number if entry else "disk"
-        kept.append(f"{where}: what is in it keeps its identifiers, as it is locked (--unlock {number})")
+        # What lies in an array or a volume group cannot be unlocked by the number of a partition.
+        hint = "" if content.name else f" (--unlock {entry.number if entry else 'disk'})"
+        kept.append(f"{where}: what is in it keeps its identifiers, as it is locked{hint}")
     for each in content.inside:
         yield from _of_content(path, entry, place, each, kept, is_installed)
 

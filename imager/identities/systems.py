@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from imager.booting.roots import assembled, find_roots
+from imager.booting.steps import Step
+from imager.booting.tree import Tree
 from imager.errors import VolumeFailed
 from imager.identities.changing import Say
 from imager.identities.files import replacing_steps
@@ -49,10 +51,17 @@ def rewrite_systems(
                     with assembled(root, opened, disks, writable=True) as there:
                         for step in replacing_steps(there.tree, ids, groups):
                             say(f"{root.known_as}: {step.text}")
-                            there.tree.rewrite(step.path, step.new_text)
+                            _carry_out(step, there.tree)
                             done.append(f"{root.known_as}: {step.text}")
                 except VolumeFailed as error:
                     failures.append(error.message)
                 except OSError as error:
                     failures.append(f"{root.known_as}: {error.filename}: {error.strerror}")
     return Rewritten(tuple(done), tuple(dict.fromkeys(failures)))
+
+
+def _carry_out(step: Step, tree: Tree) -> None:
+    if step.kind == "put-aside":
+        tree.put_aside(step.path)
+    else:
+        tree.rewrite(step.path, step.new_text)

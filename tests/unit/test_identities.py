@@ -85,6 +85,13 @@ def test_a_locked_container_keeps_what_is_in_it():
     assert "--unlock 1" in plan.kept[0]
 
 
+def test_no_option_is_told_that_would_not_unlock_it():
+    """--unlock takes the number of a partition that is a container; that of a member of an array is none."""
+    container = Content("encrypted", "crypto_LUKS", uuid=OLD, name="host:0")
+    plan = planned(layout("gpt", Content("raid", "linux_raid_member", uuid=NEW, inside=(container,))))
+    assert plan.kept == ("host:0: what is in it keeps its identifiers, as it is locked",)
+
+
 def member(pv: str) -> Content:
     inside = (filesystem("ext4", OLD, name="vg0/root"),)
     return Content("volume-manager", "LVM2_member", uuid=pv, facts={"volume_group": "vg0"}, inside=inside)
@@ -180,3 +187,25 @@ def test_grubs_environment_keeps_its_length(tmp_path):
     (step,) = replacing_steps(Tree(tmp_path), {OLD: NEW}, {"vg": "vg_12ab"})
     assert len(step.new_text) == 1024
     assert step.new_text.rstrip("#") == before.rstrip("#").replace(OLD, NEW).replace("vg-root", "vg_12ab-root")
+
+
+DEVICES = "/etc/lvm/devices/system.devices"
+INNER = f"IDTYPE=crypt_uuid IDNAME=CRYPT-LUKS2-{OLD.replace('-', '')}-vault DEVNAME=/dev/dm-0 PVID=abc\n"
+STRANGER = "IDTYPE=sys_serial IDNAME=WD-1234 DEVNAME=/dev/sdq PVID=abc\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "ids", "groups", "is_put_aside"),
+    [
+        (INNER, {}, {"vg": "vg_12ab"}, True),  # the physical volume in it has another UUID, too
+        (INNER, {OLD.replace("-", ""): NEW.replace("-", "")}, {}, True),
+        (STRANGER, {OLD: NEW}, {}, False),
+    ],
+)
+def test_lvm_is_not_kept_from_disks_with_new_identifiers(tmp_path, text, ids, groups, is_put_aside):
+    """Fedora and RHEL list the disks that lvm may look at; on others it would find no volumes."""
+    place = tmp_path / DEVICES.lstrip("/")
+    place.parent.mkdir(parents=True)
+    place.write_text(text)
+    steps = [(step.kind, step.path) for step in replacing_steps(Tree(tmp_path), ids, groups)]
+    assert steps == ([("put-aside", DEVICES)] if is_put_aside else [])
