@@ -289,6 +289,29 @@ def test_a_clone_and_its_source_have_nothing_in_common(tmp_path):
     assert len(ids) == len(set(ids)) == 9
 
 
+@pytest.mark.skipif(bool(missing_tools("cryptsetup")), reason="needs cryptsetup")
+def test_locked_containers_get_another_uuid_and_open_with_their_passphrase(tmp_path):
+    key = tmp_path / "key"
+    key.write_text("word")
+    containers = [sparse_file(tmp_path / name, 24 * MIB) for name in ("luks1", "luks2")]
+    for each in containers:
+        cheap = ("--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000")
+        call("cryptsetup", "luksFormat", "-q", "--type", each.name, *cheap, each, key)
+    source = gpt_with(tmp_path, 52 * MIB, *((24 * MIB, each) for each in containers))
+    target = sparse_file(tmp_path / "target", 52 * MIB)
+    said = json.loads(imager("clone", "--new-ids", source, target, "--yes", "--json"))
+    (stage,) = said["afterwards"]
+    assert not stage["failures"]
+    new = {each["where"]: each["new"] for each in stage["ids"] if each["type"] == "crypto_LUKS"}
+    for number, (each, place) in enumerate(zip(containers, listed(target), strict=True), 1):
+        copy = tmp_path / f"{each.name}.copy"
+        copy.write_bytes(target.read_bytes()[place.start : place.end])
+        old = call("cryptsetup", "luksUUID", each).strip()
+        assert call("cryptsetup", "luksUUID", copy).strip() == new[f"partition {number}"] != old
+        call("cryptsetup", "open", "--test-passphrase", "--key-file", key, copy)
+        assert old.encode() not in copy.read_bytes()  # in the second header of LUKS2 neither
+
+
 @pytest.mark.skipif(bool(missing_tools("qemu-storage-daemon", "qemu-img")), reason="needs qemu-utils")
 def test_what_is_in_a_virtual_disk_is_changed_and_not_its_file(tmp_path):
     """What comes after the last byte sees the disk that the file stands for."""
