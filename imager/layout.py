@@ -9,7 +9,7 @@ All offsets and sizes are bytes; all ranges are half-open.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -89,6 +89,51 @@ class Content:
     """Files whose content was not wanted; those that are not there are not listed."""
     unused_is_zero: bool = False
     """Bytes that are not used must read as zeros after a restore: parity is computed over them as well."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one content is of a volume that lies on several: a group, an array, a file system on several devices.
+
+    Attributes:
+        whole: Type and identifier of that volume.
+        which: Which part of it, for comparisons; "" for one that carries none of it now, such as a spare.
+        count: How many parts there are; 0 when that is not told.
+    """
+
+    whole: tuple[str, str]
+    which: str
+    count: int
+
+
+def part_of(content: Content) -> Part | None:
+    """What a content is a part of; None for a volume of its own."""
+    facts = content.facts
+    if content.type == "LVM2_member" and facts.get("volume_group_uuid"):
+        return Part(
+            (content.type, facts["volume_group_uuid"]), content.uuid, _number(facts.get("physical_volumes", ""))
+        )
+    if content.type == "linux_raid_member" and content.uuid:
+        role = facts.get("role", "")
+        return Part((content.type, content.uuid), "" if role == "none" else role, _number(facts.get("members", "")))
+    if content.type == "btrfs" and content.uuid:
+        which, _, count = facts.get("device", "").partition(" of ")
+        return Part((content.type, content.uuid), which, _number(count.partition(" ")[0]))
+    return None
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isdecimal() and len(text) < 6 else 0
+
+
+def parts_present(contents: Iterable[Content]) -> dict[tuple[str, str], int]:
+    """How many parts there are of each volume that lies on several, by what it is."""
+    found: dict[tuple[str, str], set[str]] = {}
+    for content in contents:
+        part = part_of(content)
+        if part is not None:
+            found.setdefault(part.whole, set()).update([part.which] if part.which else [])
+    return {whole: len(each) for whole, each in found.items()}
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from imager.layout import Layout
 from imager.opening import Opened, OpenVolume, Secrets, mounted, opened_volumes
 from imager.opening.arrays import stop_running
 from imager.opening.lvm import groups, rename_group
-from imager.opening.nodes import settle
+from imager.opening.nodes import again_and_again, settle
 from imager.process import ProgramFailed, run
 
 Say = Callable[[str], None]
@@ -171,7 +171,7 @@ def _change_array(each: NewId, opened: Opened) -> None:
     name = f"/dev/md/imager-{each.new[:8]}"
     words = ["mdadm", "--assemble", name, "--config=/dev/null", "--update=uuid", f"--uuid={each.new}"]
     run([*words, *(member.path for member in members)], timeout_seconds=_SECONDS)
-    run(["mdadm", "--stop", name])
+    again_and_again(lambda: run(["mdadm", "--stop", name]))
 
 
 def _change_table(each: NewId) -> None:

@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from imager.filesystems.base import HIBERNATED
 from imager.identities.model import IdPlan, NewId
 from imager.identities.ways import NEW_ARRAY, NEW_GROUP, WAYS, draw_signature, draw_uuid
-from imager.layout import Content, Layout, Partition
+from imager.layout import Content, Layout, Partition, part_of, parts_present
 from imager.process import find_program
 
 _NOTHING: Final = ("", "unknown", "blank", "ambiguous")
@@ -26,18 +26,18 @@ def plan_ids(disks: Sequence[tuple[str, Layout]], *, is_installed: Callable[[str
         disks: The path of each target, and what will be on it.
         is_installed: Looks for a program.
     """
+    drawing = _Drawing(parts_present(content for _, layout in disks for _, content in layout.contents()), is_installed)
     ids: list[NewId] = []
-    kept: list[str] = []
     for path, layout in disks:
         label = path if len(disks) > 1 else "disk"
-        ids += _of_table(path, label, layout, kept)
+        ids += drawing.of_table(path, label, layout)
         for entry in (None, *layout.partitions):
             content = entry.content if entry else layout.content
             place = f"partition {entry.number}" if entry else label
             place = f"{place} of {path}" if entry and len(disks) > 1 else place
             if content is not None:
-                ids += _of_content(path, entry, place, content, kept, is_installed)
-    return IdPlan(tuple(_once(ids)), tuple(dict.fromkeys(kept)))
+                ids += drawing.of_content(path, entry, place, content)
+    return IdPlan(tuple(_once(ids)), tuple(dict.fromkeys(drawing.kept)))
 
 
 def _once(ids: Sequence[NewId]) -> Iterator[NewId]:
@@ -50,51 +50,74 @@ def _once(ids: Sequence[NewId]) -> Iterator[NewId]:
             yield each
 
 
-def _of_table(path: str, label: str, layout: Layout, kept: list[str]) -> Iterator[NewId]:
-    table = layout.table
-    if table.kind == "gpt":
-        yield NewId("disk", path, 0, label, "gpt", table.id.lower(), draw_uuid())
-        for entry in layout.partitions:
-            if entry.uuid:
-                yield NewId(
-                    "partition", path, entry.number, f"partition {entry.number}", "gpt", entry.uuid.lower(), draw_uuid()
-                )
-    elif table.kind == "mbr":
-        yield NewId("disk", path, 0, label, "mbr", table.id.lower().removeprefix("0x"), draw_signature())
-    elif table.kind != "none":
-        kept.append(f"{label}: its table is {table.kind}, and no tool changes the identifiers of such a one")
+@dataclass
+class _Drawing:
+    """What is drawn for one plan.
 
+    Attributes:
+        present: How many parts the disks have of each volume that lies on several.
+        is_installed: Looks for a program.
+        kept: What keeps its identifier, and why, in sentences.
+    """
 
-def _of_content(
-    path: str,
-    entry: Partition | None,
-    place: str,
-    content: Content,
-    kept: list[str],
-    is_installed: Callable[[str], object],
-) -> Iterator[NewId]:
-    where = content.name or place
-    found = NewId("content", path, entry.number if entry else 0, where, content.type, content.uuid, "", content.name)
-    reason = _why_kept(content, is_installed)
-    if content.type == NEW_GROUP:
-        group = content.facts.get("volume_group", "")
-        if group and is_installed("vgimportclone"):
-            yield replace(found, kind="group", where=group, old=group, new=_group_name(group))
-        elif content.uuid:
-            kept.append(f"{where}: the physical volume keeps its UUID {content.uuid}: {_lvm_reason(group)}")
-    elif content.type == NEW_ARRAY and is_installed("mdadm"):
-        yield replace(found, kind="array", new=draw_uuid())
-    elif reason:
-        kept.append(f"{where}: {content.type} keeps {content.uuid}: {reason}")
-    elif content.type in WAYS and content.uuid:
-        way = WAYS[content.type]
-        yield replace(found, new=way.draw(), takes_long=way.takes_long)
-    if content.type == "crypto_LUKS" and not content.inside:
-        # What lies in an array or a volume group cannot be unlocked by the number of a partition.
-        hint = "" if content.name else f" (--unlock {entry.number if entry else 'disk'})"
-        kept.append(f"{where}: what is in it keeps its identifiers, as it is locked{hint}")
-    for each in content.inside:
-        yield from _of_content(path, entry, place, each, kept, is_installed)
+    present: Mapping[tuple[str, str], int]
+    is_installed: Callable[[str], object]
+    kept: list[str] = field(default_factory=list)
+
+    def of_table(self, path: str, label: str, layout: Layout) -> Iterator[NewId]:
+        """Of a disk and its partitions."""
+        table = layout.table
+        if table.kind == "gpt":
+            yield NewId("disk", path, 0, label, "gpt", table.id.lower(), draw_uuid())
+            for entry in layout.partitions:
+                if entry.uuid:
+                    where = f"partition {entry.number}"
+                    yield NewId("partition", path, entry.number, where, "gpt", entry.uuid.lower(), draw_uuid())
+        elif table.kind == "mbr":
+            yield NewId("disk", path, 0, label, "mbr", table.id.lower().removeprefix("0x"), draw_signature())
+        elif table.kind != "none":
+            self.kept.append(f"{label}: its table is {table.kind}, and no tool changes the identifiers of such a one")
+
+    def of_content(self, path: str, entry: Partition | None, place: str, content: Content) -> Iterator[NewId]:
+        """Of what lies in a partition, and in that."""
+        where = content.name or place
+        lacking = self._lacking(content)
+        if lacking:
+            inside = ", and so does what is in it" if content.inside else ""
+            self.kept.append(f"{where}: {content.type} keeps {content.uuid}{inside}: {lacking}")
+            return
+        number = entry.number if entry else 0
+        found = NewId("content", path, number, where, content.type, content.uuid, "", content.name)
+        yield from self._of_itself(found, content)
+        if content.type == "crypto_LUKS" and not content.inside:
+            # What lies in an array or a volume group cannot be unlocked by the number of a partition.
+            hint = "" if content.name else f" (--unlock {number or 'disk'})"
+            self.kept.append(f"{where}: what is in it keeps its identifiers, as it is locked{hint}")
+        for each in content.inside:
+            yield from self.of_content(path, entry, place, each)
+
+    def _lacking(self, content: Content) -> str:
+        """Why a volume on several disks stays as it is: what is missing would no more belong to it."""
+        part = part_of(content)
+        present = self.present[part.whole] if part else 0
+        return f"only {present} of its {part.count} parts are here" if part and present < part.count else ""
+
+    def _of_itself(self, found: NewId, content: Content) -> Iterator[NewId]:
+        reason = _why_kept(content, self.is_installed)
+        if content.type == NEW_GROUP:
+            group = content.facts.get("volume_group", "")
+            if group and self.is_installed("vgimportclone"):
+                yield replace(found, kind="group", where=group, old=group, new=_group_name(group))
+            elif content.uuid:
+                reason = _lvm_reason(group)
+                self.kept.append(f"{found.where}: the physical volume keeps its UUID {content.uuid}: {reason}")
+        elif content.type == NEW_ARRAY and self.is_installed("mdadm"):
+            yield replace(found, kind="array", new=draw_uuid())
+        elif reason:
+            self.kept.append(f"{found.where}: {content.type} keeps {content.uuid}: {reason}")
+        elif content.type in WAYS and content.uuid:
+            way = WAYS[content.type]
+            yield replace(found, new=way.draw(), takes_long=way.takes_long)
 
 
 def _group_name(group: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from imager.booting.roots import assembled, find_roots
 from imager.booting.steps import Step
@@ -14,6 +15,8 @@ from imager.identities.changing import Say
 from imager.identities.files import replacing_steps
 from imager.layout import Layout
 from imager.opening import Secrets, opened_volumes
+
+_TABS: Final = ("/etc/fstab", "/etc/crypttab")
 
 
 @dataclass(frozen=True)
@@ -46,10 +49,12 @@ def rewrite_systems(
     with opened_volumes(disks, secrets, writable=True) as opened:
         for root in find_roots(opened)[0]:
             # At first /etc/fstab leads nowhere; what it mounts is found when it has the new ones.
-            for _ in range(2):
+            for is_whole in (False, True):
                 try:
                     with assembled(root, opened, disks, writable=True) as there:
                         for step in replacing_steps(there.tree, ids, groups):
+                            if not is_whole and step.path not in _TABS:
+                                continue
                             say(f"{root.known_as}: {step.text}")
                             _carry_out(step, there.tree)
                             done.append(f"{root.known_as}: {step.text}")

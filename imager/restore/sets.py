@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from imager.errors import UsageError
 from imager.image.description import NIL, Description
-from imager.layout import Content
+from imager.layout import Content, part_of, parts_present
 from imager.pictures.sizes import size_text
 
 _MIXED_HINT = "Disks of different moments do not fit together in an array; --mixed restores them all the same."
@@ -92,54 +92,33 @@ def _key(about: Description) -> tuple[object, int]:
 
 def _incomplete_volumes(images: Sequence[SetImage]) -> Iterator[str]:
     """What cannot be whole without the missing disks, as far as the images that are here tell."""
-    found: dict[tuple[str, str], list[Content]] = {}
-    for image in images:
-        for _, content in image.about.layout.contents():
-            key = _across(content)
-            if key:
-                found.setdefault(key, []).append(content)
-    for parts in found.values():
-        yield from _sentence(parts[0], len(parts))
+    contents = [content for image in images for _, content in image.about.layout.contents()]
+    present = parts_present(contents)
+    told: set[tuple[str, str]] = set()
+    for content in contents:
+        part = part_of(content)
+        if part is not None and part.whole not in told and present[part.whole] < part.count:
+            told.add(part.whole)
+            yield _sentence(content, present[part.whole], part.count)
 
 
-def _across(content: Content) -> tuple[str, str] | None:
-    """What tells which volumes are parts of one."""
-    if content.type == "LVM2_member":
-        group = content.facts.get("volume_group_uuid", "")
-        return (content.type, group) if group else None
-    if content.type in ("linux_raid_member", "btrfs") and content.uuid:
-        return content.type, content.uuid
-    return None
-
-
-def _sentence(content: Content, present: int) -> Iterator[str]:
+def _sentence(content: Content, present: int, count: int) -> str:
     facts = content.facts
     if content.type == "linux_raid_member":
-        members = _number(facts.get("members", ""))
-        if present < members:
-            level = facts.get("level", "")
-            yield (
-                f"array {facts.get('array') or content.label or content.uuid} ({level}) comes back with {present} of "
-                f"its {members} members: {_array_meaning(level, members - present)}"
-            )
-    elif content.type == "btrfs":
-        members = _number(facts.get("device", "").partition(" of ")[2].partition(" ")[0])
-        if present < members:
-            yield (
-                f"Btrfs {content.label or content.uuid} comes back with {present} of its {members} devices: it is "
-                "not mounted unless with -o degraded, and only if its profile keeps a second copy"
-            )
-    else:
-        yield from _group_sentence(content, present)
-
-
-def _group_sentence(content: Content, present: int) -> Iterator[str]:
-    members = _number(content.facts.get("physical_volumes", ""))
-    if present < members:
-        yield (
-            f"volume group {content.facts.get('volume_group', '')} comes back with {present} of its {members} "
-            "physical volumes: logical volumes that reach onto a missing one cannot be activated"
+        level = facts.get("level", "")
+        return (
+            f"array {facts.get('array') or content.label or content.uuid} ({level}) comes back with {present} of "
+            f"its {count} members: {_array_meaning(level, count - present)}"
         )
+    if content.type == "btrfs":
+        return (
+            f"Btrfs {content.label or content.uuid} comes back with {present} of its {count} devices: it is "
+            "not mounted unless with -o degraded, and only if its profile keeps a second copy"
+        )
+    return (
+        f"volume group {facts.get('volume_group', '')} comes back with {present} of its {count} "
+        "physical volumes: logical volumes that reach onto a missing one cannot be activated"
+    )
 
 
 _BEARABLE = {"raid1": None, "raid10": 1, "raid4": 1, "raid5": 1, "raid6": 2}
@@ -151,7 +130,3 @@ def _array_meaning(level: str, lost: int) -> str:
     if most is None or lost <= most:
         return "it runs degraded until others are added"
     return "it cannot be started"
-
-
-def _number(text: str) -> int:
-    return int(text) if text.isdecimal() and len(text) < 6 else 0

@@ -92,6 +92,48 @@ def test_no_option_is_told_that_would_not_unlock_it():
     assert plan.kept == ("host:0: what is in it keeps its identifiers, as it is locked",)
 
 
+def array_member(role: str, **facts: str) -> Content:
+    inside = (filesystem("ext4", NEW, name="md/0"),)
+    facts = {"members": "2", "role": role, **facts}
+    return Content("raid", "linux_raid_member", uuid=OLD, facts=facts, inside=inside)
+
+
+def test_what_lacks_a_part_keeps_everything_and_the_plan_says_so():
+    """One half of a mirror, one device of a Btrfs, one physical volume: its tool needs all of them."""
+    mirror = array_member("0")
+    plan = planned(layout("gpt", mirror, array_member("none")))
+    assert [each.kind for each in plan.ids] == ["disk", "partition", "partition"]
+    assert plan.kept[0] == (
+        f"partition 1: linux_raid_member keeps {OLD}, and so does what is in it: only 1 of its 2 parts are here"
+    )
+    group = {"volume_group": "vg", "volume_group_uuid": "x", "physical_volumes": "3"}
+    for each in (
+        filesystem("btrfs", OLD, facts={"device": "1 of 2"}),
+        Content("volume-manager", "LVM2_member", uuid="a-b", facts=group, inside=(filesystem("ext4", NEW),)),
+    ):
+        plan = planned(layout("gpt", each))
+        assert [found.kind for found in plan.ids] == ["disk", "partition"]
+        assert "only 1 of its" in plan.kept[0]
+
+
+def test_parts_on_several_disks_are_counted_together():
+    plan = planned(layout("gpt", array_member("0")), layout("gpt", array_member("1")))
+    assert [each.old for each in plan.of_kind("array", "content")] == [OLD, NEW]
+    assert not plan.kept
+    btrfs = [filesystem("btrfs", OLD, facts={"device": f"{number} of 2"}) for number in (1, 2)]
+    assert [each.old for each in planned(*(layout("gpt", each) for each in btrfs)).of_kind("content")] == [OLD]
+
+
+def test_a_group_on_an_array_is_seen_through_each_member_and_counted_once():
+    group = {"volume_group": "vg", "volume_group_uuid": "x", "physical_volumes": "2"}
+    pv = Content("volume-manager", "LVM2_member", uuid="a-b", facts=group, name="md/0")
+    members = [Content("raid", "linux_raid_member", uuid=OLD, facts={"members": "2", "role": role}, inside=(pv,))
+               for role in "01"]  # fmt: skip
+    plan = planned(layout("gpt", *members))
+    assert not plan.of_kind("group")
+    assert "only 1 of its 2 parts" in plan.kept[0]
+
+
 def member(pv: str) -> Content:
     inside = (filesystem("ext4", OLD, name="vg0/root"),)
     return Content("volume-manager", "LVM2_member", uuid=pv, facts={"volume_group": "vg0"}, inside=inside)
