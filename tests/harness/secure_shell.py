@@ -44,7 +44,7 @@ def free_port() -> int:
 def ssh_server(folder: Path) -> Iterator[SshServer]:
     """Start sshd in the foreground; it ends with the block."""
     for name in ("host", "user", "stranger"):
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
+        _make_key(folder / name)
     (folder / "user").chmod(0o644)  # as on a FAT stick
     port = free_port()
     lines = [
@@ -56,16 +56,41 @@ def ssh_server(folder: Path) -> Iterator[SshServer]:
     ]
     (folder / "config").write_text("\n".join(lines))
     Path("/run/sshd").mkdir(exist_ok=True)
-    told = subprocess.run(["ssh-keygen", "-lf", folder / "host.pub"], check=True, capture_output=True, text=True)
     with subprocess.Popen([SSHD, "-D", "-e", "-f", folder / "config"], stderr=subprocess.DEVNULL) as running:
         try:
-            _wait_for(port)
-            yield SshServer(folder, port, told.stdout.split()[1], running.pid)
+            wait_for_port(port)
+            yield SshServer(folder, port, _fingerprint(folder), running.pid)
         finally:
             running.terminate()
 
 
-def _wait_for(port: int) -> None:
+def password_server(folder: Path, address: str, password: str) -> tuple[list[str], str]:
+    """The command of a server where root has a password, and the fingerprint of its key.
+
+    It mounts a file over this machine's passwords: run it in a mount namespace of its own.
+    """
+    _make_key(folder / "host")
+    hashed = ["openssl", "passwd", "-6", "-stdin"]
+    made = subprocess.run(hashed, input=password, capture_output=True, text=True, check=True).stdout.strip()
+    (folder / "shadow").write_text(f"root:{made}:1::::::\n")
+    lines = [f"ListenAddress {address}", f"HostKey {folder}/host", "PermitRootLogin yes", "PasswordAuthentication yes"]
+    lines += ["UsePAM no", "PidFile none", "Subsystem sftp internal-sftp"]
+    (folder / "config").write_text("\n".join(lines))
+    Path("/run/sshd").mkdir(exist_ok=True)
+    serve = f"mount --bind '{folder}/shadow' /etc/shadow && exec {SSHD} -D -e -f '{folder}/config'"
+    return ["sh", "-c", serve], _fingerprint(folder)
+
+
+def _make_key(path: Path) -> None:
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path], check=True)
+
+
+def _fingerprint(folder: Path) -> str:
+    told = subprocess.run(["ssh-keygen", "-lf", folder / "host.pub"], check=True, capture_output=True, text=True)
+    return told.stdout.split()[1]
+
+
+def wait_for_port(port: int) -> None:
     for _ in range(600):
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:

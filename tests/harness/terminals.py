@@ -16,7 +16,9 @@ from contextlib import contextmanager
 
 import pyte
 
-DOWN, ENTER, ESCAPE = "\x1b[B", "\r", "\x1b"
+DOWN, LEFT, END, BACK = "\x1b[B", "\x1b[D", "\x1b[F", "\x1b[Z"
+ENTER, ESCAPE, ERASE, CLEAR = "\r", "\x1b", "\x7f", "\x15"
+"""BACK is Shift-Tab, CLEAR Ctrl-U."""
 MOST_LINES = 40
 
 
@@ -59,6 +61,14 @@ class Terminal:
             assert time.monotonic() < deadline, f"{words} not on the screen:\n{self.text}"
             time.sleep(0.1)
         return self.lines
+
+    def reads(self, sentence: str, *, seconds: float = 300) -> None:
+        """Wait for a sentence, which may be broken into lines anywhere between its words."""
+        deadline = time.monotonic() + seconds
+        while sentence not in " ".join(" ".join(self.lines).split()):
+            assert self._is_on(), f"it ended; on the screen:\n{self.text}"
+            assert time.monotonic() < deadline, f"{sentence!r} not on the screen:\n{self.text}"
+            time.sleep(0.1)
 
     @property
     def text(self) -> str:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from textual import events
 from bootmedia.recovery.places import Surroundings
 from tests.harness.loop import needs_root
 from tests.harness.programs import missing_tools
-from tests.harness.secure_shell import SSHD, _wait_for, free_port
+from tests.harness.secure_shell import SSHD, free_port, password_server, wait_for_port
 from tests.harness.wizarding import a_person, driven
 
 PASSWORD = 'p,w "x"=%$#\u00fc\\ '  # noqa: S105  of a server that lives for seconds
@@ -26,21 +27,13 @@ pytestmark = [
 
 
 @contextmanager
-def password_server(folder: Path):
-    """Sshd to which root has a password; nobody else sees the file that says so."""
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / "host"], check=True)
-    hashed = ["openssl", "passwd", "-6", "-stdin"]
-    made = subprocess.run(hashed, input=PASSWORD, capture_output=True, text=True, check=True).stdout.strip()
-    (folder / "shadow").write_text(f"root:{made}:1::::::\n")
+def serving(folder: Path) -> Iterator[int]:
+    """Sshd to which root has a password, on loopback; gives its port."""
     port = free_port()
-    lines = [f"Port {port}", "ListenAddress 127.0.0.1", f"HostKey {folder}/host", "PermitRootLogin yes"]
-    lines += ["PasswordAuthentication yes", "UsePAM no", "PidFile none", "Subsystem sftp internal-sftp"]
-    (folder / "config").write_text("\n".join(lines))
-    Path("/run/sshd").mkdir(exist_ok=True)
-    serve = f"mount --bind '{folder}/shadow' /etc/shadow && exec {SSHD} -D -e -f '{folder}/config'"
-    with subprocess.Popen(["unshare", "--mount", "sh", "-c", serve], stderr=subprocess.DEVNULL) as running:
+    command, _ = password_server(folder, f"127.0.0.1:{port}", PASSWORD)
+    with subprocess.Popen(["unshare", "--mount", *command], stderr=subprocess.DEVNULL) as running:
         try:
-            _wait_for(port)
+            wait_for_port(port)
             yield port
         finally:
             running.terminate()
@@ -56,7 +49,7 @@ def test_a_folder_is_mounted_after_a_wrong_password_and_unmounted_at_the_end(tmp
     def mounted() -> list[str]:
         return [line for line in Path("/proc/mounts").read_text().splitlines() if f"{shared} " in line]
 
-    with password_server(own) as port:
+    with serving(own) as port:
 
         async def story() -> None:
             async with a_person(around) as person:
@@ -70,11 +63,13 @@ def test_a_folder_is_mounted_after_a_wrong_password_and_unmounted_at_the_end(tmp
                 await person.sees("is this the right server?")
                 await person.chooses("yes")
                 await person.sees("refuses this")
-                await person.presses("ctrl+u")
-                for character in PASSWORD:
-                    person.wizard.post_message(events.Key({" ": "space"}.get(character, character), character))
-                await person.pilot.pause(0.5)
-                await person.presses("enter")
+                keys = [
+                    ("ctrl+u", "\x15"),
+                    *(({" ": "space"}.get(each, each), each) for each in PASSWORD),
+                    ("enter", "\r"),
+                ]
+                for name, character in keys:  # all at once, as a terminal gives them that is read late
+                    person.wizard.post_message(events.Key(name, character))
                 await person.sees("is this the right server?")
                 await person.chooses("yes")
                 await person.sees("holiday.jpg")

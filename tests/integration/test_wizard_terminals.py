@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.terminals import ESCAPE, Terminal, in_a_terminal
+from tests.harness.terminals import BACK, CLEAR, END, ENTER, ERASE, ESCAPE, LEFT, Terminal, in_a_terminal
 
 WIZARD = [sys.executable, "-m", "bootmedia.wizard.cli"]
 NO_COLOUR = {("default", "default")}
@@ -114,4 +114,22 @@ def test_the_linux_console_gets_the_backgrounds_that_it_has() -> None:
             time.sleep(0.1)
         assert [terminal.background(row) for row in (3, 4)] == ["blue", "black"]
         assert not [background for _, background in terminal.colours() if background.startswith("bright")]
+        assert ended(terminal, program) == 0
+
+
+def test_keys_that_come_all_at_once_are_done_in_their_order() -> None:
+    """As pasted into a serial console, or typed faster than a slow machine reads: corrections are keys like others."""
+    with in_a_terminal(WIZARD, environment(TERM="vt220")) as (terminal, program):
+        terminal.sees("Power off")
+        for choice in ("Restore", "Windows share (SMB)"):
+            terminal.sees(choice)
+            terminal.chooses(choice)
+        terminal.sees("Password")
+        keys = ["192.0.2.9", ERASE, "1", ENTER, "mistake", CLEAR, "baup", LEFT, LEFT, "ck", ENTER, "someone", ERASE * 3]
+        keys += ["body", ENTER, "DOMAIN", BACK, BACK, END, "/new", ENTER, ENTER, CLEAR, "OFFICE"]
+        terminal.types("".join(keys))
+        terminal.sees("OFFICE")
+        assert {line.strip() for line in terminal.lines} >= {"192.0.2.1", "backup/new", "somebody", "OFFICE"}
+        terminal.types(ESCAPE)
+        terminal.sees("A path")
         assert ended(terminal, program) == 0

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from rich.text import Text
 from textual.actions import SkipAction
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import Binding, BindingsMap, BindingType
 from textual.containers import VerticalScroll
+from textual.events import Key
 from textual.message import Message
 from textual.screen import Screen
 from textual.style import Style
@@ -62,6 +63,24 @@ class Menu(OptionList):
         usable_ids = [option.id for option in self.options if not option.disabled]
         if usable_ids:
             self.highlighted = self.get_option_index(highlighted if highlighted in usable_ids else str(usable_ids[0]))
+
+
+class Field(Input):
+    """A line to type into.
+
+    textual carries out what a key is bound to when nobody up to the application wanted the key, and by then letters
+    behind it may stand in the line: Ctrl-U would take the first letters of a new password, too. Here each key is done
+    before the next one is looked at, however fast they come.
+    """
+
+    _BOUND: ClassVar[BindingsMap] = BindingsMap(Input.BINDINGS)
+
+    async def on_key(self, event: Key) -> None:
+        """What is bound to a key; letters are the base class's."""
+        for binding in self._BOUND.key_to_bindings.get(event.key, ()):
+            if await self.app.run_action(binding.action, self):
+                event.stop()
+                return
 
 
 class Frame(Screen[Any]):
@@ -244,7 +263,7 @@ class Form(Frame):
                 # Not inside of the field: without colours an example there looks as if it were filled in.
                 about = f"   such as {example}" if example else ""
                 yield Static(styled((label, "strong"), (about, "quiet")), classes="label", markup=False)
-                yield Input(id=name, password=name.startswith("password"), compact=True)
+                yield Field(id=name, password=name.startswith("password"), compact=True)
 
     def value(self, name: str) -> str:
         """What stands in a field; a password is left as it is, with its spaces."""

@@ -17,7 +17,7 @@ from bootmedia.recovery.choose import Candidate
 from bootmedia.wizard.choice import Choice, Step
 from bootmedia.wizard.images import ImageFacts
 from bootmedia.wizard.running import Outcome
-from bootmedia.wizard.screens.frame import Form, Frame
+from bootmedia.wizard.screens.frame import Field, Form, Frame
 from bootmedia.wizard.screens.look import styled
 from bootmedia.wizard.screens.text import as_text
 from bootmedia.wizard.targets import Target, is_another_machine
@@ -271,7 +271,7 @@ class Confirm(Form):
                 markup=False,
             )
             yield Static(styled((question, "strong")), classes="label", markup=False)
-            yield Input(id="name", compact=True)
+            yield Field(id="name", compact=True)
 
     def entered(self) -> None:
         """Show the command that a right answer starts."""
