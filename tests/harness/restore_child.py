@@ -24,7 +24,8 @@ def main(image: str, target: str, seconds_per_write: float, grow: Rule | None, s
     write = TargetDisk.write
 
     def slow(self: TargetDisk, offset: int, content: bytes | bytearray | memoryview) -> None:
-        print("writing", flush=True)
+        sys.stdout.write("writing\n")  # in one piece: several threads are writing
+        sys.stdout.flush()
         time.sleep(seconds_per_write)
         write(self, offset, content)
 

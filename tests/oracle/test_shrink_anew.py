@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -129,10 +130,12 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(tmp_path):
     assert target.read_bytes() == b"\xa5" * (560 * MIB)
 
 
-def held_up(step, folder):
+def held_up(step, folder, call=1):
     """The variables of a world in which a program tells that it was called, and does nothing for a minute."""
     (folder / "bin").mkdir()
-    script = f"[ $# = 0 ] && exec /usr/sbin/{step}\ntouch {folder}/here\nsleep 60\n"
+    real, calls = shutil.which(step), folder / "calls"
+    script = f"[ $# = 0 ] && exec {real}\necho >> {calls}\n"
+    script += f'[ $(wc -l < {calls}) -lt {call} ] && exec {real} "$@"\ntouch {folder}/here\nsleep 60\n'
     (folder / "bin" / step).write_text(f"#!/bin/sh\n{script}")
     (folder / "bin" / step).chmod(0o755)
     return {**os.environ, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
@@ -147,12 +150,12 @@ def wait_for(path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("step", ["mkfs.xfs", "rsync", "xfs_repair"])
-def test_a_run_that_is_killed_while_files_are_copied_can_be_begun_again(tmp_path, monkeypatch, step):
+@pytest.mark.parametrize(("step", "call"), [("mkfs.xfs", 1), ("rsync", 1), ("xfs_repair", 2)])
+def test_a_run_that_is_killed_while_files_are_copied_can_be_begun_again(tmp_path, step, call):
     disk = made(tmp_path)
     image, target = captured(disk), tmp_path / "target"
     target.write_bytes(b"\xa5" * (600 * MIB))
-    environment = held_up(step, tmp_path)
+    environment = held_up(step, tmp_path, call)
     command = [sys.executable, "-m", "imager", "restore", "--yes", "--fit", "--scratch", "target", image, target]
     with subprocess.Popen([str(word) for word in command], env=environment, stderr=subprocess.PIPE) as running:
         wait_for(tmp_path / "here")
