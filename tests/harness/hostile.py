@@ -50,7 +50,7 @@ def places_read(parser: ModuleType, volume: bytes) -> list[Place]:
 
 def seconds_of_fuzzing() -> float:
     """For how long to go on; 0 for a fixed number of rounds."""
-    return float(os.environ.get("IMAGER_FUZZ_SECONDS", "60")) if os.environ.get("IMAGER_LONG") == "1" else 0.0
+    return float(os.environ.get("IMAGER_FUZZ_SECONDS", "25")) if os.environ.get("IMAGER_LONG") == "1" else 0.0
 
 
 def fuzz(
