@@ -31,20 +31,21 @@ _MOST_FILES: Final = 200
 _MAC: Final = re.compile(r"(?<![0-9A-Fa-f:-])(?:[0-9A-Fa-f]{2}[:-]){5}[0-9A-Fa-f]{2}(?![0-9A-Fa-f:-])")
 
 
-def strange_cards(tree: Tree, macs: Sequence[str]) -> Iterator[str]:
+def strange_cards(tree: Tree, macs: Sequence[str] | None) -> Iterator[str]:
     """A sentence for each file that names network cards which this machine does not have.
 
     Args:
         tree: The restored system.
-        macs: Addresses of this machine's cards, as the kernel writes them.
+        macs: Addresses of this machine's cards, as the kernel writes them; None when it will run on another one.
     """
+    lacks = "this machine does not have" if macs is not None else "its new machine may not have"
     here = f" (here: {', '.join(macs)})" if macs else ""
     for path in _files(tree):
         named = dict.fromkeys(plain_mac(found) for line in _settings(tree.text(path)) for found in _MAC.findall(line))
-        strange = [mac for mac in named if mac not in macs]
+        strange = [mac for mac in named if mac not in (macs or ())]
         if strange:
             yield (
-                f"{path} is for the network card {', '.join(strange)}, which this machine does not have{here}: "
+                f"{path} is for the network card {', '.join(strange)}, which {lacks}{here}: "
                 "the network may not come up by itself; put the new address there"
             )
 

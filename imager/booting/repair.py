@@ -105,7 +105,14 @@ class Looked:
         return (*linux, *(text for each in self.windows for text in each.missing))
 
 
-def look(disks: Disks, firmware: Firmware, secrets: Secrets | None = None, windows: Wanted = NOTHING_KNOWN) -> Looked:
+def look(
+    disks: Disks,
+    firmware: Firmware,
+    secrets: Secrets | None = None,
+    windows: Wanted = NOTHING_KNOWN,
+    *,
+    is_here: bool = True,
+) -> Looked:
     """Find the systems and plan their repair; nothing is changed.
 
     Args:
@@ -113,16 +120,25 @@ def look(disks: Disks, firmware: Firmware, secrets: Secrets | None = None, windo
         firmware: What started this machine.
         secrets: For containers.
         windows: What is known for the repair of a Windows.
+        is_here: Whether they will run on this machine.
     """
+    macs = machine_facts().macs if is_here else None
     with opened_volumes(disks, secrets, writable=False) as opened:
         roots, problems = find_roots(opened)
         problems += tuple(f"{each.name}: {each.reason}" for each in opened.unopened)
-        systems = tuple(_planned(root, roots, opened, disks, firmware) for root in roots)
+        systems = tuple(_planned(root, roots, opened, disks, firmware, macs) for root in roots)
         plans, more = look_for_windows(opened, disks, windows)
     return Looked(systems, plans, (*problems, *more))
 
 
-def _planned(root: Root, roots: Sequence[Root], opened: Opened, disks: Disks, firmware: Firmware) -> PlannedSystem:
+def _planned(
+    root: Root,
+    roots: Sequence[Root],
+    opened: Opened,
+    disks: Disks,
+    firmware: Firmware,
+    macs: tuple[str, ...] | None,
+) -> PlannedSystem:
     with assembled(root, opened, disks, writable=False) as there:
         place = _boot_place(root, roots, there, disks, firmware)
         chains = [chain_of(disk) for disk in dict.fromkeys((root.volume.disk, there.boot.disk))]
@@ -133,7 +149,7 @@ def _planned(root: Root, roots: Sequence[Root], opened: Opened, disks: Disks, fi
             devices=tuple(dict.fromkeys(device for chain in chains for device in chain)),
             root_type=root.volume.content.type,
             unmounted=there.unmounted,
-            macs=machine_facts().macs,
+            macs=macs,
         )
         containers = container_names(there.tree.text("/etc/crypttab"), opened)
         return PlannedSystem(root.known_as, plan_repair(found), containers)

@@ -32,7 +32,7 @@ class Found:
         devices: What the disks that it lies on hang on.
         root_type: The file system of its root.
         unmounted: What it mounts and what could not be mounted here, in sentences.
-        macs: Addresses of this machine's network cards.
+        macs: Addresses of this machine's network cards; None when it will run on another one.
     """
 
     tree: Tree
@@ -41,7 +41,7 @@ class Found:
     devices: tuple[Device, ...] = ()
     root_type: str = ""
     unmounted: tuple[str, ...] = ()
-    macs: tuple[str, ...] = ()
+    macs: tuple[str, ...] | None = ()
 
 
 def plan_repair(found: Found) -> RepairPlan:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # imported late at run time, so that --help is fast
     from imager.cli.reporting import Reporting
     from imager.cli.unlock import Request
     from imager.layout import Layout
+    from imager.opening.whole import Shown
     from imager.restore.afterwards import Stage, WrittenDisk
 
 NAME = "repair-boot"
@@ -38,13 +39,17 @@ EPILOG = epilog(
     ("imager repair-boot --dry-run /dev/sda", "what would be changed in the system on the disk"),
     ("imager repair-boot /dev/sda", "change it"),
     ("imager repair-boot /dev/sda /dev/sdb", "a system that lies on two disks"),
+    ("imager repair-boot vm.qcow2", "for a virtual machine, with the drivers of all storage"),
     statuses=(2, 3, 6, 9, 10, 130),
 )
 
 
 @reports_problems
 def command(
-    disks: Annotated[list[str], typer.Argument(metavar="DISK", help="Restored disks.", callback=disk_names)],
+    disks: Annotated[
+        list[str],
+        typer.Argument(metavar="DISK", help="Restored disks, or files with disks in them.", callback=disk_names),
+    ],
     unlock: Annotated[
         list[str] | None,
         typer.Option(
@@ -73,11 +78,20 @@ def command(
     """
     from imager.cli.reporting import Reporting
     from imager.cli.unlock import parse_requests
+    from imager.opening.whole import shown_as_disks
+    from imager.restore.afterwards import WrittenDisk
+    from imager.virtual.show import shown_disk
 
     console = Console(json=as_json, quiet=quiet, progress_as=progress)
-    with Reporting(report, NAME, console) as reporting:
+    with Reporting(report, NAME, console) as reporting, ExitStack() as stack:
+        for disk in disks:
+            stack.enter_context(shown_disk(disk, writable=not dry_run))
+        written = [WrittenDisk(disk, _layout(disk)) for disk in disks]
+        sectors = [(disk.path, disk.layout.logical_sector_bytes) for disk in written]
+        shown = stack.enter_context(shown_as_disks(sectors, writable=not dry_run))
         _repair(
-            disks,
+            written,
+            shown,
             parse_requests(unlock),
             console,
             reporting,
@@ -89,7 +103,8 @@ def command(
 
 
 def _repair(
-    disks: Sequence[str],
+    written: Sequence[WrittenDisk],
+    shown: Shown,
     unlocking: Sequence[Request],
     console: Console,
     reporting: Reporting,
@@ -104,11 +119,11 @@ def _repair(
     Raises:
         ImagerError: A disk is refused, nobody agrees, or something failed.
     """
-    from imager.restore.afterwards import Afterwards, WrittenDisk
+    from imager.restore.afterwards import Afterwards
 
+    disks = [disk.path for disk in written]
     reporting.name(Path(disks[0]).name)
-    written = [WrittenDisk(path, _layout(path)) for path in disks]
-    stages = _stages(written, unlocking, windows_drivers, boot_entries=boot_entries)
+    stages = _stages(written, shown, unlocking, windows_drivers, boot_entries=boot_entries)
     after = Afterwards(stages)
     reporting.fill(after=after, is_plan=dry_run)
     planned = {"plan": [{"kind": stage.kind, **stage.as_dict()} for stage in stages]}
@@ -136,10 +151,8 @@ def _layout(path: str) -> Layout:
     """What is on a disk that may be written.
 
     Raises:
-        UsageError: It is a file.
         TargetRefused: It is in use, read-only, holds the running system, or nobody can tell what is on it.
     """
-    from imager.restore.boot_stages import refuse_file
     from imager.restore.guards import check_target
     from imager.restore.looking import look_at_target
 
@@ -150,13 +163,17 @@ def _layout(path: str) -> Layout:
             hint="imager disks lists the disks of this machine.",
             path=path,
         )
-    refuse_file(state)
     check_target(state)
     return state.layout
 
 
 def _stages(
-    written: Sequence[WrittenDisk], unlocking: Sequence[Request], windows_drivers: Path | None, *, boot_entries: bool
+    written: Sequence[WrittenDisk],
+    shown: Shown,
+    unlocking: Sequence[Request],
+    windows_drivers: Path | None,
+    *,
+    boot_entries: bool,
 ) -> tuple[Stage, ...]:
     """What is done, planned from what is on the disks; repairs come first, as entries lead to what they install."""
     from imager.booting.firmware import read_firmware
@@ -165,9 +182,12 @@ def _stages(
     from imager.cli.unlock import unlock
     from imager.devices.opening import open_source
     from imager.restore.boot_entries_stage import Source, plan_boot_entries
+    from imager.restore.boot_stages import firmware_of
     from imager.restore.repair_boot_stage import RepairBoot
 
-    firmware, names = read_firmware(), [disk.path for disk in written]
+    names = [disk.path for disk in written]
+    is_here = any(shown.devices[name] == name for name in names)  # what lies in files runs on another machine
+    firmware = read_firmware() if is_here else firmware_of([disk.layout for disk in written])
     secrets: dict[str, bytes] = {}
     with ExitStack() as stack:
         readers = [stack.enter_context(open_source(name, exclusive_check=False)) for name in names]
@@ -176,6 +196,7 @@ def _stages(
         pairs = zip(written, readers, strict=True)
         entries = plan_boot_entries([Source(disk.layout, disk.path, reader) for disk, reader in pairs])
     windows = Wanted({}, windows_drivers)
-    looked = look([(disk.path, disk.layout) for disk in written], firmware, secrets, windows)
-    repair = RepairBoot(firmware, tuple(names), secrets, looked, windows)
+    there = [(shown.devices[disk.path], disk.layout) for disk in written]
+    looked = look(there, firmware, secrets, windows, is_here=is_here)
+    repair = RepairBoot(firmware, tuple(names), secrets, looked, windows, is_here=is_here, shown=shown)
     return (repair, entries) if entries and boot_entries else (repair,)

@@ -77,7 +77,14 @@ def tell_kernel(disk: str) -> None:
 
 
 def loop_device(
-    stack: ExitStack, path: str, offset: int, size: int, *, writable: bool, sector_size: int | None = None
+    stack: ExitStack,
+    path: str,
+    offset: int,
+    size: int,
+    *,
+    writable: bool,
+    sector_size: int | None = None,
+    parts: bool = False,
 ) -> str:
     """Show a range of a file or device as a block device, until the stack is closed or this process ends.
 
@@ -90,6 +97,7 @@ def loop_device(
     words = ["losetup", "--find", "--show", "--offset", str(offset), "--sizelimit", str(size)]
     words += [] if writable else ["--read-only"]
     words += ["--sector-size", str(sector_size)] if sector_size else []
+    words += ["--partscan"] if parts else []  # without it the kernel takes no partitions of it from anybody
     try:
         with uninterrupted():
             made = run([*words, os.fspath(path)]).output.decode().strip()

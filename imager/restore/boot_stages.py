@@ -11,14 +11,12 @@ from imager.blocks import BlockReader
 from imager.booting.firmware import Firmware, read_firmware
 from imager.booting.system_partition import is_bios_system, is_system_partition
 from imager.booting.windows.planning import Wanted
-from imager.errors import UsageError
 from imager.fitting.firmware import FirmwareKind
 from imager.identities.model import IdPlan
 from imager.identities.planning import plan_ids, with_new_table
 from imager.layout import Layout
 from imager.restore.afterwards import Stage
 from imager.restore.boot_entries_stage import Source, plan_boot_entries
-from imager.restore.guards import TargetState
 from imager.restore.new_ids_stage import NewIds
 from imager.restore.outlook import layout_after
 from imager.restore.plan import Plan
@@ -55,18 +53,12 @@ def boot_stages(wishes: Sequence[Wish], secrets: dict[str, bytes]) -> Iterator[S
 
     New identifiers come first, as boot loaders and entries name them. Then come repairs: they may put boot loaders in
     their places, which entries lead to.
-
-    Raises:
-        UsageError: A system in a file would have to be repaired.
     """
     whole = [wish for wish in wishes if wish.plan.scope.kind == "whole"]
     identities = plan_ids([(wish.plan.target.name, layout_of(wish)) for wish in whole if wish.new_ids])
     if any(wish.new_ids for wish in whole):
         yield NewIds(identities, tuple(wish.plan.target.name for wish in whole if wish.new_ids), secrets)
-    for wish in whole:
-        if wish.repair:
-            refuse_file(wish.plan.target)
-    repaired = [wish for wish in whole if wish.repair or (wish.new_ids and wish.plan.target.is_block_device)]
+    repaired = [wish for wish in whole if wish.repair or wish.new_ids]
     if repaired:
         yield _repair(repaired, secrets)
     sources = [_source(wish, identities) for wish in whole if wish.entries and _is_for_here(wish)]
@@ -78,14 +70,18 @@ def boot_stages(wishes: Sequence[Wish], secrets: dict[str, bytes]) -> Iterator[S
 def _repair(wishes: Sequence[Wish], secrets: dict[str, bytes]) -> RepairBoot:
     before = {wish.plan.target.name: numbered_as_there(wish.plan, wish.plan.layout) for wish in wishes}
     is_asked, other = any(wish.repair for wish in wishes), wishes[0].firmware
+    # A clone need not be started on this machine, and a file will be on another one, of which nothing is known.
+    is_here = is_asked and any(wish.plan.target.is_block_device for wish in wishes)
+    own = read_firmware() if is_here else firmware_of([*before.values()])
     return RepairBoot(
-        _aimed_at(read_firmware(), other) if is_asked else _firmware_of(before.values()),
+        _aimed_at(own, other),
         tuple(before),
         secrets,
         windows=Wanted(before, wishes[0].windows_drivers),
         may_find_nothing=not is_asked,
         becomes_gpt=any(wish.plan.fitting and wish.plan.fitting.is_to_gpt(wish.plan.layout) for wish in wishes),
         is_other_firmware=bool(other),
+        is_here=is_here,
     )
 
 
@@ -102,8 +98,8 @@ def _source(wish: Wish, identities: IdPlan) -> Source:
     return Source(with_new_table(wish.plan.layout, identities, name), name, wish.reader)
 
 
-def _firmware_of(layouts: Collection[Layout]) -> Firmware:
-    """That which a system was started by so far, as its disks show: a clone need not be started on this machine."""
+def firmware_of(layouts: Collection[Layout]) -> Firmware:
+    """That which a system was started by so far, as its disks show."""
     here = read_firmware()
     has_partition = any(is_system_partition(layout, entry) for layout in layouts for entry in layout.partitions)
     return replace(here, is_uefi=has_partition and (here.is_uefi or not any(map(is_bios_system, layouts))))
@@ -133,16 +129,3 @@ def _aimed_at(here: Firmware, wanted: FirmwareKind) -> Firmware:
     """The firmware that systems are repaired for; of one that is not this machine's, nothing more is known."""
     is_here = not wanted or here.is_uefi == (wanted == "uefi")
     return here if is_here else Firmware(is_uefi=wanted == "uefi")
-
-
-def refuse_file(target: TargetState) -> None:
-    """Refuse to repair a system in a file: its boot loader could not be installed from inside of it.
-
-    Raises:
-        UsageError: It is a file.
-    """
-    if not target.is_block_device:
-        raise UsageError(
-            f"a system can be repaired on a disk, and {target.name} is a file",
-            hint=f"Show it as a disk: losetup --find --show --partscan {target.name}",
-        )

@@ -8,7 +8,8 @@ parts are looked at, and what is changed in them where it is needed. What exactl
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from imager.booting.adopting import adopt_system_partition
@@ -22,6 +23,7 @@ from imager.identities.systems import Rewritten, rewrite_systems
 from imager.layout import Layout
 from imager.opening import Secrets
 from imager.opening.identify import layout_of
+from imager.opening.whole import Shown, shown_as_disks
 from imager.process import find_program
 from imager.progress import Progress
 from imager.restore.afterwards import Say, StageResult, WrittenDisk
@@ -40,6 +42,8 @@ class RepairBoot:
         becomes_gpt: An MBR becomes a GPT, so partitions get other names.
         may_find_nothing: It follows from something else, and there need not be a system.
         is_other_firmware: The systems were made for another kind, so their disk has partitions that are new to them.
+        is_here: Whether the systems will run on this machine; those in files will not.
+        shown: As what the disks are shown to programs, when that is so already.
     """
 
     firmware: Firmware
@@ -50,6 +54,8 @@ class RepairBoot:
     may_find_nothing: bool = False
     becomes_gpt: bool = False
     is_other_firmware: bool = False
+    is_here: bool = True
+    shown: Shown | None = None
     kind: ClassVar[str] = "repair-boot"
     title: ClassVar[str] = "boot repair"
 
@@ -59,7 +65,8 @@ class RepairBoot:
     def lines(self) -> Sequence[str]:
         """What will be done, for the plan."""
         if self.looked is not None:
-            return [*self.looked.lines()]
+            shown = self.shown or Shown()
+            return [shown.named(line) for line in self.looked.lines()]
         drivers = dict.fromkeys(device.driver for target in self.targets for device in chain_of(target))
         here = f" (here: {', '.join(drivers)})" if drivers else ""
         platform = "its EFI system partition" if self.firmware.is_uefi else "the disk"
@@ -99,12 +106,21 @@ class RepairBoot:
 
     def as_dict(self) -> dict[str, Any]:
         """The same for JSON."""
-        found = self.looked.as_dict() if self.looked else {}
+        found = (self.shown or Shown()).facts(self.looked.as_dict()) if self.looked else {}
         return {"firmware": self.firmware.words, "steps": [*self.lines()], **found}
 
     def carry_out(self, disks: Sequence[WrittenDisk], say: Say, progress: Progress) -> StageResult:
         """Look, plan, tell, and do it."""
-        pairs = [(disk.path, disk.layout) for disk in disks if disk.path in self.targets]
+        mine = [disk for disk in disks if disk.path in self.targets]
+        sectors = [(disk.path, disk.layout.logical_sector_bytes) for disk in mine]
+        with nullcontext(self.shown) if self.shown else shown_as_disks(sectors) as shown:
+            before = {shown.devices[path]: layout for path, layout in self.windows.before.items()}
+            there = replace(self, windows=replace(self.windows, before=before))
+            pairs = [(shown.devices[disk.path], disk.layout) for disk in mine]
+            return _in_words_of(shown, there.repaired(pairs, lambda text: say(shown.named(text))))
+
+    def repaired(self, pairs: Sequence[tuple[str, Layout]], say: Say) -> StageResult:
+        """The same for block devices."""
         adopted: tuple[str, ...] = ()
         if self.is_other_firmware:  # what is new to the disk, no image knows
             pairs = [(path, layout_of(path)) for path, _ in pairs]
@@ -116,7 +132,7 @@ class RepairBoot:
         renamed = renamed_partitions(self.windows.before, pairs)
         files = rewrite_systems(pairs, self.secrets, renamed, {}, say) if renamed else Rewritten()
         if looked is None:
-            looked = look(pairs, self.firmware, self.secrets, self.windows)
+            looked = look(pairs, self.firmware, self.secrets, self.windows, is_here=self.is_here)
             for line in looked.lines():
                 say(line)
         done = repair(looked, pairs, say, self.secrets) if looked.found_any else ()
@@ -134,3 +150,18 @@ class RepairBoot:
             failures=(*nothing, *files.failures, *looked.missing, *(text for each in done for text in each.failures())),
             facts={"plan": looked.as_dict()},
         )
+
+
+def _in_words_of(shown: Shown, result: StageResult) -> StageResult:
+    """The same result, about the disks that a person named."""
+
+    def named(sentences: Sequence[str]) -> tuple[str, ...]:
+        return tuple(shown.named(text) for text in sentences)
+
+    return replace(
+        result,
+        sentences=named(result.sentences),
+        warnings=named(result.warnings),
+        failures=named(result.failures),
+        facts=shown.facts(result.facts),
+    )

@@ -12,6 +12,7 @@ from tests.harness.lvm import volume_group
 from tests.harness.programs import call
 
 MIB = 2**20
+BIOS_BOOT = "21686148-6449-6E6F-744E-656564454649"
 LINUX = "0FC63DAF-8483-4772-8E79-3D69D8477DE4"
 LVM = "E6D6D379-F507-44C2-A23C-238F2A3DF928"
 
@@ -42,6 +43,12 @@ def lay_in(disk: Path, content: Path, offset: int) -> None:
         "dd", f"if={content}", f"of={disk}", "bs=64k", f"seek={offset}", "oflag=seek_bytes", "conv=notrunc,sparse",
         "status=none",
     )  # fmt: skip
+
+
+def bootable_gpt(folder: Path, size_bytes: int, *contents: tuple[int, Path], type: str = LINUX) -> Path:
+    """The same with a place for GRUB's core behind the others."""
+    core = sparse_file(folder / "core.img", MIB)
+    return gpt_with(folder, size_bytes, *contents, (MIB, core), types=[*[type] * len(contents), BIOS_BOOT])
 
 
 def gpt_with(folder: Path, size_bytes: int, *contents: tuple[int, Path], types: Sequence[str] = ()) -> Path:

@@ -16,7 +16,7 @@ from tests.harness.disks import gpt_disk, listed, sfdisk_table
 from tests.harness.files import sparse_file
 from tests.harness.loop import loop_device, mounted, needs_root, partition_nodes, partitions
 from tests.harness.programs import call, missing_tools
-from tests.harness.stacks import MIB, gpt_with, made, mbr_with, physical_volume
+from tests.harness.stacks import LVM, MIB, bootable_gpt, gpt_with, made, mbr_with, physical_volume
 from tests.harness.systems import made_system, with_shell
 
 MISSING = missing_tools(
@@ -172,7 +172,7 @@ def test_the_systems_files_name_the_new_ones_and_no_old_one(tmp_path):
     root = made("ext4", tmp_path / "root.content", 64 * MIB)
     swap = made("swap", tmp_path / "swap.content", 8 * MIB)
     boot = made("ext3", tmp_path / "boot.content", 16 * MIB)
-    source = gpt_with(tmp_path, 92 * MIB, (64 * MIB, root), (8 * MIB, swap), (16 * MIB, boot))
+    source = bootable_gpt(tmp_path, 93 * MIB, (64 * MIB, root), (8 * MIB, swap), (16 * MIB, boot))
     part = sfdisk_table(source)["partitions"][0]["uuid"]
     old = {"root": told(root)["UUID"], "swap": told(swap)["UUID"], "boot": told(boot)["UUID"], "part": part}
     stranger = "0a0a0a0a-1111-4222-8333-444444444444"
@@ -193,7 +193,7 @@ def test_the_systems_files_name_the_new_ones_and_no_old_one(tmp_path):
             (top / "grub/grub.cfg").write_text(menu)
             env = f"# GRUB Environment Block\nsaved_entry=gnulinux-{old['root']}\n"
             (top / "grub/grubenv").write_text(f"{env:#<1024}")
-    image, target = tmp_path / "image", sparse_file(tmp_path / "target", 92 * MIB)
+    image, target = tmp_path / "image", sparse_file(tmp_path / "target", 93 * MIB)
     imager("capture", source, image, "--quiet")
     imager("restore", "--new-ids", image, target, "--yes")
     with loop_device(target) as device, partitions(device) as nodes:
@@ -238,11 +238,11 @@ def test_a_group_in_the_files_gets_its_new_name(tmp_path):
     group = physical_volume(
         tmp_path, 112 * MIB, [("root-fs", "ext4", 64 * MIB), ("swap", "swap", 16 * MIB)], name="my-vg"
     )
-    source = gpt_with(tmp_path, 120 * MIB, (112 * MIB, group))
+    source = bootable_gpt(tmp_path, 121 * MIB, (112 * MIB, group), type=LVM)
     fstab = "/dev/mapper/my--vg-root--fs / ext4 defaults 0 1\n/dev/my-vg/swap none swap sw 0 0\n"
     cmdline = "root=/dev/mapper/my--vg-root--fs rd.lvm.lv=my-vg/root-fs rd.lvm.vg=my-vg x=/dev/mapper/my--vgs-root\n"
     _write_into_volume(source, tmp_path, {"etc/fstab": fstab, "etc/kernel/cmdline": cmdline})
-    image, target = tmp_path / "image", sparse_file(tmp_path / "target", 120 * MIB)
+    image, target = tmp_path / "image", sparse_file(tmp_path / "target", 121 * MIB)
     imager("capture", source, image, "--quiet")
     said = json.loads(imager("restore", "--new-ids", image, target, "--yes", "--json"))
     (new,) = [each["new"] for each in said["result"]["afterwards"][0]["ids"] if each["kind"] == "group"]

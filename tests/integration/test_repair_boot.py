@@ -22,7 +22,7 @@ from tests.harness.files import sparse_file
 from tests.harness.loop import loop_device, mounted, needs_root, partition_nodes, partitions
 from tests.harness.lvm import volume_group
 from tests.harness.programs import call, missing_tools
-from tests.harness.stacks import LVM, gpt_with, made
+from tests.harness.stacks import BIOS_BOOT, LVM, gpt_with, made
 from tests.harness.systems import KERNEL, made_system, with_shell
 
 pytestmark = [
@@ -30,7 +30,6 @@ pytestmark = [
     pytest.mark.skipif(bool(missing_tools("busybox", "unshare")), reason="needs busybox-static and unshare"),
 ]
 FSTAB = "/dev/vda2 / ext4 defaults 0 1\n/dev/vda3 none swap sw 0 0\n"
-BIOS_BOOT = "21686148-6449-6E6F-744E-656564454649"
 
 
 def imager(*words: object, status: int = 0) -> str:
@@ -258,9 +257,31 @@ def test_a_disk_that_is_mounted_is_refused(disk, tmp_path):
         assert "is in use" in imager("repair-boot", "--yes", device, status=6)
 
 
-def test_a_system_in_a_file_is_not_repaired(tmp_path):
-    file = mbr_disk(tmp_path / "disk", 8 * MIB, [Part(4 * MIB, type="83")])
-    assert "losetup --find --show --partscan" in imager("repair-boot", "--yes", file, status=2)
+@pytest.mark.parametrize("name", ["vm.raw", "vm.qcow2"])
+def test_a_system_in_a_file_is_repaired_for_another_machine(name, tmp_path):
+    raw = mbr_disk(tmp_path / "disk", 80 * MIB, [Part(64 * MIB, type="83", bootable=True), Part(8 * MIB, type="82")])
+    network = {"etc/network/interfaces.d/lan": "# hwaddress ether\nhwaddress ether 52:54:00:12:34:56\n"}
+    with loop_device(raw) as device, partitions(device) as nodes:
+        call("mke2fs", "-q", "-t", "ext4", nodes[0])
+        with mounted(nodes[0], tmp_path / "mnt") as top:
+            with_shell(made_system(top, "debian", {"etc/fstab": "/dev/sda1 / ext4 defaults 0 1\n", **network}))
+        uuid = uuid_of(nodes[0])
+    image, file = tmp_path / "image.zst", tmp_path / name
+    imager("capture", "--quiet", raw, image)
+    said = imager("restore", "--yes", "--repair-boot", image, file)
+    assert "52:54:00:12:34:56, which its new machine may not have" in said
+    assert f"install GRUB again for BIOS (i386-pc) on {file}" in said
+    assert f"on partition 1 of {file}" in said
+    assert "/dev/loop" not in said
+    planned = imager("repair-boot", "--dry-run", "--json", file)
+    assert f"on {file}" in planned
+    assert "/dev/loop" not in planned
+    assert f"install GRUB again for BIOS (i386-pc) on {file}" in imager("repair-boot", "--yes", file)
+    back = tmp_path / "back.raw"
+    call("qemu-img", "convert", "-O", "raw", file, back)
+    with loop_device(back) as device, partitions(device) as nodes, mounted(nodes[0], tmp_path / "mnt") as top:
+        assert f"UUID={uuid} / ext4 defaults 0 1" in (top / "etc/fstab").read_text()
+        assert sum("grub-install --target=i386-pc /dev/loop" in line for line in calls(top)) == 2
 
 
 def test_restore_repairs_when_asked_and_tells_so_before(tmp_path):
