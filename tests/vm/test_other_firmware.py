@@ -22,7 +22,7 @@ from tests.vm.test_medium import BOOT_SECONDS
 pytestmark = [needs_root, pytest.mark.slow]
 RESTORE_SECONDS = 2 * 3600
 # What a repair changes: device names, initramfs, loader and its menu, and where UEFI's is mounted.
-_CHANGED = (
+CHANGED = (
     r"^[<>] /(boot|etc/fstab|etc/kernel|var/lib/initramfs-tools|usr/lib/modules)|^[<>] [0-9a-f]{64}  /(boot|etc/fstab)"
 )
 
@@ -56,7 +56,7 @@ def test_a_machine_comes_back_on_one_with_the_other_firmware(plain_medium, tmp_p
         print(after)
         assert f"prove: marker {before['marker']}" in after
         assert "prove: state running" in after
-        assert guest.run(f"diff /var/lib/prove/list /run/list | grep '^[<>]' | grep -vE '{_CHANGED}'").output == ""
+        assert guest.run(f"diff /var/lib/prove/list /run/list | grep '^[<>]' | grep -vE '{CHANGED}'").output == ""
         is_uefi = guest.run("test -d /sys/firmware/efi").status == 0
         assert is_uefi == (firmware is not Firmware.BIOS)
         if firmware is Firmware.SECURE_BOOT:
