@@ -3,7 +3,8 @@
 
 References:
     tune2fs(8): with checksums of metadata, -U wants a file system that was just checked. xfs_admin(8), btrfstune(8),
-    ntfslabel(8), fatlabel(8), tune.exfat(8), swaplabel(8), jfs_tune(8), reiserfstune(8), cryptsetup-luksUUID(8).
+    ntfslabel(8), fatlabel(8), tune.exfat(8), swaplabel(8), jfs_tune(8), nilfs-tune(8), reiserfstune(8),
+    cryptsetup-luksUUID(8).
 """
 
 from __future__ import annotations
@@ -83,6 +84,7 @@ WAYS: Final = {
     "exfat": Way("tune.exfat", draw_serial, _once("tune.exfat", "-I", "0x{plain}", "{device}")),
     "swap": Way("swaplabel", draw_uuid, _once("swaplabel", "-U", "{new}", "{device}")),
     "jfs": Way("jfs_tune", draw_uuid, _once("jfs_tune", "-U", "{new}", "{device}")),
+    "nilfs2": Way("nilfs-tune", draw_uuid, _once("nilfs-tune", "-U", "{new}", "{device}")),
     "reiserfs": Way("reiserfstune", draw_uuid, _once("reiserfstune", "-u", "{new}", "{device}")),
     "crypto_LUKS": Way(
         "cryptsetup",

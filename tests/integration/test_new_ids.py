@@ -289,6 +289,29 @@ def test_a_clone_and_its_source_have_nothing_in_common(tmp_path):
     assert len(ids) == len(set(ids)) == 9
 
 
+RARE = {
+    "jfs": (("mkfs.jfs", "-q"), ("jfs_fsck", "-n")),
+    "reiserfs": (("mkreiserfs", "-q", "-ff"), ("reiserfsck", "--check", "--yes")),
+    "nilfs2": (("mkfs.nilfs2", "-q"), ("nilfs-tune", "-l")),  # it has no fsck
+}
+
+
+@pytest.mark.parametrize("kind", RARE)
+def test_file_systems_that_few_have(tmp_path, kind):
+    make, check = RARE[kind]
+    if missing_tools(make[0], check[0]):
+        pytest.skip(missing_tools(make[0], check[0]))
+    content = sparse_file(tmp_path / "content", 160 * MIB)
+    call(*make, content)
+    source = gpt_with(tmp_path, 164 * MIB, (160 * MIB, content))
+    target = sparse_file(tmp_path / "target", 164 * MIB)
+    imager("clone", "--new-ids", source, target, "--yes", "--quiet")
+    with loop_device(target) as device, partitions(device) as nodes:
+        after = told(nodes[0])
+        assert (after["TYPE"], after["UUID"] != told(content)["UUID"]) == (kind, True)
+        call(*check, nodes[0])
+
+
 @pytest.mark.skipif(bool(missing_tools("cryptsetup")), reason="needs cryptsetup")
 def test_locked_containers_get_another_uuid_and_open_with_their_passphrase(tmp_path):
     key = tmp_path / "key"
