@@ -3,8 +3,9 @@
 
 Downwards, in rounds: every volume is examined; members of a volume manager are handed to it, all at once; what it puts
 together are the volumes of the next round. When a later round finds further members of the same manager, they are put
-together anew with the earlier ones. Upwards, once: the used bytes of each volume become used bytes of its members, and
-what the manager itself uses is added. A member that cannot be followed is copied whole, with the reason.
+together anew with the earlier ones; a volume that comes out as it was stays, with all that was found in it, others are
+forgotten with all of it. Upwards, once: the used bytes of each volume become used bytes of its members, and what the
+manager itself uses is added. A member that cannot be followed is copied whole, with the reason.
 
 A manager's volume may hold members of the same manager (a physical volume inside of a logical one). Such members are
 a group of their own, so that no volume can become a part of itself.
@@ -121,19 +122,21 @@ class _Walk:
         self._groups: dict[tuple[int, int], _Group] = {}
         self._group_of: dict[int, _Group] = {}
         self._results: dict[int, Examined] = {}
+        self._shrunk: dict[int, _Group] = {}
+        """Groups that lost a member which is no more; they are put together anew."""
         self._next_key = 0
 
     def descend(self, nodes: Sequence[_Node]) -> None:
         """Examine volumes and what lies in them."""
         self._next_key = len(nodes)
         seen: list[_Node] = []
-        while nodes:
+        while nodes or self._shrunk:
             for node in nodes:
                 self._examined[node.key] = _examine_copies(node, all_blocks=self._all_blocks, skip=self._skip)
             seen += nodes
             grown = self._sort_into_groups(nodes)
             nodes = [child for group in grown for child in self._assemble(group)]
-        self._unite_devices(seen)
+        self._unite_devices([node for node in seen if node.key in self._examined])
 
     def _unite_devices(self, nodes: Sequence[_Node]) -> None:
         """Read file systems that lie on several devices through all of them that were found, at once."""
@@ -159,8 +162,8 @@ class _Walk:
         self._examined[node.key] = replace(examined, content=replace(examined.content, whole_reason=reason))
 
     def _sort_into_groups(self, nodes: Sequence[_Node]) -> list[_Group]:
-        """Put the members among the nodes into groups; the groups that grew."""
-        grown: dict[int, _Group] = {}
+        """Put the members among the nodes into groups; the groups that grew or shrank."""
+        grown, self._shrunk = self._shrunk, {}
         for node in nodes:
             content = self._examined[node.key].content
             number = self._manager_of(content)
@@ -189,17 +192,32 @@ class _Walk:
     def _assemble(self, group: _Group) -> Iterator[_Node]:
         """Let the manager put a group together, and give the volumes that come out."""
         members = [Member(node.key, _agreed(node), node.name) for node in group.members]
-        group.assembly = self._managers[group.manager].assemble(members)
-        group.children = []
-        through = tuple(sorted((*max((node.through for node in group.members), key=len), group.manager)))
-        depth = 1 + max(node.depth for node in group.members)
-        for volume in group.assembly.volumes[: max(0, _MOST_VOLUMES - self._next_key)]:
-            kind = volume.partition_type if isinstance(volume, InnerPartition) else ""
-            parts = tuple(Volume(reader, partition_type=kind) for reader in volume.readers)
-            child = _Node(self._next_key, volume.name, parts, depth, through, volume)
-            self._next_key += 1
-            group.children.append(child)
-            yield child
+        group.assembly = self._managers[group.manager].assemble(members) if members else Assembly()
+        earlier, group.children = group.children, []
+        through = tuple(sorted((*max((node.through for node in group.members), key=len, default=()), group.manager)))
+        depth = 1 + max((node.depth for node in group.members), default=0)
+        for volume in group.assembly.volumes:
+            known = next((child for child in earlier if child.assembled and _is_same(child.assembled, volume)), None)
+            if known is not None:
+                group.children.append(known)
+            elif self._next_key < _MOST_VOLUMES:
+                kind = volume.partition_type if isinstance(volume, InnerPartition) else ""
+                parts = tuple(Volume(reader, partition_type=kind) for reader in volume.readers)
+                child = _Node(self._next_key, volume.name, parts, depth, through, volume)
+                self._next_key += 1
+                group.children.append(child)
+                yield child
+        still = {child.key for child in group.children}
+        self._forget([child for child in earlier if child.key not in still])
+
+    def _forget(self, nodes: Sequence[_Node]) -> None:
+        """Forget volumes that are no more, and what was put together with them."""
+        for node in nodes:
+            self._examined.pop(node.key, None)
+            group = self._group_of.pop(node.key, None)
+            if group is not None:
+                group.members = [member for member in group.members if member.key != node.key]
+                self._shrunk[id(group)] = group
 
     def result(self, node: _Node) -> Examined:
         """What a volume holds and uses, with all that lies in it."""
@@ -265,6 +283,15 @@ class _Walk:
         """Why a member that others claim too is not trusted; empty when they are what lies in the array."""
         explained = set(self._managers[group.manager].TYPES).union(*(content.claims for content in inside))
         return seen.whole_reason if seen.kind == "ambiguous" and set(seen.claims) - explained else ""
+
+
+def _is_same(one: AssembledVolume, other: AssembledVolume) -> bool:
+    """Whether both have the same bytes, by their places on the members."""
+    sizes = [[reader.size for reader in each.readers] for each in (one, other)]
+    if one.name != other.name or sizes[0] != sizes[1]:
+        return False
+    whole = Extents.single(0, max(sizes[0], default=0))
+    return one.back(whole) == other.back(whole)
 
 
 def _agreed(node: _Node) -> BlockReader:

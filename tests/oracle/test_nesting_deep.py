@@ -26,7 +26,7 @@ from imager.volumes.registry import managers
 from tests.harness import volumes_corpus as corpus
 from tests.harness.disks import MIB, Part, gpt_disk, needs_table_tools
 from tests.harness.loop import can_mount, mounted, needs_root
-from tests.harness.luks import container, expected
+from tests.harness.luks import container, expected, make_luks1
 from tests.harness.programs import call, missing_tools
 
 _MISSING = missing_tools("e2fsck", "debugfs", "dumpe2fs", "xfs_repair")
@@ -195,3 +195,45 @@ def test_a_table_that_lies_in_a_partition_is_not_followed(tmp_path):
     content = found.layout.partitions[0].content
     assert content.inside == ()
     assert content.whole_reason
+
+
+def test_what_lies_in_a_container_is_found_once_though_an_array_holds_another_one():
+    """The second container is found a round later, and all of them are put together anew."""
+    said, content = expected("luks2-lvm"), container("luks2-lvm")
+    key = luks.unlock(MemoryReader(content), said["passphrases"][0].encode())
+    mirror = [bytearray(each) for each in corpus.members("md-r1-10")]
+    (array,) = mdraid.assemble(
+        [Member(number, MemoryReader(bytes(each))) for number, each in enumerate(mirror)]
+    ).volumes
+    locked = container("luks2-512")[: array.readers[0].size]
+    for number, places in array.back(Extents.single(0, len(locked))).items():
+        ((start, end),) = places
+        mirror[number][start:end] = locked
+    disks = [content, *map(bytes, mirror)]
+    alone, *_ = survey([Disk(reader) for reader in corpus.readers(disks[:1])], volume_managers=managers([key]))
+    found, *halves = survey([Disk(reader) for reader in corpus.readers(disks)], volume_managers=managers([key]))
+    assert [each.name for each in content_of(halves[0]).inside] == [array.name]
+    assert content_of(halves[0]).inside[0].type == "crypto_LUKS"
+    (group,) = content_of(found).inside
+    assert (group.type, group.whole_reason) == ("LVM2_member", "")
+    assert [each.type for each in group.inside] == ["ext4", "ext4"]
+    assert found.used == alone.used
+
+
+def test_what_was_found_in_a_group_is_forgotten_when_its_twin_turns_up_later(tmp_path):
+    """A copy of the physical volume lies in a container: nobody can say which of both is meant."""
+    if missing_tools("cryptsetup", "qemu-img"):
+        pytest.skip("needs cryptsetup and qemu-img")
+    (content,) = corpus.members("nest-lv-gpt")
+    (tmp_path / "key").write_text("word")
+    (tmp_path / "copy").write_bytes(content)
+    make_luks1(tmp_path / "copy", tmp_path / "locked", tmp_path / "key")
+    locked = (tmp_path / "locked").read_bytes()
+    keys = [luks.unlock(MemoryReader(locked), b"word")]
+    for contents in ([content, locked], [locked, content]):
+        found = survey([Disk(reader) for reader in corpus.readers(contents)], volume_managers=managers(keys))
+        by_type = {content_of(each).type: content_of(each) for each in found}
+        for member in (by_type["LVM2_member"], by_type["crypto_LUKS"].inside[0]):
+            assert "its LVM UUID is on more than one place" in member.whole_reason
+            assert not member.inside or all(each.whole_reason for each in member.inside)
+        assert all(each.used.holds(0, each.layout.size_bytes) for each in found)
