@@ -118,6 +118,8 @@ class _Drawing:
         elif content.type in WAYS and content.uuid:
             way = WAYS[content.type]
             yield replace(found, new=way.draw(), takes_long=way.takes_long)
+        elif content.kind == "unknown" and content.type not in _NOTHING:  # a volume that could not be put together
+            self.kept.append(f"{found.where}: what is in it keeps its identifiers: {content.whole_reason}")
 
 
 def _group_name(group: str) -> str:

@@ -139,6 +139,13 @@ def member(pv: str) -> Content:
     return Content("volume-manager", "LVM2_member", uuid=pv, facts={"volume_group": "vg0"}, inside=inside)
 
 
+def test_what_cannot_be_looked_into_is_told_before():
+    """A logical volume that is not followed may hold anything."""
+    volume = Content("unknown", "cache", name="vg0/slow", whole_reason="dirty blocks lie in its cache")
+    plan = planned(layout("gpt", Content("volume-manager", "LVM2_member", uuid="a-b", inside=(volume,))))
+    assert "vg0/slow: what is in it keeps its identifiers: dirty blocks lie in its cache" in plan.kept
+
+
 def test_a_group_on_two_disks_is_one_group():
     plan = planned(layout("gpt", member("a-b")), layout("mbr", member("c-d")))
     (group,) = plan.of_kind("group")
