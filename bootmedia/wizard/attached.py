@@ -50,13 +50,14 @@ class Attached:
             except ProgramFailed as error:
                 yield f"{folder} stays mounted: {error.message}"
             else:
-                _forget_folder(folder)
+                forget_folder(folder)
         for file in files:
             file.unlink(missing_ok=True)
 
 
-def _forget_folder(folder: Path) -> None:
+def forget_folder(folder: Path) -> None:
+    """Delete a folder in which nothing is mounted any more, or was not."""
     try:
         folder.rmdir()
-    except OSError:  # something else is mounted there already
+    except OSError:  # something else is mounted there already, or it was not made
         return

@@ -12,6 +12,7 @@ import pytest
 from textual import events
 
 from bootmedia.recovery.places import Surroundings
+from bootmedia.wizard.shares import Share
 from tests.harness.loop import needs_root
 from tests.harness.programs import missing_tools
 from tests.harness.secure_shell import SSHD, free_port, password_server, wait_for_port
@@ -63,6 +64,7 @@ def test_a_folder_is_mounted_after_a_wrong_password_and_unmounted_at_the_end(tmp
                 await person.sees("is this the right server?")
                 await person.chooses("yes")
                 await person.sees("refuses this")
+                assert not Share("ssh", "127.0.0.1", str(shared), "root", port=port).folder.exists()
                 keys = [
                     ("ctrl+u", "\x15"),
                     *(({" ": "space"}.get(each, each), each) for each in PASSWORD),

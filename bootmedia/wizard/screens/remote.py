@@ -12,6 +12,7 @@ from typing import ClassVar
 from bootmedia.recovery.answers import place_of
 from bootmedia.recovery.secure_shell import host_keys
 from bootmedia.recovery.web import certificate_problem
+from bootmedia.wizard.attached import forget_folder
 from bootmedia.wizard.choice import Source
 from bootmedia.wizard.running import Outcome
 from bootmedia.wizard.screens.frame import Form, Frame
@@ -106,6 +107,8 @@ class ShareForm(Form):
                 wizard.attached.forget_file(credentials)
             if outcome.is_well:
                 wizard.attached.mounted(share.folder)
+            else:
+                forget_folder(share.folder)
             return outcome
 
         self.in_background(work, lambda outcome: self._mounted(share, outcome))
