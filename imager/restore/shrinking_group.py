@@ -8,9 +8,9 @@ old UUID, and the metadata with new numbers in it, as after the loss of a disk (
 
 from __future__ import annotations
 
-import tempfile
+import os
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from imager.blocks import BlockReader, OutOfRange
@@ -166,13 +166,12 @@ class Group:
         size = self._where.new_size
         store = Store.in_scratch(shop.stack, size, shop.folder)
         with shown([View(_PV, Base.of_zeros(size), store)]) as there:
-            with ExitStack() as stack:
-                file = stack.enter_context(tempfile.NamedTemporaryFile("w", prefix="imager-"))
-                file.write(self._plan.text)
-                file.flush()
-                node = stack.enter_context(device(there.path(_PV), size, sector_size=shop.sector_bytes))
+            with (
+                _in_memory(self._plan.text) as file,
+                device(there.path(_PV), size, sector_size=shop.sector_bytes) as node,
+            ):
                 try:
-                    self._restore(file.name, node)
+                    self._restore(file, node)
                 except ProgramFailed as error:
                     raise self._unusable(error.message) from error
             after = there.after(_PV, shop.stack)
@@ -186,6 +185,15 @@ class Group:
         lvm("pvcreate", *words, "--setphysicalvolumesize", f"{self._where.new_size}b", node, devices=[node])
         lvm("vgcfgrestore", "--force", "--file", file, self._group.name, devices=[node])
         lvm("vgck", self._group.name, devices=[node])
+
+
+@contextmanager
+def _in_memory(text: str) -> Iterator[str]:
+    """A text as a file for another program, of which nothing stays when this one is killed (memfd_create(2))."""
+    with os.fdopen(os.memfd_create("metadata"), "w") as file:
+        file.write(text)
+        file.flush()
+        yield f"/proc/{os.getpid()}/fd/{file.fileno()}"
 
 
 def _own(size: VolumeSize) -> str:

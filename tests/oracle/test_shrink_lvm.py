@@ -62,10 +62,14 @@ def machine(folder, *volumes):
     return disk, uuids
 
 
-@contextmanager
 def group_on(disk):
     """The volume group in partition 2."""
-    pv = volume(disk, 2)
+    return group_at(volume(disk, 2))
+
+
+@contextmanager
+def group_at(pv):
+    """The volume group on a physical volume."""
     with loop_device(pv) as device:
         yield VolumeGroup("vg", [pv], [device])
 
@@ -162,8 +166,7 @@ def test_free_extents_cost_nothing_and_what_lies_behind_the_end_moves(tmp_path):
     (way,) = json.loads(done.stdout)["plan"]["made_smaller"]
     assert way["volumes"] == []
     pv = volume(target, 1)
-    with loop_device(pv) as device:
-        moved = VolumeGroup("vg", [pv], [device])
+    with group_at(pv) as moved:
         file = tmp_path / "moved"
         file.write_bytes(content_of(moved, "data"))
     assert file.read_bytes() == data.read_bytes()

@@ -5,10 +5,8 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -22,7 +20,6 @@ from tests.oracle.test_grow import (
     fat,
     identity,
     imager,
-    places,
     volume,
 )
 from tests.oracle.test_shrink import captured, debian, restored
@@ -174,80 +171,6 @@ def test_a_file_system_that_fails_on_the_target_leaves_it_without_a_table(tmp_pa
     assert "could not be made smaller" in done.stderr
     assert "run the restore again" in done.stderr
     assert target.read_bytes()[:MIB] == bytes(MIB)
-
-
-# --- Ended in the middle, and begun again -------------------------------------------------------------------------
-
-
-def stopped_in(program, folder):
-    """A folder for PATH in which a program says that it was reached, and waits."""
-    (folder / "bin").mkdir(exist_ok=True)
-    stand_in = folder / "bin" / program
-    stand_in.write_text(f"#!/bin/sh\ntouch {folder / 'reached'}\nexec sleep 600\n")
-    stand_in.chmod(0o755)
-    return f"{folder / 'bin'}:{os.environ['PATH']}"
-
-
-def killed_when_reached(words, folder, environment):
-    with subprocess.Popen(
-        [sys.executable, "-m", "imager", *map(str, words)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=environment,
-        start_new_session=True,
-    ) as running:
-        deadline = time.monotonic() + 300
-        while not (folder / "reached").exists() and running.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.02)
-        assert (folder / "reached").exists()
-        running.kill()
-        running.wait()
-        os.killpg(running.pid, signal.SIGKILL)
-
-
-@pytest.mark.parametrize("program", ["e2fsck", "resize2fs"])
-@pytest.mark.parametrize("scratch", ["folder", "target"])
-def test_a_run_that_was_killed_while_it_made_something_smaller_is_begun_again(tmp_path, program, scratch):
-    disk = debian(tmp_path)
-    image, target, room = captured(disk), tmp_path / "target", tmp_path / "room"
-    room.mkdir()
-    before = disk.read_bytes()[: 90 * MIB]  # a disk with a table, which must not be taken for a finished one
-    target.write_bytes(before)
-    where = str(room) if scratch == "folder" else "target"
-    words = ("restore", "--yes", "--fit", "--scratch", where, image, target)
-    environment = {**os.environ, "PATH": stopped_in(program, tmp_path), "TMPDIR": str(room)}
-    killed_when_reached(words, tmp_path, environment)
-    deadline = time.monotonic() + 60
-    while (leftovers() or list(room.iterdir())) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert leftovers() == []
-    assert list(room.iterdir()) == []
-    if scratch == "folder":
-        assert target.read_bytes() == before
-    else:
-        assert target.read_bytes()[:MIB] == bytes(MIB)
-    done = imager(*words)
-    assert done.returncode == 0, done.stderr
-    assert_gpt_sound(target)
-    assert_ext4_whole(volume(target, 2))
-    assert places(target)[2][1] <= 90 * MIB
-
-
-@pytest.mark.parametrize("scratch", ["folder", "target"])
-def test_a_run_that_was_killed_while_it_wrote_is_begun_again(tmp_path, scratch):
-    disk = debian(tmp_path)
-    image, target = captured(disk), tmp_path / "target"
-    target.write_bytes(disk.read_bytes()[: 90 * MIB])
-    words = [image, target, "0.2", "--fit", f"--scratch={tmp_path if scratch == 'folder' else 'target'}"]
-    command = [sys.executable, "-m", "tests.harness.restore_child", *map(str, words)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as running:
-        for _ in range(4):
-            assert b"writing" in running.stdout.readline()
-        running.kill()
-    assert target.read_bytes()[:MIB] == bytes(MIB)
-    done = imager("restore", "--yes", "--fit", image, target)
-    assert done.returncode == 0, done.stderr
-    assert_ext4_whole(volume(target, 2))
 
 
 def test_only_what_moves_needs_scratch_room(tmp_path):

@@ -79,7 +79,8 @@ def test_memory_of_one_gib_is_enough(guest):
 
 def test_a_run_that_was_killed_leaves_nothing_and_is_begun_again(guest):
     run = "imager restore --fit --unlock 2:/tmp/key /tmp/disk.img.zst /dev/vdb --yes"
-    ran(guest, f"{run} > /tmp/said 2>&1 & pid=$!; sleep 25; kill -KILL $pid; wait $pid; true")
+    reached = "until pgrep -x rsync || ! kill -0 $pid; do sleep 0.1; done"
+    ran(guest, f"{run} > /tmp/said 2>&1 & pid=$!; {reached}; kill -KILL $pid; wait $pid", status=137)
     ran(guest, "for i in $(seq 120); do pgrep -f overlay.serving || break; sleep 1; done")  # it waits for what is open
     assert "/dev/loop" not in ran(guest, "losetup --list | grep -v squashfs || true")
     assert "No devices found" in ran(guest, "dmsetup ls")
