@@ -135,8 +135,8 @@ class Fitted:
 
     @property
     def is_anew(self) -> bool:
-        """Whether what lies in it is made anew, because it cannot live with the target's sectors."""
-        return self.sectors.kind == "anew"
+        """Whether it, or something in it, is made anew, because it cannot live with the target's sectors."""
+        return self.sectors.kind in ("anew", "inside")
 
     @property
     def is_copied(self) -> bool:
@@ -162,6 +162,10 @@ class Fitted:
     def is_smaller(self) -> bool:
         """Whether it is smaller than in the image."""
         return self.new_size < self.old_size
+
+    def size_inside(self, sector_bytes: int) -> int:
+        """The length that a container in it has when it is written, in whole sectors: what is larger grows later."""
+        return min(self.new_size, -(-self.old_size // sector_bytes) * sector_bytes)
 
     @property
     def is_changed(self) -> bool:
@@ -242,7 +246,8 @@ class Fitting:
     def grown(self, layout: Layout) -> dict[int, tuple[int, int]]:
         """Old and new size of what has content and grows, by its number on the target; 0 is a disk without a table.
 
-        What only fills its last sector does not grow, nor does what is made anew, which has the new size already.
+        What only fills its last sector does not grow, nor does what is made anew, which has the new size already. What
+        is made anew in a container has the size that it had there.
         """
         if self.grows_whole:
             content = layout.content
@@ -251,7 +256,7 @@ class Fitting:
         return {
             each.number_there: (each.old_size, each.new_size)
             for each in self.partitions
-            if each.new_size - each.old_size >= least and each.kind != "extended" and not each.is_anew
+            if each.new_size - each.old_size >= least and each.kind != "extended" and each.sectors.kind != "anew"
         }
 
     def layout_on_target(self, layout: Layout) -> Layout:

@@ -20,9 +20,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from imager.fitting.anew import ext_refusal_of
+from imager.fitting.ways import anew_way_of, why_not
 from imager.layout import Content
 
-VerdictKind = Literal["keeps", "adapts", "anew", "cannot"]
+VerdictKind = Literal["keeps", "adapts", "anew", "inside", "cannot"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Verdict:
 
     Attributes:
         kind: keeps: nothing need be done; adapts: its boot sectors are changed; anew: it is made anew and filled with
-            its files; cannot: it would not be readable.
+            its files; inside: that is done with something in it; cannot: it would not be readable.
         text: Why, or what is not certain, as a clause; "" for nothing to say.
     """
 
@@ -46,6 +48,8 @@ _FREE: Final = frozenset({"btrfs", "f2fs", "swap", "apfs"})
 """They live in blocks or pages of 4096 bytes."""
 _CAN_BE_ANEW: Final = frozenset({"ext2", "ext3", "ext4", "xfs", "vfat", "exfat"})
 _LARGEST: Final = 4096
+_OPENED: Final = frozenset({"crypto_LUKS", "LVM2_member"})
+"""What lies in them can be made anew, as when they become smaller."""
 
 
 def verdict_of(content: Content | None, old: int, new: int) -> Verdict:
@@ -112,12 +116,47 @@ def _container(content: Content, old: int, new: int) -> Verdict:
         return Verdict("cannot", "BitLocker encrypts sectors of the length that the disk had")
     if new < old:
         return KEEPS
-    for each in content.inside:
-        verdict, what = verdict_of(each, old, new), each.name or each.type
-        if verdict.kind != "keeps":
-            return Verdict("cannot", f"{what} in it cannot live with them, and is not changed there: {verdict.text}")
-        if verdict.text:
-            return Verdict("keeps", f"{what} in it: {verdict.text}")
-    if content.inside:
-        return KEEPS
-    return Verdict("keeps", "what lies in it could not be looked at: blocks shorter than a sector cannot be mounted")
+    if crooked := _crooked(content, new):
+        return Verdict("cannot", crooked)
+    if not content.inside:
+        return Verdict(
+            "keeps", "what lies in it could not be looked at: blocks shorter than a sector cannot be mounted"
+        )
+    found = [_inside(content, each, verdict_of(each, old, new)) for each in content.inside]
+    for kind in ("cannot", "inside"):
+        if any(verdict.kind == kind for verdict in found):
+            return Verdict(kind, "; ".join(verdict.text for verdict in found if verdict.kind == kind))
+    return next((verdict for verdict in found if verdict.text), KEEPS)
+
+
+def _crooked(content: Content, new: int) -> str:
+    """Why device-mapper would refuse what it shows of a container; "" when it would not.
+
+    It starts no mapping in the middle of a logical sector, and ends none there (device_area_is_invalid in
+    drivers/md/dm-table.c).
+    """
+    places = {
+        "data_offset_bytes": "its data begin at byte",
+        "data_size_bytes": "its data have a length of",
+        "first_extent_bytes": "its extents begin at byte",
+        "extent_size_bytes": "its extents have a length of",
+    }
+    for name, words in places.items():
+        if _fact(content, name) % new:
+            return f"{words} {_fact(content, name)}, no multiple of a sector, and the kernel refuses to map that"
+    return ""
+
+
+def _inside(content: Content, each: Content, verdict: Verdict) -> Verdict:
+    """What becomes of a container, as far as one of the things in it is concerned."""
+    what = each.name or each.type
+    if verdict.kind == "keeps":
+        return Verdict("keeps", verdict.text and f"{what} in it: {verdict.text}")
+    if verdict.kind == "inside" and content.type == "crypto_LUKS":
+        return verdict
+    if verdict.kind == "anew" and content.type in _OPENED:
+        why = why_not(content) or ("" if anew_way_of(each) else why_not(each) or ext_refusal_of(each))
+        if not why:
+            return Verdict("inside", f"{what} in it is made anew and filled with its files: {verdict.text}")
+        return Verdict("cannot", f"{what} in it cannot live with them ({verdict.text}), nor be made anew: {why}")
+    return Verdict("cannot", f"{what} in it cannot live with them, and is not changed there: {verdict.text}")

@@ -118,9 +118,9 @@ def volume_bytes(content: Content, extent: int) -> int:
     return -(-(content.size_bytes or 0) // extent) * extent
 
 
-def spare_bytes(content: Content, extent: int) -> int:
-    """How much smaller a logical volume can be, in whole extents."""
-    way = way_of(content)
+def spare_bytes(content: Content, extent: int, way: Way | None = None) -> int:
+    """How much smaller a logical volume can be, in whole extents; by another way than its own, if one is given."""
+    way = way or way_of(content)
     if way is None or content.used_bytes is None or not content.size_bytes or way.kind not in ("tool", "anew"):
         return 0
     least = -(-way.least(content, content.used_bytes) // extent) * extent
@@ -192,7 +192,7 @@ WAYS: Final[dict[str, Way]] = {
     ),
     "LVM2_member": Way(
         "group",
-        "its logical volumes are made smaller where that is needed, and moved together",
+        "its logical volumes are made smaller or anew where that is needed, and moved together",
         ("lvm",),
         _group_least,
         _group_outlay,
@@ -201,7 +201,7 @@ WAYS: Final[dict[str, Way]] = {
     ),
     "crypto_LUKS": Way(
         "container",
-        "header and keys stay, and what is in it is made smaller",
+        "header and keys stay, and what is in it is changed in its own way",
         (),
         _container_least,
         _container_outlay,

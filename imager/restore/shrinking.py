@@ -166,8 +166,7 @@ def look_first(plan: Plan, source: StreamedImage, stack: ExitStack, progress: Pr
     """
     shop = Shop(plan, _readable(source), None, stack, scratch_folder(plan), progress)
     for each in plan.smaller:
-        unit = parts_of(plan, shop.source, each).unit
-        if unit is not None and unit.way.kind == "anew":
+        for unit in (unit for unit in parts_of(plan, shop.source, each).units if unit.way.kind == "anew"):
             progress.start(None, f"look at {unit.name}")
             look_at(shop, unit)
             progress.done()

@@ -104,7 +104,12 @@ class Group:
             lv = self._group.lvs.get(name)
             if lv is None or not is_linear(lv):
                 raise self._unusable(f"{size.name} is no linear volume")
-            yield name, min(lv.extent_count, size.new_size // self._extent)
+            yield name, min(lv.extent_count, size.new_size // self._extent) if size.is_smaller else lv.extent_count
+
+    @property
+    def units(self) -> list[Unit]:
+        """The volumes that are made smaller or anew."""
+        return [self._unit(size) for size in self._sizes]
 
     def carry_out(self, shop: Shop) -> list[Done]:
         """Make the volumes smaller and the group anew.
@@ -113,7 +118,7 @@ class Group:
             VolumeFailed: It cannot be done.
         """
         smaller = {_own(size): size for size in self._sizes}
-        done = [carry_out(shop, self._unit(size)) for size in self._sizes]
+        done = [carry_out(shop, unit) for unit in self.units]
         done += [
             self._moved(shop, [part]) for name, parts in self._plan.volumes.items() if name not in smaller
             for part in parts
@@ -168,7 +173,7 @@ class Group:
         with shown([View(_PV, Base.of_zeros(size), store)]) as there:
             with (
                 _in_memory(self._plan.text) as file,
-                device(there.path(_PV), size, sector_size=shop.sector_bytes) as node,
+                device(there.path(_PV), size, sector_size=shop.plan.sector_there) as node,
             ):
                 try:
                     self._restore(file, node)

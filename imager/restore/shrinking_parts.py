@@ -35,6 +35,11 @@ class Parts:
     group: Group | None = None
     vault: Vault | None = None
 
+    @property
+    def units(self) -> list[Unit]:
+        """All that is made smaller or anew."""
+        return [self.unit] if self.unit else self.group.units if self.group else []
+
 
 def parts_of(plan: Plan, image: Image, smaller: Smaller) -> Parts:
     """Look into a partition; before anybody agrees to the plan, and when it is carried out.
@@ -47,10 +52,11 @@ def parts_of(plan: Plan, image: Image, smaller: Smaller) -> Parts:
     place = smaller.place
     if smaller.way.kind not in ("group", "container"):
         return Parts(unit_of_partition(plan, smaller))
+    size_there = place.size_inside(plan.sector_there)
     reader: BlockReader = Slice(ImageReader(image), place.image_start, place.old_size)
     if smaller.inner is None:
-        return Parts(group=Group(reader, Where(place.image_start, place.start, place.new_size), smaller))
-    vault, new_size = _opened(plan, place, reader)
+        return Parts(group=Group(reader, Where(place.image_start, place.start, size_there), smaller))
+    vault, new_size = _opened(plan, smaller, reader, size_there)
     if smaller.inner.kind == "group":
         where = Where(vault.image_start, vault.target_start, new_size, vault)
         return Parts(group=Group(vault.plain, where, smaller), vault=vault)
@@ -85,32 +91,36 @@ def _content(plan: Plan, place: Fitted) -> Content:
     return wanted_partition(plan.layout, place.number).content or Content("unknown", "unknown")
 
 
-def _opened(plan: Plan, place: Fitted, reader: BlockReader) -> tuple[Vault, int]:
-    """The container, and the size that its payload will have."""
+def _opened(plan: Plan, smaller: Smaller, reader: BlockReader, size_there: int) -> tuple[Vault, int]:
+    """The container, and the size that its payload will have: whole sectors of the disk and of its own."""
+    place = smaller.place
     uuid = _content(plan, place).uuid
     key = next((key for key in plan.options.keys if key.uuid == uuid), None)
     if key is None:
         raise UsageError(
-            f"what is in partition {place.number} is encrypted, and cannot be made smaller without its passphrase",
+            f"what is in partition {place.number} is encrypted, and cannot be made {smaller.becomes} without its "
+            "passphrase",
             hint=f"Add --unlock {place.number}.",
         )
     opened = luks.opened(Member(0, reader), key)
-    if opened.place.end < reader.size - opened.place.sector_bytes:
+    payload = opened.place
+    is_fixed = payload.end <= reader.size - payload.sector_bytes
+    if is_fixed and place.is_smaller:
         raise VolumeFailed(
             f"the container in partition {place.number} has a fixed size, and cannot be made smaller",
             hint="Choose a larger disk.",
             number=place.number,
         )
-    offset, sector = opened.place.offset, opened.place.sector_bytes
+    offset, sector = payload.offset, max(payload.sector_bytes, plan.sector_there)
     vault = Vault(
         key=key,
         place=(place.image_start, place.old_size),
         plain=opened.readers[0],
-        sealer=luks.Sealer(opened.place, key),
+        sealer=luks.Sealer(payload, key),
         image_start=place.image_start + offset,
         target_start=place.start + offset,
     )
-    return vault, (place.new_size - offset) // sector * sector
+    return vault, (payload.size if is_fixed else size_there - offset) // sector * sector
 
 
 def _header(shop: Shop, place: Fitted, vault: Vault) -> Done:

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from imager.errors import UsageError
 from imager.extents import Extents
 from imager.fitting.model import Fitted, Fitting
+from imager.fitting.sectors import verdict_of
 from imager.fitting.volumes import VolumeSize, volume_sizes
 from imager.fitting.ways import WAYS, Outlay, Way, anew_way_of, way_of
 from imager.layout import Content, Layout
@@ -28,7 +29,7 @@ class Smaller:
         way: How.
         outlay: What it needs.
         on_target: What changes is written to its place on the target at once, and not to a scratch file first.
-        volumes: The logical volumes in it that become smaller.
+        volumes: The logical volumes in it that become smaller, or are made anew.
         inner: The way of what is in it, when it is a container.
     """
 
@@ -105,14 +106,15 @@ def made_smaller(layout: Layout, used: Extents, fitting: Fitting | None, scratch
         scratch: The option: a folder, "target", or "" for the folder of temporary files.
     """
     found = []
-    for place in fitting.worked_on if fitting else ():
+    if fitting is None:
+        return ()
+    for place in fitting.worked_on:
         entry = layout.partition(place.number)
-        find = anew_way_of if place.is_anew else way_of
+        find = anew_way_of if place.sectors.kind == "anew" else way_of
         way = find(entry.content) if entry else None
         if way is not None and entry is not None and entry.content is not None:
             inside = used.clip(place.image_start, place.image_end).shift(-place.image_start)
-            volumes = fitting.rule.volumes if fitting else {}
-            found.append(_smaller(place, entry.content, way, inside, scratch, volumes))
+            found.append(_smaller(place, entry.content, way, inside, scratch, fitting, layout.logical_sector_bytes))
     _check_volumes(layout, fitting, found)
     return tuple(found)
 
@@ -125,7 +127,7 @@ def _check_volumes(layout: Layout, fitting: Fitting | None, smaller: Sequence[Sm
     """
     wanted = fitting.rule.volumes if fitting else {}
     known = {content.name: content for _, content in layout.contents() if content.name}
-    made = {each.name: each.new_size for one in smaller for each in one.volumes}
+    made = {each.name: each.new_size for one in smaller for each in one.volumes if each.is_smaller}
     for name, size in wanted.items():
         if name not in known:
             names = ", ".join(known) or "none"
@@ -138,18 +140,24 @@ def _check_volumes(layout: Layout, fitting: Fitting | None, smaller: Sequence[Sm
 
 
 def _smaller(
-    place: Fitted, content: Content, way: Way, used: Extents, scratch: str, wanted: Mapping[str, int]
+    place: Fitted, content: Content, way: Way, used: Extents, scratch: str, fitting: Fitting, old_sector: int
 ) -> Smaller:
-    inner_way, inner, new_size = way, content, place.new_size
+    sector = fitting.table.sector_bytes if fitting.table else old_sector
+    inner_way, inner, new_size = way, content, place.size_inside(sector)
     if way.kind == "container":
         inner = content.inside[0]
-        inner_way = WAYS[inner.type]
+        inner_way = (anew_way_of(inner) if _is_anew(inner, old_sector, sector) else None) or WAYS[inner.type]
         new_size -= max(0, place.old_size - (inner.size_bytes or place.old_size))
-    volumes = volume_sizes(inner, new_size, wanted) if inner_way.kind == "group" else ()
+    anew = [each.name for each in inner.inside if _is_anew(each, old_sector, sector)]
+    volumes = volume_sizes(inner, new_size, fitting.rule.volumes, anew) if inner_way.kind == "group" else ()
     outlays = [inner_way.outlay(used, place.old_size, place.new_size), *(each.outlay() for each in volumes)]
     # What is in a container is encrypted when it is written, and would be written to the target as plain text before.
     is_direct = scratch == ON_TARGET and way.kind != "container"
     return Smaller(place, way, _sum(outlays), is_direct, volumes, inner_way if inner_way is not way else None)
+
+
+def _is_anew(content: Content, old: int, new: int) -> bool:
+    return verdict_of(content, old, new).kind == "anew"
 
 
 def _sum(outlays: Sequence[Outlay]) -> Outlay:

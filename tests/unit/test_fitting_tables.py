@@ -243,9 +243,47 @@ def test_what_lies_in_a_container_is_looked_at():
     verdict = verdict_of(group, 512, 4096)
     assert verdict.kind == "cannot"
     assert "vg0/root" in verdict.text
+    assert "how much of it is in use" in verdict.text
     assert verdict_of(group, 4096, 512).kind == "keeps"
     unknown = verdict_of(Content("encrypted", "crypto_LUKS"), 512, 4096)
     assert "could not be looked at" in unknown.text
+
+
+USED = {"used_bytes": MIB}
+XFS_512 = Content("filesystem", "xfs", name="vg0/root", facts={"sector_size_bytes": "512"}, **USED)
+NTFS_512 = Content("filesystem", "ntfs", block_size_bytes=2048, facts={"sector_size_bytes": "512"}, **USED)
+
+
+def group_of(*inside, **facts):
+    return Content("volume-manager", "LVM2_member", inside=inside, facts={"physical_volumes": "1"} | facts, **USED)
+
+
+def luks(*inside, **facts):
+    return Content("encrypted", "crypto_LUKS", inside=inside, facts=facts, **USED)
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "words"),
+    [
+        (group_of(XFS_512), "inside", "vg0/root in it is made anew and filled with its files: its sectors have 512"),
+        (luks(XFS_512), "inside", "vg0/root in it is made anew"),
+        (luks(group_of(XFS_512)), "inside", "vg0/root in it is made anew"),
+        (group_of(luks(XFS_512)), "cannot", "is not changed there"),
+        (group_of(XFS_512, NTFS_512), "cannot", "ntfs in it cannot live with them"),
+        (group_of(XFS_512, physical_volumes="2"), "cannot", "nor be made anew: its volume group lies on 2"),
+        (group_of(replace(XFS_512, used_bytes=None)), "cannot", "nor be made anew: it does not say how much"),
+        (replace(group_of(XFS_512), kind="raid", type="linux_raid_member"), "cannot", "is not changed there"),
+        (luks(data_offset_bytes="2068992"), "cannot", "its data begin at byte 2068992, no multiple of a sector"),
+        (luks(data_offset_bytes="2097152", data_size_bytes="512"), "cannot", "its data have a length of 512"),
+        (group_of(first_extent_bytes="1050624"), "cannot", "its extents begin at byte 1050624"),
+        (group_of(extent_size_bytes="1024"), "cannot", "its extents have a length of 1024"),
+        (group_of(extent_size_bytes="4194304", first_extent_bytes="1048576"), "keeps", ""),
+    ],
+)
+def test_what_lies_in_a_container_is_made_anew_there_or_the_reason_is_told(content, kind, words):
+    verdict = verdict_of(content, 512, 4096)
+    assert verdict.kind == kind
+    assert words in verdict.text
 
 
 def test_what_cannot_live_there_is_refused_with_the_reason():

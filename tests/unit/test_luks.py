@@ -89,6 +89,7 @@ def test_a_container_says_what_it_is():
         "cipher": "aes-xts-plain64",
         "encryption sectors": "512",
         "key slots": "2",
+        "data_offset_bytes": "2097152",
         "state": "locked",
     }
 

@@ -55,6 +55,7 @@ CASES = (
     Case("uefi-luks", 1536 * MIB, Bus.AHCI),
     Case("bios-lvm", 1536 * MIB, Bus.VIRTIO, on_medium=True),
     Case("uefi-ext4", 1536 * MIB, Bus.NVME, sector_bytes=4096),
+    pytest.param(Case("uefi-luks", 1536 * MIB, Bus.NVME, sector_bytes=4096), marks=pytest.mark.slow),
     pytest.param(Case("bios-btrfs", 2048 * MIB, Bus.AHCI), marks=pytest.mark.slow),
 )
 

@@ -307,6 +307,9 @@ def _read_header(reader: BlockReader) -> Header:
 def _describe(header: Header, container_bytes: int) -> Content:
     place = header.opening.payload if header.opening else None
     state = "locked" if header.opening else f"cannot be unlocked: {header.obstacle}"
+    facts = {"data_offset_bytes": str(place.offset)} if place else {}
+    if place and place.end <= container_bytes - place.sector_bytes:
+        facts["data_size_bytes"] = str(place.size)  # else it reaches to the end, whatever the container's size
     return Content(
         "encrypted",
         TYPES[0],
@@ -314,5 +317,5 @@ def _describe(header: Header, container_bytes: int) -> Content:
         uuid=header.uuid,
         size_bytes=place.end if place else container_bytes,
         warnings=header.warnings,
-        facts={**header.facts, "state": state},
+        facts={**header.facts, **facts, "state": state},
     )

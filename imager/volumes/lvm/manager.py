@@ -221,6 +221,7 @@ def _facts(group: VolumeGroup, pv: PhysicalVolume) -> dict[str, str]:
         "physical_volumes": str(len(group.pvs)),
         "metadata_state": str(group.seqno),
         "extent_size_bytes": str(group.extent_bytes),
+        "first_extent_bytes": str(pv.pe_start),
         "extents": str(pv.pe_count),
     }
 
