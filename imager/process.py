@@ -56,6 +56,7 @@ def run(
     allowed: Sequence[int] = (0,),
     environment: Mapping[str, str] | None = None,
     pass_fds: Sequence[int] = (),
+    shown: Sequence[str] = (),
 ) -> Finished:
     """Run a program to its end and return what it printed.
 
@@ -66,6 +67,7 @@ def run(
         allowed: Exit statuses that are no failure.
         environment: Variables to add to the present ones.
         pass_fds: File descriptors that it inherits.
+        shown: The command in messages, where the real one has wrappings that nobody would type.
 
     Raises:
         ProgramFailed: It is not installed, took too long, or ended with a status that is not allowed.
@@ -92,8 +94,8 @@ def run(
     if done.returncode not in allowed:
         said = done.stderr.decode(errors="replace").strip() or done.stdout.decode(errors="replace").strip()
         raise ProgramFailed(
-            f"{' '.join(command)} ended with status {done.returncode}: {said[-500:] or 'no message'}",
-            program=command[0],
+            f"{' '.join(shown or command)} ended with status {done.returncode}: {said[-500:] or 'no message'}",
+            program=(shown or command)[0],
             exit_code=done.returncode,
         )
     return Finished(done.returncode, done.stdout, done.stderr)

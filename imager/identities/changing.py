@@ -21,6 +21,7 @@ from imager.identities.model import IdPlan, NewId
 from imager.identities.ways import NEW_ARRAY, NEW_GROUP, WAYS
 from imager.layout import Layout
 from imager.opening import Opened, OpenVolume, Secrets, mounted, opened_volumes
+from imager.opening.alone import run_alone_with
 from imager.opening.arrays import stop_running
 from imager.opening.lvm import groups, rename_group
 from imager.opening.nodes import again_and_again, settle
@@ -140,19 +141,21 @@ def _found(each: NewId, opened: Opened) -> Iterator[OpenVolume]:
 
 def _change_content(each: NewId, opened: Opened) -> None:
     volume = next(_found(each, opened))
+    devices = [volume.path, *(other.path for other in opened.volumes)]
     try:
-        _write(each, volume.path)
+        _write(each, volume.path, devices)
     except ProgramFailed:
         if each.type != "xfs":
             raise
         with mounted(volume, writable=True, options=("nouuid",)):  # its log is replayed
             pass
-        _write(each, volume.path)
+        _write(each, volume.path, devices)
 
 
-def _write(each: NewId, device: str) -> None:
+def _write(each: NewId, device: str, devices: Sequence[str]) -> None:
+    """Let a program write it that sees the devices of the target only: those of the source have the same identifier."""
     for command, allowed in WAYS[each.type].commands(device, each.new):
-        run(command, allowed=allowed, timeout_seconds=_SECONDS)
+        run_alone_with(devices, command, allowed=allowed, timeout_seconds=_SECONDS)
 
 
 def _change_group(each: NewId, opened: Opened) -> None:
