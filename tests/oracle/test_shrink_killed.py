@@ -14,24 +14,41 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.disks import MIB, needs_table_tools
+from tests.harness.disks import MIB, Part, gpt_disk, needs_table_tools, poke
 from tests.harness.held_up import killed_when_reached, stand_in
-from tests.harness.loop import needs_root
+from tests.harness.loop import can_mount, loop_device, mounted, needs_root
 from tests.harness.programs import call, missing_tools
-from tests.oracle.test_grow import assert_ext4_whole, assert_gpt_sound, imager, volume
+from tests.oracle.test_grow import (
+    CONTENT,
+    ESP,
+    MSDATA,
+    assert_ext4_whole,
+    assert_gpt_sound,
+    fat,
+    imager,
+    ntfs,
+    volume,
+)
 from tests.oracle.test_shrink import captured, debian
 from tests.oracle.test_shrink_luks import decrypted, encrypted
 from tests.oracle.test_shrink_lvm import assert_ext4_has_its_file, content_of, ext4, group_at, machine, swap
+from tests.oracle.test_shrink_views import btrfs_disk, needs_btrfs
 
 TOOLS = ("mke2fs", "e2fsck", "resize2fs", "debugfs", "mkfs.fat", "lvm", "mkswap", "cryptsetup", "qemu-img")
+MORE_TOOLS = ("mkntfs", "ntfsresize", "ntfsfix", "ntfscp", "mkfs.btrfs", "btrfs", "mkfs.xfs", "xfs_repair", "rsync")
 pytestmark = [
     pytest.mark.slow,
     needs_table_tools,
     needs_root,
-    pytest.mark.skipif(bool(missing_tools(*TOOLS)), reason=f"needs {missing_tools(*TOOLS)}"),
+    pytest.mark.skipif(bool(missing_tools(*TOOLS, *MORE_TOOLS)), reason=f"needs {missing_tools(*TOOLS, *MORE_TOOLS)}"),
 ]
+needs_xfs = pytest.mark.skipif(not can_mount("xfs"), reason="the kernel cannot mount xfs")
 FS = ("e2fsck", "resize2fs")
-LVM = ("pvcreate", "vgcfgrestore", "vgck")
+LVM = ("lvm pvcreate", "lvm vgcfgrestore", "lvm vgck")
+NTFS = ("ntfsresize --no-action", "ntfsresize --no-progress-bar", "ntfsfix")
+BTRFS = ("btrfs check", "btrfs resize", "mount")
+ANEW = ("mkfs.xfs -f", "rsync", "xfs_repair")
+"""A program, and a word with which it is called."""
 WRITING = ("writing 1", "writing 8", "writing 20")
 """At the first write, which clears what could confuse; and at later ones."""
 
@@ -82,6 +99,32 @@ def with_both(folder):
     return Machine(disk, captured(disk), 200 * MIB, ("--unlock", f"2:{key}"), key)
 
 
+def with_ntfs(folder):
+    disk = gpt_disk(folder / "disk", 160 * MIB, [Part(20 * MIB, ESP), Part(130 * MIB, MSDATA)])
+    fat(disk, MIB, 20 * MIB)
+    ntfs(disk, 21 * MIB, 130 * MIB)
+    content, filled = folder / "content", volume(disk, 2)
+    content.write_bytes(CONTENT)
+    call("ntfscp", "--force", filled, content, "content")
+    poke(disk, 21 * MIB, filled.read_bytes())
+    return Machine(disk, captured(disk), 110 * MIB)
+
+
+def with_btrfs(folder):
+    disk, sums = btrfs_disk(folder)
+    (folder / "sums").write_text(sums)
+    return Machine(disk, captured(disk), 560 * MIB)
+
+
+def with_xfs(folder):
+    disk = gpt_disk(folder / "disk", 520 * MIB, [Part(500 * MIB, name="root")])
+    with loop_device(disk, offset=MIB, size_limit=500 * MIB) as device:
+        call("mkfs.xfs", "-q", device)
+        with mounted(device, folder / "mnt", kind="xfs") as top:
+            (top / "content").write_bytes(CONTENT)
+    return Machine(disk, captured(disk), 420 * MIB)
+
+
 def assert_plain(target, folder, key):
     assert_ext4_whole(volume(target, 2))
 
@@ -101,17 +144,45 @@ def assert_container(target, folder, key):
     assert_ext4_has_its_file(decrypted(volume(target, 2), key, folder / "plain"), "root")
 
 
+def assert_ntfs(target, folder, key):
+    shrunk, cat = volume(target, 2), folder / "cat"
+    assert "successfully" in call("ntfsfix", "-n", shrunk)
+    call("sh", "-c", f"ntfscat --force {shrunk} content > {cat}")
+    assert cat.read_bytes() == CONTENT
+
+
+def assert_btrfs(target, folder, key):
+    shrunk = volume(target, 2)
+    call("btrfs", "check", "--readonly", shrunk)
+    sums = next(folder.parent.glob("machine*/sums")).read_text()
+    with mounted(shrunk, folder / "mnt", kind="btrfs", options="ro") as top:
+        assert call("sh", "-c", f"cd {top} && find . -type f | sort | xargs sha256sum") == sums
+
+
+def assert_xfs(target, folder, key):
+    made = volume(target, 1)
+    call("xfs_repair", "-n", made)
+    with mounted(made, folder / "mnt", kind="xfs", options="ro") as top:
+        assert (top / "content").read_bytes() == CONTENT
+
+
 KINDS = {
     "plain": (plain, assert_plain),
     "group": (with_group, assert_group),
     "container": (with_container, assert_container),
     "group in a container": (with_both, assert_group),
+    "ntfs": (with_ntfs, assert_ntfs),
+    "btrfs": (with_btrfs, assert_btrfs),
+    "anew": (with_xfs, assert_xfs),
 }
 CASES = [
     *(("plain", stage, scratch) for stage in (*FS, *WRITING) for scratch in ("folder", "target")),
     *(("group", stage, scratch) for stage in (*FS, *LVM, *WRITING) for scratch in ("folder", "target")),
     *(("container", stage, "folder") for stage in (*FS, *WRITING)),
     *(("group in a container", stage, "folder") for stage in (*FS, *LVM, *WRITING)),
+    *(("ntfs", stage, "folder") for stage in (*NTFS, WRITING[1])),
+    *(pytest.param("btrfs", stage, "folder", marks=needs_btrfs) for stage in (*BTRFS, WRITING[1])),
+    *(pytest.param("anew", stage, "folder", marks=needs_xfs) for stage in (*ANEW, WRITING[1])),
 ]
 
 
@@ -140,6 +211,11 @@ def processes_with(word):
     return found
 
 
+def files_in(folder):
+    """All but empty folders, of which one may stay where file systems were mounted."""
+    return [path for path in folder.rglob("*") if not path.is_dir()]
+
+
 def assert_nothing_stays(room, mark):
     """No scratch file, mount, loop device or process; the server of the views may need a moment to end."""
     deadline = time.monotonic() + 300
@@ -148,7 +224,7 @@ def assert_nothing_stays(room, mark):
         time.sleep(0.05)
         mounts = [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(room) in line]
         loops = call("losetup", "--list", "--noheadings", "--output", "BACK-FILE").split()
-        left = [*mounts, *processes_with(mark), *room.iterdir(), *({"/volume", "/old", "/pv"} & set(loops))]
+        left = [*mounts, *processes_with(mark), *files_in(room), *({"/volume", "/old", "/pv"} & set(loops))]
     assert left == []
 
 
@@ -157,9 +233,8 @@ def held_at(stage, reached):
     kind, _, count = stage.partition(" ")
     if kind == "writing":
         return (sys.executable, "-m", "tests.harness.held_up", count, reached), os.environ["PATH"]
-    program = "lvm" if stage in LVM else stage
-    path = stand_in(program, reached, stage if program == "lvm" else "")
-    return (sys.executable, "-m", "imager"), path
+    program, _, word = stage.partition(" ")
+    return (sys.executable, "-m", "imager"), stand_in(program, reached, word)
 
 
 @pytest.mark.parametrize(("kind", "stage", "scratch"), CASES)
@@ -176,13 +251,13 @@ def test_a_run_that_was_killed_leaves_nothing_and_is_begun_again(tmp_path, machi
     environment = {**os.environ, "PATH": path, "TMPDIR": str(room), "HELD_UP_IN": str(tmp_path)}
     killed_when_reached((*command, *words), reached, environment)
     assert_nothing_stays(room, f"HELD_UP_IN={tmp_path}")
-    if stage in (*FS, *LVM) and scratch == "folder":
+    if stage not in WRITING and scratch == "folder":
         assert target.read_bytes() == before
     else:
         assert target.read_bytes()[:MIB] == bytes(MIB)
     done = imager(*words)
     assert done.returncode == 0, done.stderr
-    assert list(room.iterdir()) == []
+    assert files_in(room) == []
     assert_gpt_sound(target)
     check(target, tmp_path, made.key)
     assert call("sha256sum", made.image) == digest
