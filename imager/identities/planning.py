@@ -83,7 +83,7 @@ class _Drawing:
         where = content.name or place
         lacking = self._lacking(content)
         if lacking:
-            inside = ", and so does what is in it" if content.inside else ""
+            inside = ", and so does what is in it" if content.type in (NEW_GROUP, NEW_ARRAY) else ""
             self.kept.append(f"{where}: {content.type} keeps {content.uuid}{inside}: {lacking}")
             return
         number = entry.number if entry else 0
