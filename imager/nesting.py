@@ -287,8 +287,10 @@ class _Walk:
 
 def _is_same(one: AssembledVolume, other: AssembledVolume) -> bool:
     """Whether both have the same bytes, by their places on the members."""
+    if one.name != other.name:
+        return False
     sizes = [[reader.size for reader in each.readers] for each in (one, other)]
-    if one.name != other.name or sizes[0] != sizes[1]:
+    if sizes[0] != sizes[1]:
         return False
     whole = Extents.single(0, max(sizes[0], default=0))
     return one.back(whole) == other.back(whole)
