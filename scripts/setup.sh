@@ -87,6 +87,40 @@ apt() {
     return 1
 }
 
+# Tests start these servers themselves, mostly in networks of their own. Where they were not installed before, Debian's
+# are not to serve this machine: not now, and not when it starts the next time.
+declare -A SERVERS=([nfs-ganesha]="nfs-ganesha nfs-ganesha-lock" [openssh-server]=ssh [rpcbind]=rpcbind
+    [samba]="smbd nmbd samba-ad-dc")
+POLICY=/usr/sbin/policy-rc.d # Debian asks it before it starts a unit (invoke-rc.d(8))
+
+install_wanted() {
+    local name unit units=()
+    for name in "${wanted[@]}"; do
+        # shellcheck disable=SC2206  # the units are words
+        units+=(${SERVERS[$name]:-})
+    done
+    if ((!${#units[@]})); then
+        apt install --no-install-recommends --yes "${wanted[@]}"
+        return
+    fi
+    silently apt install --no-install-recommends --yes "${wanted[@]}" || return
+    for unit in "${units[@]}"; do
+        as_root systemctl --root=/ disable "$unit.service" >/dev/null 2>&1 || true # not every release has all of them
+        as_root systemctl --root=/ disable "$unit.socket" >/dev/null 2>&1 || true
+    done
+}
+
+# Runs something while none of `units` can be started; it is a subshell, so that Ctrl-C leaves nothing behind.
+silently() (
+    if [[ ! -e $POLICY ]]; then # else whoever made it has decided already
+        trap 'as_root rm -f "$POLICY"' EXIT
+        # shellcheck disable=SC2016  # expanded by the shells that get these words
+        as_root sh -c 'printf "#!/bin/sh\ncase \"\${1%%.*}\" in %s) exit 101 ;; esac\n" "$1" >"$2" && chmod 755 "$2"' \
+            sh "$(IFS='|' && printf '%s' "${units[*]}")" "$POLICY"
+    fi
+    "$@"
+)
+
 install_debian_packages() {
     local missing wanted unknown
     mapfile -t missing < <(missing_entries "$@")
@@ -97,12 +131,12 @@ install_debian_packages() {
         return
     fi
     say "installing Debian packages$( ((EUID == 0)) || printf ' through sudo'), this can take a minute: ${wanted[*]} ${unknown[*]}"
-    if ((${#unknown[@]})) || ! apt install --no-install-recommends --yes "${wanted[@]}"; then
+    if ((${#unknown[@]})) || ! install_wanted; then
         # The package lists are missing or older than what the mirror has.
         apt update || { missing_without_root "$@"; return; }
         choose_names
         if ((${#unknown[@]})); then say "this system has no package: ${unknown[*]}"; fi
-        apt install --no-install-recommends --yes "${wanted[@]}" || missing_without_root "$@"
+        install_wanted || missing_without_root "$@"
     fi
 }
 
