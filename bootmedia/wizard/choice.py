@@ -12,6 +12,7 @@ from bootmedia.wizard.images import ImageFacts
 from bootmedia.wizard.pipeline import Pipeline
 from bootmedia.wizard.targets import Target, name_of, need_of, refusal
 from imager.errors import ImagerError
+from imager.fitting.firmware import FirmwareKind
 from imager.fitting.model import Fitting, Rule
 from imager.fitting.planner import fit
 from imager.pictures.sizes import size_text
@@ -78,6 +79,7 @@ class Choice:
         grow: What happens to room that is left: last, proportional or a partition's number; "" for nothing.
         fit: Partitions are moved together, and made smaller where needed: the disk is smaller than the image's, or
             has other sectors.
+        firmware: Its system is made to start with this kind of firmware, and repaired; "" for that which it had.
         report_folder: Where the command keeps its report; "" for nowhere.
     """
 
@@ -91,6 +93,7 @@ class Choice:
     verify: bool = True
     accept_damage: bool = False
     fit: bool = False
+    firmware: FirmwareKind = ""
     report_folder: str = ""
 
     def toggled(self, name: str) -> Choice:
@@ -111,7 +114,8 @@ class Choice:
         elif self.grow:
             words += ["--grow", self.grow]
         switches = (
-            ("--repair-boot", self.repair_boot and self.partition is None),
+            (f"--to-{self.firmware}", bool(self.firmware) and self.partition is None),
+            ("--repair-boot", self.repair_boot and not self.firmware and self.partition is None),
             ("--verify", self.verify),
             ("--accept-damage", self.accept_damage),
         )

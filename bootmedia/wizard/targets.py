@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from bootmedia.recovery.choose import HOLDS_SYSTEM, Candidate, Need
 from bootmedia.wizard.images import ImageFacts
-from imager.booting.differences import differences
+from imager.booting.differences import differences, other_firmware
 from imager.booting.firmware import read_firmware
+from imager.fitting.firmware import FirmwareKind
 from imager.layout import Identity, Layout
 from imager.pictures.sizes import size_text
 
@@ -53,6 +54,11 @@ def refusal(disk: Candidate, need: Need | None) -> str:
 def is_another_machine(layout: Layout, transport: str) -> bool:
     """Whether a system in an image may not start from a disk on this machine as it is."""
     return any(differences(layout, Identity(transport=transport), read_firmware()))
+
+
+def firmware_wanted(layout: Layout) -> FirmwareKind:
+    """The kind of firmware that a system in an image must be made for to start on this machine; "" when it is."""
+    return other_firmware(layout, read_firmware())
 
 
 def name_of(disk: Candidate) -> str:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, Literal
 
 from imager.booting.firmware import Firmware
 from imager.booting.system_partition import is_bios_system, is_system_partition
@@ -23,8 +23,7 @@ def differences(layout: Layout, target: Identity, firmware: Firmware) -> Iterato
         target: The disk that it is restored to.
         firmware: What started this machine.
     """
-    has_esp = any(is_system_partition(layout, entry) for entry in layout.partitions)
-    is_for_bios = is_bios_system(layout)
+    has_esp, is_for_bios = _kinds(layout)
     if not has_esp and not is_for_bios:
         return
     source = layout.identity
@@ -33,7 +32,20 @@ def differences(layout: Layout, target: Identity, firmware: Firmware) -> Iterato
             f"the imaged disk was on {source.transport}, this one is on {target.transport}: the system's initramfs may "
             f"lack the driver for it, and names such as {source.path or '/dev/sda'} mean nothing here; {_OFFER}"
         )
-    if firmware.is_uefi and not has_esp:
-        yield "the system starts with BIOS, and UEFI started this machine: --to-uefi makes it start here"
-    if not firmware.is_uefi and not is_for_bios:
-        yield "the system starts with UEFI, and BIOS started this machine: --to-bios makes it start here"
+    wanted = other_firmware(layout, firmware)
+    if wanted:
+        old, here = ("BIOS", "UEFI") if wanted == "uefi" else ("UEFI", "BIOS")
+        yield f"the system starts with {old}, and {here} started this machine: --to-{wanted} makes it start here"
+
+
+def other_firmware(layout: Layout, firmware: Firmware) -> Literal["", "uefi", "bios"]:
+    """The kind of firmware that a system must be made for to start on this machine; "" when it is, or there is none."""
+    has_esp, is_for_bios = _kinds(layout)
+    if firmware.is_uefi:
+        return "uefi" if is_for_bios and not has_esp else ""
+    return "bios" if has_esp and not is_for_bios else ""
+
+
+def _kinds(layout: Layout) -> tuple[bool, bool]:
+    """Whether UEFI can start a system on the disk, and whether BIOS can."""
+    return any(is_system_partition(layout, entry) for entry in layout.partitions), is_bios_system(layout)

@@ -104,6 +104,29 @@ def test_a_disk_is_restored_by_keys_alone(machine, around, target, tmp_path) -> 
     assert rows[0] == rows[1]
 
 
+@pytest.mark.skipif(Path("/sys/firmware/efi").exists(), reason="UEFI started this machine, as that of the image")
+def test_a_system_for_uefi_is_made_to_start_on_a_machine_with_bios(around, target, tmp_path) -> None:
+    disk = sfdisk(sparse_file(tmp_path / "uefi.raw", 64 * MIB), "label: gpt\nsize=40M, type=U\nsize=16M, name=root\n")
+    call("mkfs.fat", "-F", "32", "--offset", 2048, disk, 40 * 1024)
+    image = tmp_path / "uefi.img.zst"
+    call(IMAGER, "capture", "--quiet", disk, image)
+
+    async def story() -> None:
+        async with a_person(around) as person:
+            await goes_to_image(person, image)
+            await person.sees("content", "vfat")
+            await person.presses("enter")
+            await person.sees(str(target))
+            await person.chooses(str(target))
+            await person.sees("Make it start with BIOS", "its old machine had UEFI: better do")
+            await person.chooses("firmware")
+            await person.sees("[x] Make it start with BIOS")
+            await person.chooses("go")
+            await person.sees("--to-bios", "partition 3 is new")
+
+    driven(story)
+
+
 def test_nothing_is_written_before_the_name_was_typed(machine, around, target) -> None:
     async def story() -> None:
         async with a_person(around) as person:

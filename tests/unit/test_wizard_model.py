@@ -42,6 +42,12 @@ def test_the_command_is_what_was_chosen_and_can_be_pasted_into_a_shell() -> None
     )
 
 
+def test_a_system_for_the_other_firmware_is_made_to_start_and_that_repairs_it() -> None:
+    chosen = replace(CHOICE, firmware="uefi", repair_boot=True)
+    assert str(chosen.restore()).endswith("--json --to-uefi --verify '/mnt/a b.img.zst' /dev/sdb")
+    assert "--to-uefi" not in str(replace(chosen, partition=2, onto=2).restore())
+
+
 def test_a_stream_is_piped_into_the_command() -> None:
     source = Source(fetch=("recovery", "fetch", "http://x/a.img.zst"), name="http://x/a.img.zst")
     assert str(replace(CHOICE, source=source, verify=False).dry_run()) == (

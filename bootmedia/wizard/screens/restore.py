@@ -20,7 +20,8 @@ from bootmedia.wizard.running import Outcome
 from bootmedia.wizard.screens.frame import Field, Form, Frame
 from bootmedia.wizard.screens.look import styled
 from bootmedia.wizard.screens.text import as_text
-from bootmedia.wizard.targets import Target, is_another_machine
+from bootmedia.wizard.targets import Target, firmware_wanted, is_another_machine
+from imager.fitting.firmware import FirmwareKind
 from imager.pictures.sizes import size_text
 from imager.text import one_line
 
@@ -129,6 +130,7 @@ class Options(Frame):
         self._choice = replace(choice, fit=choice.fitting() is not None)
         self._whole_refusal = choice.whole_refusal()
         self._is_whole = not self._whole_refusal
+        self._firmware_wanted: FirmwareKind = firmware_wanted(choice.image.layout) if choice.image else ""
 
     def entered(self) -> None:
         """Show what is chosen."""
@@ -149,13 +151,24 @@ class Options(Frame):
         yield from self._partition_rows()
         yield from self._grow_rows()
         choice = self._choice
-        for name, title, about, on in (
-            ("verify", "Verify afterwards", "read everything back", choice.verify),
-            ("repair_boot", "Repair the start", self._repair_words(), choice.repair_boot),
-            ("accept_damage", "Accept damage", "restore what is there", choice.accept_damage),
-        ):
-            if name != "repair_boot" or self._is_whole:
-                yield name, choice_row(title, about, on=on), True
+        yield "verify", choice_row("Verify afterwards", "read everything back", on=choice.verify), True
+        if self._is_whole:
+            yield self._start_row()
+        yield "accept_damage", choice_row("Accept damage", "restore what is there", on=choice.accept_damage), True
+
+    def _start_row(self) -> tuple[str, Text, bool]:
+        """What is done so that the system starts on this machine: it is repaired, for its other firmware if need be."""
+        wanted = self._firmware_wanted
+        if not wanted:
+            row = choice_row("Repair the start", self._repair_words(), on=self._choice.repair_boot)
+            return "repair_boot", row, True
+        old = {"uefi": "BIOS", "bios": "UEFI"}[wanted]
+        about = f"its old machine had {old}: better do"
+        return (
+            "firmware",
+            choice_row(f"Make it start with {wanted.upper()}", about, on=bool(self._choice.firmware)),
+            True,
+        )
 
     def _repair_words(self) -> str:
         image, target = self._choice.image, self._choice.target
@@ -205,6 +218,8 @@ class Options(Frame):
             self._choice = replace(self._choice, partition=int(number), onto=int(onto), grow="")
         elif kind == "grow":
             self._choice = replace(self._choice, grow=what)
+        elif kind == "firmware":
+            self._choice = replace(self._choice, firmware="" if self._choice.firmware else self._firmware_wanted)
         else:
             self._choice = self._choice.toggled(kind)
         self._fill(name)
