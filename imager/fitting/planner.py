@@ -76,7 +76,8 @@ def _fit(layout: Layout, target_size: int, rule: Rule, sector_bytes: int) -> Fit
     fitted = tuple(row.fitted(entry) for entry in kept_entries if row.has(entry))
     added = placed_new(new, places, boxes, layout, shape)
     told = [*table_sentences(layout, shape, rule, numbers), *sector_sentences(boxes, layout, shape)] if makes else []
-    why = [*_why(boxes, growing, places, rule), *new_words(added)]
+    kept_boxes = [box for box in boxes if box.number not in new]
+    why = [*_why(kept_boxes, growing, places, rule), *new_words(added)]
     return Fitting(
         rule,
         fitted,

@@ -97,6 +97,7 @@ def test_the_plan_says_what_is_made():
     text = "\n".join(plan.lines())
     assert "make the table: in sectors of 4096 bytes, with 4 as new" in text
     assert "partition 4 is new: 1.0 MiB at byte" in text
+    assert "partition 4 keeps its size" not in text
     assert "cannot start a disk" in text
     facts = plan.as_dict()["fitting"]
     assert facts["sector_bytes"] == 4096
