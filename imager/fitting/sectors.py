@@ -85,7 +85,7 @@ def _at_least(content: Content, unit: int, new: int, name: str) -> Verdict:
         return KEEPS
     if not unit:
         return Verdict("keeps", f"it does not say how long its {name} are: shorter ones cannot be mounted")
-    return _anew(content, f"its {name} have {unit} bytes, and no kernel mounts {name} that are shorter than a sector")
+    return _anew(content, f"its {name} have {unit} bytes, and no kernel mounts {name} shorter than the disk's sectors")
 
 
 def _fat(content: Content, new: int) -> Verdict:

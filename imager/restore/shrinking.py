@@ -200,6 +200,9 @@ def _prepare(
 
 def _sentence(smaller: Smaller) -> str:
     place = smaller.place
+    if place.sectors.kind == "inside" and not place.is_smaller:
+        names = ", ".join(each.name for each in smaller.volumes)
+        return f"{names or 'what is'} in partition {place.number} was made anew in its size"
     return (
         f"what is in partition {place.number} was made {smaller.becomes}, "
         f"from {size_text(place.old_size)} to {size_text(place.new_size)}"

@@ -277,7 +277,7 @@ def _change_text(place: Fitted) -> str:
         sizes += f" -> {size_text(place.new_size)}"
     where = f"moves from byte {place.image_start} to {place.start}" if place.distance else "stays in its place"
     grows = "grows and " if place.new_size > place.old_size else "is made smaller and " if place.is_smaller else ""
-    anew = "is made anew, " if place.is_anew else ""
+    anew = {"anew": "is made anew, ", "inside": "something in it is made anew, "}.get(place.sectors.kind, "")
     return f"{sizes}, {anew}{grows}{where}"
 
 
