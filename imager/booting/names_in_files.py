@@ -11,7 +11,7 @@ from typing import Final
 from imager.booting import tabs
 from imager.booting.old_names import Candidate, OldName, resolve
 from imager.booting.steps import Step
-from imager.booting.tree import Tree
+from imager.booting.tree import Tree, kept_as
 
 _COMMAND_LINES: Final = (
     "/etc/default/grub",
@@ -69,7 +69,7 @@ def naming_steps(tree: Tree, candidates: Sequence[Candidate], *, root_type: str 
         new_text = file.rewritten(file.text, changed)
         if new_text != file.text:
             becomes = ", ".join(f"{old} becomes UUID={new.uuid}" for old, new in changed.items())
-            text = f"in {file.path} {becomes}; the old file stays as {file.path}.before-repair"
+            text = f"in {file.path} {becomes}; the old file stays as {kept_as(file.path)}"
             yield Step("rewrite", text, path=file.path, new_text=new_text)
     yield from _device_map_steps(tree)
     yield from _lvm_devices_steps(tree)

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from imager.booting.tree import kept_as
+
 StepKind = Literal["rewrite", "put-aside", "run", "run-here", "check-initramfs"]
 SYSTEM = "{system}"
 """In the command of a run-here step: the folder at which the system is mounted."""
@@ -58,7 +60,7 @@ class Step:
         if self.kind == "rewrite":
             return f"edit {self.path}"
         if self.kind == "put-aside":
-            return shlex.join(["mv", self.path, f"{self.path}.before-repair"])
+            return shlex.join(["mv", self.path, kept_as(self.path)])
         if self.kind == "run-here":
             return f"outside of it, on the medium: {shlex.join(self.command).replace(SYSTEM, '/mnt')}"
         if self.kind == "run":

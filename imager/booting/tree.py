@@ -21,7 +21,16 @@ from imager.devices.sysfs import listing
 _MOST_LINKS: Final = 40
 """Like the kernel's limit, MAXSYMLINKS."""
 _MOST_TEXT_BYTES: Final = 16 * 1024 * 1024
-KEPT: Final = ".before-repair"
+_KEPT: Final = ".before-repair"
+
+
+def kept_as(path: str) -> str:
+    """What a file is called that another one has taken the place of.
+
+    In a folder of drop-ins that is a name which nobody reads: update-initramfs sources every file in conf.d, in the
+    order of their names, and grub-mkconfig runs every one in grub.d, but for names with a tilde at the end.
+    """
+    return f"{path}{_KEPT}{'~' if path.rpartition('/')[0].endswith('.d') else ''}"
 
 
 @dataclass(frozen=True)
@@ -121,7 +130,7 @@ class Tree:
         return ""
 
     def rewrite(self, path: str, text: str) -> None:
-        """Replace a text file; what it was is kept beside it, once, under the same name with .before-repair.
+        """Replace a text file; what it was is kept beside it, once, under another name (`kept_as`).
 
         Owner, mode and extended attributes (SELinux' label) stay. The new file is there completely or not at all.
 
@@ -129,7 +138,7 @@ class Tree:
             OSError: The file system is full or broken.
         """
         place = self.place(path)
-        kept = place.with_name(f"{place.name}{KEPT}")
+        kept = Path(kept_as(str(place)))
         if place.exists() and not kept.exists():
             _write_like(place, kept, place.read_bytes())
         _write_like(place, place, text.encode("utf-8", "surrogateescape"))
@@ -141,7 +150,7 @@ class Tree:
             OSError: It cannot be renamed.
         """
         place = self.place(path)
-        place.rename(place.with_name(f"{place.name}{KEPT}"))
+        place.rename(kept_as(str(place)))
 
 
 def _write_like(model: Path, target: Path, content: bytes) -> None:

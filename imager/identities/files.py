@@ -25,6 +25,11 @@ _FILES: Final = (
 _FOLDERS: Final = (
     ("/etc/default/grub.d", ".cfg"),
     ("/etc/dracut.conf.d", ".conf"),
+    ("/etc/cmdline.d", ".conf"),
+    ("/etc/kernel/cmdline.d", ".conf"),
+    ("/etc/mdadm.conf.d", ".conf"),
+    ("/etc/mdadm/mdadm.conf.d", ".conf"),
+    ("/etc/mkinitcpio.conf.d", ".conf"),
     ("/etc/initramfs-tools/conf.d", ""),
     ("/etc/systemd/system", ".mount"),
     ("/etc/systemd/system", ".swap"),

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -254,3 +255,16 @@ def test_a_rewritten_file_keeps_owner_and_mode(tmp_path: Path) -> None:
     assert (tmp_path / "etc/crypttab").read_text() == "c\n"
     assert (tmp_path / "etc/crypttab.before-repair").read_text() == "a\n"
     assert sorted(path.name for path in (tmp_path / "etc").iterdir()) == ["crypttab", "crypttab.before-repair"]
+
+
+@pytest.mark.parametrize("path", ["/etc/initramfs-tools/conf.d/resume", "/etc/grub.d/40_custom"])
+def test_an_old_file_among_drop_ins_is_read_by_nobody(tmp_path: Path, path: str) -> None:
+    """Else the old swap would be resumed from, and the menu would have the old entries, too."""
+    tree = made_tree(tmp_path, {path: "RESUME=UUID=old\n"})
+    tree.rewrite(path, "RESUME=UUID=new\n")
+    place = tmp_path / path.lstrip("/")
+    (kept,) = (each.name for each in place.parent.iterdir() if each != place)
+    # mkinitramfs of Debian 13, maybe_add_conf; grub-mkconfig of GRUB 2.12.
+    assert not re.fullmatch(r"[a-zA-Z0-9][a-zA-Z0-9._-]*", kept)
+    assert kept.endswith("~")
+    assert (place.parent / kept).read_text() == "RESUME=UUID=old\n"
