@@ -47,7 +47,7 @@ test-all: ## Run the tests, the long ones too
 .PHONY: test-long
 test-long: ## Run only the long tests
 	@scripts/setup.sh base test
-	@IMAGER_LONG=1 $(PYTEST) -n $(JOBS) -m slow $(ARGS)
+	@IMAGER_LONG=1 $(PYTEST) -n $(JOBS) -m slow --durations=10 -o faulthandler_timeout=300 $(ARGS)
 
 .PHONY: test-vm
 test-vm: ## Lose real machines and get them back in virtual ones (half an hour; the first run fetches packages)
