@@ -104,7 +104,14 @@ def facts(text):
 
 
 _LONG = ("test_machines", "test_repair_boot")
-_ON_ONE_WORKER = ("test_growing", "test_netboot", "test_shares", "test_stick", "test_unattended")
+_ON_ONE_WORKER = (
+    "test_growing",
+    "test_netboot",
+    "test_new_ids_volumes",
+    "test_shares",
+    "test_stick",
+    "test_unattended",
+)
 """Their tests share a guest or a medium, which would else be made twice."""
 
 
