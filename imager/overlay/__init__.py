@@ -15,7 +15,7 @@ file system that holds the files is in no folder, the store has no name, and loo
 from imager.overlay.base import Base
 from imager.overlay.devices import attached, device
 from imager.overlay.showing import Shown, View, shown
-from imager.overlay.store import Place, Store
+from imager.overlay.store import Place, Seal, Store
 from imager.overlay.view import Overlay
 
-__all__ = ("Base", "Overlay", "Place", "Shown", "Store", "View", "attached", "device", "shown")
+__all__ = ("Base", "Overlay", "Place", "Seal", "Shown", "Store", "View", "attached", "device", "shown")

@@ -25,7 +25,7 @@ from typing import Any, Final, TypeVar
 
 from imager.errors import ImagerError
 from imager.overlay.base import Base
-from imager.overlay.store import Place, Store
+from imager.overlay.store import Place, Seal, Store
 from imager.overlay.view import Overlay
 from imager.process import run
 
@@ -47,7 +47,7 @@ class Views:
         for each in told:
             base = _base_of(each)
             places = each["places"]
-            store = Store([Place(*place) for place in places]) if places is not None else None
+            store = Store([_place_of(place) for place in places]) if places is not None else None
             self.views[each["name"]] = Overlay(base.opened(stack), store)
             if store:
                 self.writable.add(each["name"])
@@ -75,6 +75,11 @@ class Views:
         except ImagerError as error:
             self.problems.setdefault(name, error.message)
             raise OSError(errno.EIO, error.message) from error
+
+
+def _place_of(told: list[Any]) -> Place:
+    start, end, fd, offset, seal = told
+    return Place(start, end, fd, offset, Seal(**seal | {"key": bytes.fromhex(seal["key"])}) if seal else None)
 
 
 def _base_of(told: dict[str, Any]) -> Base:

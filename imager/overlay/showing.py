@@ -17,7 +17,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import astuple, dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,7 +26,7 @@ from imager.blocks import BlockReader
 from imager.errors import UsageError, VolumeFailed
 from imager.extents import Extents
 from imager.overlay.base import Base
-from imager.overlay.store import Store
+from imager.overlay.store import Place, Store
 from imager.overlay.view import Overlay
 from imager.process import PIPE, Running, start, wait_for
 
@@ -154,8 +154,13 @@ def _told(view: View) -> dict[str, Any]:
         "container": base.container,
         "uuid": base.uuid,
         "key": base.key.hex(),
-        "places": [astuple(place) for place in view.store.places] if view.store else None,
+        "places": [_told_place(place) for place in view.store.places] if view.store else None,
     }
+
+
+def _told_place(place: Place) -> list[Any]:
+    seal = asdict(place.seal) | {"key": place.seal.key.hex()} if place.seal else None
+    return [place.start, place.end, place.fd, place.offset, seal]
 
 
 def _end(server: Running) -> None:

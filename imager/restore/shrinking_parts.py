@@ -116,6 +116,7 @@ def _opened(plan: Plan, smaller: Smaller, reader: BlockReader, size_there: int) 
         key=key,
         place=(place.image_start, place.old_size),
         plain=opened.readers[0],
+        payload=payload,
         sealer=luks.Sealer(payload, key),
         image_start=place.image_start + offset,
         target_start=place.start + offset,

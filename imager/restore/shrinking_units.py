@@ -22,7 +22,7 @@ from imager.fitting.ways import Way
 from imager.image.blocks import ImageReader
 from imager.image.reader import Image
 from imager.layout import Content, Partition
-from imager.overlay import Base, Overlay, Place, Shown, Store, View, shown
+from imager.overlay import Base, Overlay, Place, Seal, Shown, Store, View, shown
 from imager.overlay.store import scratch_file
 from imager.process import ProgramFailed
 from imager.progress import NullProgress, Progress
@@ -80,6 +80,7 @@ class Vault:
         key: Its volume key.
         place: Where it lies in the image: start and size.
         plain: Its plain text, as it is in the image.
+        payload: How it is encrypted.
         sealer: Encrypts what is written.
         image_start: Where its payload begins in the image.
         target_start: Where its payload begins on the target.
@@ -88,6 +89,7 @@ class Vault:
     key: luks.VolumeKey
     place: tuple[int, int]
     plain: BlockReader
+    payload: luks.Payload
     sealer: luks.Sealer
     image_start: int
     target_start: int
@@ -100,6 +102,12 @@ class Vault:
     def seal(self, offset: int, content: bytes) -> bytes:
         """The ciphertext for an offset of the target."""
         return self.sealer.sealed(offset - self.target_start, content)
+
+    @property
+    def target_seal(self) -> Seal:
+        """The same for a view that writes to the target at once."""
+        place = self.payload
+        return Seal(self.target_start, place.cipher, place.sector_bytes, place.iv_tweak, bytes(self.key.content))
 
     def staying(self, moves: Sequence[Move]) -> list[Move]:
         """Those whose ciphertext is the same afterwards: it depends on the place in the payload."""
@@ -202,10 +210,11 @@ def look_at(shop: Shop, unit: Unit) -> None:
 def _places(shop: Shop, unit: Unit) -> list[Place]:
     """Where what is written is kept: all of it in a scratch file, or what is behind the first MiB on the target."""
     scratch, size = scratch_file(shop.stack, shop.folder), max(unit.old_size, unit.new_size)
-    if shop.target is None or unit.vault is not None or unit.new_size <= HEAD_BYTES:
+    if shop.target is None or unit.new_size <= HEAD_BYTES:
         return [Place(0, size, scratch, 0)]
+    seal = unit.vault.target_seal if unit.vault else None
     direct = [
-        Place(start, end, shop.target.fd, start + distance)
+        Place(start, end, shop.target.fd, start + distance, seal)
         for start, end, distance in unit.new.split(HEAD_BYTES, unit.new_size)
     ]
     return [Place(0, HEAD_BYTES, scratch, 0), *direct, Place(unit.new_size, size, scratch, unit.new_size)]
@@ -278,15 +287,15 @@ def _divided(shop: Shop, unit: Unit, after: Overlay, used: Extents) -> Done:
     moves = list(joined(unit.old, unit.new))
     if unit.way.kind == "tool":
         take = in_image(shop, unit.old).clip(0, unit.new_size) - dirty
-    if unit.vault is not None:
-        return _sealed(unit, unit.vault, after, used, take & used, moves)
     if shop.target is not None and unit.new_size > HEAD_BYTES:
         there = dirty.clip(HEAD_BYTES, unit.new_size)
+    if unit.vault is not None:
+        return _sealed(unit, unit.vault, Extra(after, used, unit.new, there, unit.vault.seal), take & used, moves)
     extra = Extra(after, used - take - there, unit.new, there)
     return Done((extra,), unit.old.to_target(take), tuple(moves))
 
 
-def _sealed(unit: Unit, vault: Vault, after: Overlay, used: Extents, take: Extents, moves: list[Move]) -> Done:
+def _sealed(unit: Unit, vault: Vault, extra: Extra, take: Extents, moves: list[Move]) -> Done:
     """The same in a container: only what stays in its place has its ciphertext in the image."""
     staying = vault.staying(moves)
     taken = unit.old.to_target(take) & Extents.of((move.start, move.end) for move in staying)
@@ -294,8 +303,8 @@ def _sealed(unit: Unit, vault: Vault, after: Overlay, used: Extents, take: Exten
         taken.clip(move.start + move.distance, move.end + move.distance).shift(-move.distance)
         for move in unit.old.moves
     )
-    rest = (used - from_image).align_outward(vault.sealer.sector_bytes, unit.new_size)
-    return Done((Extra(after, rest, unit.new, seal=vault.seal),), taken, tuple(staying))
+    rest = (extra.used - from_image - extra.there).align_outward(vault.sealer.sector_bytes, unit.new_size)
+    return Done((replace(extra, used=rest),), taken, tuple(staying))
 
 
 def in_image(shop: Shop, old: Moves) -> Extents:

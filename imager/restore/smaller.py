@@ -151,9 +151,9 @@ def _smaller(
     anew = [each.name for each in inner.inside if _is_anew(each, old_sector, sector)]
     volumes = volume_sizes(inner, new_size, fitting.rule.volumes, anew) if inner_way.kind == "group" else ()
     outlays = [inner_way.outlay(used, place.old_size, place.new_size), *(each.outlay() for each in volumes)]
-    # What is in a container is encrypted when it is written, and would be written to the target as plain text before.
-    is_direct = scratch == ON_TARGET and way.kind != "container"
-    return Smaller(place, way, _sum(outlays), is_direct, volumes, inner_way if inner_way is not way else None)
+    return Smaller(
+        place, way, _sum(outlays), scratch == ON_TARGET, volumes, inner_way if inner_way is not way else None
+    )
 
 
 def _is_anew(content: Content, old: int, new: int) -> bool:

@@ -118,11 +118,11 @@ def opened(device, key, folder):
     return decrypted(container, key, folder / "plain")
 
 
-@pytest.mark.parametrize("size", [500 * MIB, 600 * MIB])
-def test_logical_volumes_in_a_container_are_made_anew(tmp_path, size):
+@pytest.mark.parametrize(("size", "scratch"), [(500 * MIB, ("--scratch", "target")), (600 * MIB, ())])
+def test_logical_volumes_in_a_container_are_made_anew(tmp_path, size, scratch):
     pv, uuids = group(tmp_path)
     image, key = encrypted(tmp_path, pv)
-    options = ("--fit", "--unlock", f"1:{key}")
+    options = ("--fit", "--unlock", f"1:{key}", *scratch)
     with restored(image, tmp_path, 4096, size, *options) as (device, told), volume_of(device, 4096, 1) as there:
         plain = opened(there, key, tmp_path)
         with loop_device(plain, sector_size=4096) as shown:

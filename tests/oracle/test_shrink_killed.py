@@ -178,7 +178,7 @@ KINDS = {
 CASES = [
     *(("plain", stage, scratch) for stage in (*FS, *WRITING) for scratch in ("folder", "target")),
     *(("group", stage, scratch) for stage in (*FS, *LVM, *WRITING) for scratch in ("folder", "target")),
-    *(("container", stage, "folder") for stage in (*FS, *WRITING)),
+    *(("container", stage, scratch) for stage in (*FS, *WRITING) for scratch in ("folder", "target")),
     *(("group in a container", stage, "folder") for stage in (*FS, *LVM, *WRITING)),
     *(("ntfs", stage, "folder") for stage in (*NTFS, WRITING[1])),
     *(pytest.param("btrfs", stage, "folder", marks=needs_btrfs) for stage in (*BTRFS, WRITING[1])),

@@ -66,16 +66,18 @@ def test_a_file_system_in_a_container_is_made_smaller_and_opens_as_before(tmp_pa
     plain = decrypted(container, key, tmp_path / "plain")
     assert_ext4_has_its_file(plain, "root")
     (way,) = told["plan"]["made_smaller"]
-    assert (way["kind"], way["on_target"]) == ("container", False)
+    assert (way["kind"], way["on_target"]) == ("container", scratch == "target")
+    assert b"What lies behind the new end must be found again." not in target.read_bytes()
     assert any("decrypted" in sentence for sentence in told["plan"]["plan_warnings"])
 
 
-def test_logical_volumes_in_a_container_are_made_smaller_and_moved(tmp_path):
+@pytest.mark.parametrize("options", [(), ("--scratch", "target")])
+def test_logical_volumes_in_a_container_are_made_smaller_and_moved(tmp_path, options):
     root, swapped = ext4(tmp_path, "root", 120 * MIB), swap(tmp_path, 16 * MIB)
     home = ext4(tmp_path, "home", 100 * MIB)
     machine(tmp_path, ("root", 480, root), ("swap", 64, swapped), ("home", 400, home))
     disk, key = encrypted(tmp_path, tmp_path / "vg-0.img")
-    target, told = shrunk(disk, key, 200 * MIB)
+    target, told = shrunk(disk, key, 200 * MIB, *options)
     assert {each["name"] for each in told["plan"]["made_smaller"][0]["volumes"]} >= {"vg/root", "vg/home"}
     pv = decrypted(volume(target, 2), key, tmp_path / "pv")
     with loop_device(pv) as device:

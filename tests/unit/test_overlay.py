@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import random
 from contextlib import ExitStack
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from imager.blocks import MemoryReader, OutOfRange
 from imager.errors import StoreError
 from imager.extents import Extents
-from imager.overlay import Overlay, Place, Store
+from imager.overlay import Overlay, Place, Seal, Store
 from imager.overlay.store import scratch_file
 
 SIZE = 3 * (1 << 20) + 4096 + 700  # its last page is not whole
@@ -87,6 +88,32 @@ def test_places_take_what_is_written_in_them_and_nothing_else(stack, tmp_path):
     assert view.read(0, 20_000) == expected
     whole_pages = expected[6000:12_288]
     assert disk.read_bytes() == b"\xee" * 10_000 + whole_pages + b"\xee" * (20_000 - len(whole_pages))
+
+
+@pytest.mark.parametrize(
+    ("cipher", "sector"), [("aes-xts-plain64", 512), ("aes-cbc-essiv:sha256", 512), ("aes-xts-plain64", 4096)]
+)
+def test_a_place_in_a_container_gets_ciphertext_only(stack, tmp_path, cipher, sector):
+    """What QEMU, cryptsetup and dm-crypt make of it is seen in tests/oracle/test_shrink_luks.py."""
+    chosen, size, start = random.Random(7), 64 * 1024, 8192
+    disk, plain = tmp_path / "disk", bytearray(size)
+    disk.write_bytes(bytes(start + size))
+    fd = os.open(disk, os.O_RDWR)
+    stack.callback(os.close, fd)
+    seal = Seal(4096, cipher, sector, 0, chosen.randbytes(32))
+    store = Store([Place(0, size, fd, start, seal)])
+    store.write(0, plain)
+    for _ in range(200):
+        offset = chosen.randrange(size)
+        piece = chosen.randbytes(min(chosen.choice((1, 511, 512, 3000, 4096, 9000)), size - offset))
+        store.write(offset, piece)
+        plain[offset : offset + len(piece)] = piece
+        first = chosen.randrange(size)
+        assert store.read(first, 5000) == plain[first : first + 5000]
+    raw = disk.read_bytes()
+    assert raw[start:] == seal.sealer.sealed(start - 4096, bytes(plain))
+    assert raw[:start] == bytes(start)
+    assert "key" not in repr(seal)
 
 
 def test_a_folder_that_is_not_there_is_told(stack, tmp_path):

@@ -17,11 +17,13 @@ from imager.volumes.luks.manager import (
     payload,
     unlock,
 )
+from imager.volumes.luks.model import Payload
 
 __all__ = [
     "LOCKED",
     "TYPES",
     "Containers",
+    "Payload",
     "Sealer",
     "VolumeKey",
     "assemble",

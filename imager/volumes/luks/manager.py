@@ -90,6 +90,11 @@ class Sealer:
         first_iv = self._place.iv_tweak + offset // SECTOR_BYTES
         return self._cipher.encrypt(self._key.content, content, first_iv, self.sector_bytes)
 
+    def opened(self, offset: int, content: bytes) -> bytes:
+        """The plain text of what was sealed for an offset."""
+        first_iv = self._place.iv_tweak + offset // SECTOR_BYTES
+        return self._cipher.decrypt(self._key.content, content, first_iv, self.sector_bytes)
+
 
 @dataclass(frozen=True)
 class OpenContainer:
