@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Runs programs of a restored system inside of it, walled off from the machine that repairs it.
 
-Each program gets namespaces of its own: mounts (gone when it ends, even when we are killed), processes (none is left
-behind), network (none), host name. It sees the restored system as its root, the disks that were restored and no
+Each program gets namespaces of its own: mounts (gone when it ends), processes (none is left behind, and it ends when we
+are killed), network (none), host name. It sees the restored system as its root, the disks that were restored and no
 others, and this machine's hardware in /sys, which it can only read. This is no prison: the program is root's, and
 comes from the image. It keeps honest programs from what they have no business with: a search for other systems on
 other disks, a running service, a mail.
 
 References:
-    unshare(1), mount_namespaces(7), pid_namespaces(7); systemd, Container Interface: what /dev must hold.
+    unshare(1), setpriv(1), mount_namespaces(7), pid_namespaces(7); systemd, Container Interface: what /dev must hold.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ _SECONDS: Final = 4 * 3600
 """An initramfs for each of several kernels, on a slow stick, by an emulated processor."""
 _PATH: Final = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _NODES: Final = ("null", "zero", "full", "random", "urandom", "tty", "mapper/control", "btrfs-control", "loop-control")
+_ENDS_WITH_US: Final = ("setpriv", "--pdeathsig", "KILL")
 _WALLS: Final = (
+    *_ENDS_WITH_US,
     *("unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child"),
     *("--net", "--ipc", "--uts"),
 )
@@ -103,7 +105,8 @@ class Inside:
             ProgramFailed: It could not be started.
         """
         with tempfile.TemporaryDirectory(prefix="imager-inside-") as top:
-            words = ["unshare", "--mount", "--propagation", "private", "sh", "-c", _SCRIPT_HERE, "sh", top]
+            words = [*_ENDS_WITH_US, "unshare", "--mount", "--propagation", "private"]
+            words += ["sh", "-c", _SCRIPT_HERE, "sh", top]
             words += [str(self.tree.root), *self._shown(), "--", *(word.replace(SYSTEM, top) for word in command)]
             return run(words, timeout_seconds=_SECONDS, allowed=range(-64, 256), environment=dict(environment))
 

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Mounts a volume in a folder that only root can look into, and takes it away again."""
+"""Mounts a volume in a folder that only root can look into, and takes it away again, even when this process is killed.
+
+A mount in namespaces of its own would go by itself, but would keep a copy of everything that is mounted on this machine,
+and so hold disks that somebody unmounts meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +16,13 @@ from pathlib import Path
 from imager.errors import VolumeFailed
 from imager.opening.model import OpenVolume
 from imager.opening.nodes import again_and_again, uninterrupted
-from imager.process import ProgramFailed, find_program, run
+from imager.process import PIPE, ProgramFailed, find_program, run, start
 
 _SECONDS = 600  # a journal may have to be replayed
 # What keeps a file system that is only read from replaying its journal: mount(8), xfs(5), btrfs(5).
 _LEAVE_JOURNAL = {"ext3": "noload", "ext4": "noload", "xfs": "norecovery", "btrfs": "rescue=nologreplay"}
+# Waits until nobody holds the other end of its standard input any more, which is when this process is gone.
+_CARETAKER = 'read -r _; umount --lazy "$1" 2>&1; rmdir "$1" 2>&1'
 
 
 @contextmanager
@@ -41,6 +47,7 @@ def mounted(
     folder = Path(tempfile.mkdtemp(prefix="imager-mounted-"))
     with ExitStack() as stack:
         stack.callback(folder.rmdir)
+        stack.enter_context(start(["sh", "-c", _CARETAKER, "sh", str(folder)], input_from=PIPE, own_session=True))
         if kind == "btrfs":
             stack.callback(_forget, [volume.path, *volume.companions])
         words = ["mount", "-t", kind, *(["-o", ",".join(chosen)] if chosen else [])]

@@ -8,6 +8,10 @@ and what it saw: its root, the disks, the files that were different for its run.
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -139,6 +143,53 @@ def test_a_step_that_fails_is_told_and_the_others_are_done(disk, tmp_path):
     with mounted(nodes[1], tmp_path / "mnt") as top:
         assert calls(top) == ["update-initramfs -u -k all", "update-grub "]
         assert "UUID=" in (top / "etc/fstab").read_text()
+
+
+def mounts_of(nodes: list[Path]) -> list[Path]:
+    """Where they are mounted now."""
+    lines = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+    return [Path(line[1]) for line in lines if line[0] in map(str, nodes)]
+
+
+def is_free(device: Path) -> bool:
+    try:
+        os.close(os.open(device, os.O_RDONLY | os.O_EXCL))
+    except OSError:
+        return False
+    return True
+
+
+def running_with(word: str) -> list[str]:
+    found = subprocess.run(["pgrep", "-f", word], capture_output=True, text=True, check=False).stdout
+    return found.split()
+
+
+def wait_until(condition) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_repair_that_is_killed_leaves_no_program_and_no_mount(disk, tmp_path):
+    device, nodes = disk
+    call("mke2fs", "-q", "-t", "ext4", nodes[1])
+    word = f"600.{time.time_ns()}"
+    waiting = f"#!/bin/sh\n/usr/bin/busybox sleep {word}\n"
+    with mounted(nodes[1], tmp_path / "mnt") as top:
+        with_shell(made_system(top, "debian", {"etc/fstab": "", "usr/sbin/update-initramfs": waiting}))
+        (top / "usr/sbin/update-initramfs").chmod(0o755)
+    command = [sys.executable, "-m", "imager", "repair-boot", "--yes", str(device)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as repairing:
+        wait_until(lambda: running_with(word) or repairing.poll() is not None)
+        there = mounts_of(nodes)
+        repairing.kill()
+    assert there
+    wait_until(lambda: not running_with(word))
+    wait_until(lambda: not mounts_of(nodes))
+    wait_until(lambda: not any(folder.exists() for folder in there))
+    wait_until(lambda: is_free(nodes[1]))
+    assert call("e2fsck", "-fp", nodes[1])
 
 
 def test_links_of_the_system_lead_nowhere_outside(disk, tmp_path):
