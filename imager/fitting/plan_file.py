@@ -13,7 +13,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_args
 from uuid import UUID
 
 import msgspec
@@ -56,6 +56,10 @@ _TYPES: Final = {
 _TYPE_OF: Final = {"none": "linux", "ext4": "linux", "vfat": "data", "swap": "swap"}
 _LABEL_BYTES: Final = {"none": 0, "ext4": 16, "vfat": 11, "swap": 15}
 _LEAST_BYTES: Final = {"none": 1, "ext4": 16 * 1024**2, "vfat": 1024**2, "swap": 1024**2}
+_NO_TYPES: Final = ("00", "05", "0f", "85", "ee", "00000000-0000-0000-0000-000000000000")
+"""An entry that is not used, extended partitions, and the one that stands for a GPT."""
+_NOT_IN_VFAT: Final = frozenset('*?.,;:/\\|+=<>[]"')
+"""mkfs.fat(8) refuses labels with them."""
 _TYPE: Final = re.compile(r"[0-9a-f]{2}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _NAME_UNITS: Final = 36  # of UTF-16, in an entry of a GPT
 
@@ -138,7 +142,8 @@ def read_plan(content: bytes, name: str) -> PlanFile:
         found = msgspec.convert(tree, _File)
         return PlanFile(_image_id(found.image, name), _rule(found))
     except msgspec.ValidationError as error:
-        raise UsageError(f"{name}: {error}{lines.of_path(str(error))}".replace("$.", ""), path=name) from error
+        text = f"{name}: {error}{lines.of_path(str(error))}".replace("$.", "")
+        raise UsageError(text, hint=_hint(str(error)), path=name) from error
     except _Wrong as error:
         where = lines.where(error.table, error.index, error.key)
         raise UsageError(f"{name}: {error}{where}", hint=error.hint, path=name) from error
@@ -181,6 +186,16 @@ class _Lines:
         if index is None or not index.isdecimal():
             return self.where("", 0, name)
         return self.where(name, int(index), key or "") or self.where("", 0, name)
+
+
+def _hint(error: str) -> str:
+    """What is meant, where msgspec only says what was found."""
+    if ".filesystem`" in error:
+        return f"Known are: {', '.join(get_args(FileSystem))}."
+    if ".place`" in error:
+        return "Known are: start, end; or after = 2, for behind partition 2."
+    table = re.search(r"Expected `array`, got `object` - at `\$\.(partition|new|volume)`", error)
+    return f"Write [[{table[1]}]], in two pairs of brackets." if table else ""
 
 
 def _image_id(text: str, name: str) -> UUID:
@@ -268,19 +283,34 @@ def _new(row: _New, index: int) -> NewPart:
     after = AT_END if row.after is None else row.after
     if row.place == "start":
         after = BEFORE_FIRST
-    if len(row.label.encode()) > _LABEL_BYTES[row.filesystem] or not row.label.isprintable():
-        most = _LABEL_BYTES[row.filesystem]
-        text = f"a label of {row.filesystem} has at most {most} bytes" if most else "a label belongs to a filesystem"
-        raise _Wrong(f"{what}: {text}", "new", index, "label")
+    why = _why_no_label(row.label, row.filesystem)
+    if why:
+        raise _Wrong(f"{what}: {why}", "new", index, "label")
     if len(row.name.encode("utf-16-le", "replace")) // 2 > _NAME_UNITS or not row.name.isprintable():
         raise _Wrong(f"{what}: a name has at most {_NAME_UNITS} printable characters", "new", index, "name")
     type_ = _new_type(row, index, what)
     return NewPart(size, type_, after, row.name, row.filesystem, row.label, row.number or 0)
 
 
+def _why_no_label(label: str, filesystem: FileSystem) -> str:
+    """Why a file system cannot have a label, or ""."""
+    most = _LABEL_BYTES[filesystem]
+    if label and not most:
+        return "a label belongs to a filesystem"
+    if not label.isprintable():
+        return "a label has printable characters only"
+    if len(label.encode()) > most:
+        return f"a label of {filesystem} has at most {most} bytes"
+    if filesystem == "vfat" and (not label.isascii() or _NOT_IN_VFAT & {*label}):
+        return f"a label of vfat has letters and digits of ASCII, and none of {' '.join(sorted(_NOT_IN_VFAT))}"
+    return ""
+
+
 def _new_type(row: _New, index: int, what: str) -> str:
     word = (row.type or _TYPE_OF[row.filesystem]).lower()
     type_ = _TYPES.get(word, word)
+    if type_ in _NO_TYPES:
+        raise _Wrong(f"{what}: no partition of the type {row.type!r} can be added", "new", index, "type")
     if not _TYPE.fullmatch(type_):
         words = ", ".join(_TYPES)
         raise _Wrong(

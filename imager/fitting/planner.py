@@ -20,7 +20,7 @@ from imager.fitting.changes import is_made, kept, numbers_there, on_shape
 from imager.fitting.checking import checked
 from imager.fitting.model import Fitted, Fitting, NewPart, NewPlace, Rule
 from imager.fitting.sectors import verdict_of
-from imager.fitting.shrink import sizes_that_fit
+from imager.fitting.shrink import missing_at_least, sizes_that_fit
 from imager.fitting.telling import least_sizes, new_words, sector_sentences, table_sentences
 from imager.fitting.traits import WINDOWS_RECOVERY, content_trait
 from imager.layout import Layout, Partition
@@ -110,7 +110,8 @@ def _arranged(
     except TargetTooSmall as error:
         sizes = sizes_that_fit(boxes, end, grain)
         if rule.kind != "fit" or sizes is None:
-            raise TargetTooSmall(error.message, hint=_way_out(boxes, sizes, shape), **error.facts) from error
+            told = (sizes is None and missing_at_least(boxes, end, grain)) or error
+            raise TargetTooSmall(told.message, hint=_way_out(boxes, sizes, shape), **told.facts) from error
         boxes = [replace(box, wanted=sizes.get(box.number, box.wanted)) for box in boxes]
         return boxes, arrange(boxes, weights, end, grain)
 
@@ -220,18 +221,19 @@ def _with_sizes(boxes: Sequence[Box], sector: int, layout: Layout, rule: Rule) -
             continue
         box = known.get(number) or _named(boxes, layout, number, rule)
         if wanted not in (box.size, box.entry.size_bytes):
-            sizes[number] = _checked_size(box, wanted // sector * sector)
+            sizes[number] = _checked_size(box, wanted // sector * sector, wanted)
     return [replace(box, wanted=sizes.get(box.number, box.wanted)) for box in boxes]
 
 
-def _checked_size(box: Box, wanted: int) -> int:
+def _checked_size(box: Box, wanted: int, said: int) -> int:
     if wanted > box.size and box.trait.barred:
         raise UsageError(f"partition {box.number} cannot grow: {box.trait.barred}", number=box.number)
     least = -(-box.trait.minimum_bytes // MIB) * MIB if box.trait.minimum_bytes < box.size else box.size
     if wanted < least:
         raise UsageError(
             f"partition {box.number} cannot be smaller than {exact_size_text(least)}, "
-            f"and {exact_size_text(wanted)} are wanted",
+            f"and {exact_size_text(said)} are wanted",
+            hint='Sizes are written like "80 GiB"; a number alone counts bytes.' if said < MIB else "",
             number=box.number,
         )
     return wanted

@@ -35,6 +35,17 @@ def sizes_that_fit(boxes: Sequence[Box], usable_end: int, grain: int) -> dict[in
     return None
 
 
+def missing_at_least(boxes: Sequence[Box], usable_end: int, grain: int) -> TargetTooSmall | None:
+    """What is missing even when everything is as small as it can be; None when it fits then."""
+    smallest = [replace(box, wanted=min(box.size, -(-box.trait.minimum_bytes // grain) * grain)) for box in boxes]
+    try:
+        arrange(smallest, {}, usable_end, grain)
+    except TargetTooSmall as error:
+        error.message = f"even as small as they can be, {error.message}"
+        return error
+    return None
+
+
 def _has_no_size_for_good(box: Box) -> bool:
     return not box.trait.fixed
 

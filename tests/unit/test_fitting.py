@@ -323,9 +323,14 @@ def test_what_does_not_fit_says_by_how_much_and_what_could_be_smaller():
 
 
 def test_what_cannot_fit_at_all_is_said():
-    with pytest.raises(TargetTooSmall, match="missing") as caught:
-        fit(with_used(machine("windows-11"), 3, 200 * GIB), 120 * GIB, FIT)
+    layout = with_used(machine("windows-11"), 3, 200 * GIB)
+    with pytest.raises(TargetTooSmall, match="even as small as they can be") as caught:
+        fit(layout, 120 * GIB, FIT)
     assert "cannot be made as small" in caught.value.hint
+    missing = caught.value.facts["missing_bytes"]
+    assert fit(layout, 120 * GIB + missing, FIT)
+    with pytest.raises(TargetTooSmall):
+        fit(layout, 120 * GIB + missing - 8 * MIB, FIT)
 
 
 @settings(max_examples=300)

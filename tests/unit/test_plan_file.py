@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import tomllib
 from dataclasses import replace
 from uuid import UUID
@@ -222,6 +223,12 @@ def test_a_new_partition_has_a_type_that_fits_its_file_system():
         ("[[new]]\nsize = 0\n", "needs at least"),
         ('[[new]]\nname = "x"\n', r"size.*\(line 3: \[\[new\]\]\)"),
         (2 * '[[new]]\nsize = "rest"\n', r'only one .*\(line 6: size = "rest"\)'),
+        (NEW + 'filesystem = "vfat"\nlabel = "a:b"\n', r"none of .*\(line 6: label"),
+        (NEW + 'filesystem = "vfat"\nlabel = "dätä"\n', r"ASCII.*\(line 6: label"),
+        (NEW + 'filesystem = "swap"\nlabel = "\\n"\n', r"printable.*\(line 6: label"),
+        (NEW + 'type = "00000000-0000-0000-0000-000000000000"\n', r"can be added \(line 5: type"),
+        (NEW + 'type = "05"\n', r"'05' can be added"),
+        (NEW + 'type = "EE"\n', r"'EE' can be added"),
         ("leave_out = [0]\n", r">= 1.*\(line 3: leave_out"),
         ('[[partition]]\nnumber = 1\nsize = "big"\n', r"'big' is not a size.*\(line 5: size = \"big\"\)"),
         (2 * "[[partition]]\nnumber = 4\nsize = 5\n", r"listed twice \(line 7: number = 4\)"),
@@ -230,6 +237,34 @@ def test_a_new_partition_has_a_type_that_fits_its_file_system():
 def test_what_is_wrong_is_shown_with_its_line(text, told):
     with pytest.raises(UsageError, match=told):
         read_plan((HEAD + text).encode(), "p.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        (NEW + 'filesystem = "xfs"\n', "none, swap, vfat, ext4"),
+        (NEW + 'place = "middle"\n', "start, end"),
+        ("[partition]\nnumber = 1\n", r"\[\[partition\]\]"),
+    ],
+)
+def test_what_is_meant_is_said_too(text, hint):
+    with pytest.raises(UsageError) as caught:
+        read_plan((HEAD + text).encode(), "p.toml")
+    assert re.search(hint, caught.value.hint)
+
+
+def test_a_size_that_is_too_small_is_told_as_it_was_written():
+    layout = gpt(GIB, part(1, MIB, 500 * MIB))
+    with pytest.raises(UsageError, match="80 B are wanted") as caught:
+        fit(layout, GIB, plan('number = 1\nsize = "80"'))
+    assert "80 GiB" in caught.value.hint
+
+
+def test_a_new_partition_does_not_grow():
+    layout = gpt(GIB, part(1, MIB, 500 * MIB))
+    fitting = fit(layout, GIB, read_plan((HEAD + '[[new]]\nsize = "20 MiB"\n').encode(), "p.toml").rule)
+    assert "everything fits as it is" in fitting.why
+    assert not [text for text in fitting.why if "grow" in text]
 
 
 def test_a_plan_with_all_of_it_comes_back_the_same():
