@@ -253,11 +253,14 @@ def _check_fits(layout: Layout, scope: RestoreScope, target: TargetState) -> Non
         return
     short = missing_bytes(layout, target.size_bytes) if scope.kind != "boot" else 0
     if short:
+        what = "every partition of the image" if layout.partitions else "what is on the disk in the image"
         raise TargetTooSmall(
             f"{target.name} is too small: it has {target.size_bytes} bytes, and {short} bytes are missing "
-            "to hold every partition of the image",
+            f"to hold {what}",
             hint="choose a larger target, or restore single partitions with --partition; "
-            "--fit moves partitions together, and makes file systems smaller if needed",
+            "--fit moves partitions together, and makes file systems smaller if needed"
+            if layout.partitions
+            else "choose a larger target: what lies on a disk without a partition table is not made smaller",
             path=target.name,
             size_bytes=target.size_bytes,
             missing_bytes=short,

@@ -97,6 +97,7 @@ def missing_scratch_bytes(plan: Plan) -> int:
         StoreError: The folder cannot be used.
     """
     folder = scratch_folder(plan)
+    _check_takes_files(folder)
     try:
         state = os.statvfs(folder)
     except OSError as error:
@@ -106,6 +107,19 @@ def missing_scratch_bytes(plan: Plan) -> int:
     if _is_in_memory(folder):  # as on the boot medium: what lies there is taken from the programs
         room = min(room, max(0, _available_bytes() - memory))
     return max(0, _needed(plan) - room)
+
+
+def _check_takes_files(folder: str) -> None:
+    there = Path(folder)
+    why = ("it is no folder" if there.exists() else "it is not there") if not there.is_dir() else ""
+    if not why and not os.access(folder, os.W_OK | os.X_OK):
+        why = "it is read-only, or you may not write to it"
+    if why:
+        raise StoreError(
+            f"no scratch file can be made in {folder}: {why}",
+            hint="Name another folder: --scratch FOLDER.",
+            path=folder,
+        )
 
 
 def _is_in_memory(folder: str) -> bool:

@@ -17,7 +17,9 @@ from imager.layout import Content, Layout
 from imager.pictures.sizes import size_text
 
 ON_TARGET: Final = "target"
-"""The word of --scratch for no scratch file at all."""
+"""The word of --scratch for no scratch file but for what cannot be written to the target yet."""
+_WAITING_BYTES: Final = 4 * 1024**2
+"""The first MiB of a partition, and what its programs write behind its new end before it has that."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Smaller:
     @property
     def scratch_bytes(self) -> int:
         """Room that is needed beside the target."""
-        return 0 if self.on_target else self.outlay.scratch_bytes
+        return _WAITING_BYTES if self.on_target else self.outlay.scratch_bytes
 
     def sentence(self) -> str:
         """The way, for the plan."""

@@ -185,6 +185,34 @@ def test_too_little_scratch_room_is_said_before_anybody_agrees(tmp_path):
         call("umount", small)
 
 
+def test_a_place_that_takes_no_scratch_files_is_said_before_anybody_agrees(tmp_path):
+    disk = debian(tmp_path)
+    target, place = sparse_file(tmp_path / "target", 140 * MIB), tmp_path / "place"
+    place.mkdir()
+    image = captured(disk)
+    done = imager("restore", "--dry-run", "--fit", "--scratch", disk, image, target)
+    assert (done.returncode, "it is no folder" in done.stderr) == (5, True)
+    call("mount", "-t", "tmpfs", "-o", "ro", "none", place)
+    try:
+        done = imager("restore", "--dry-run", "--fit", "--scratch", place, image, target)
+        assert (done.returncode, "it is read-only" in done.stderr) == (5, True)
+    finally:
+        call("umount", place)
+
+
+def test_room_for_what_waits_is_looked_for_when_changes_go_to_the_target(tmp_path, monkeypatch):
+    image, target = captured(debian(tmp_path)), sparse_file(tmp_path / "target", 140 * MIB)
+    place = tmp_path / "place"
+    place.mkdir()
+    call("mount", "-t", "tmpfs", "-o", "size=1m", "none", place)
+    try:
+        monkeypatch.setenv("TMPDIR", str(place))
+        done = imager("restore", "--dry-run", "--fit", image, target)
+        assert (done.returncode, "scratch room" in done.stderr) == (5, True)
+    finally:
+        call("umount", place)
+
+
 def test_a_stream_cannot_be_made_smaller(tmp_path):
     image, target = captured(debian(tmp_path)), sparse_file(tmp_path / "target", 140 * MIB)
     with image.open("rb") as stream:

@@ -100,8 +100,10 @@ def test_smaller_disk_is_refused_with_the_missing_bytes():
 
 
 def test_smaller_disk_is_refused_without_a_table():
-    with pytest.raises(TargetTooSmall):
+    with pytest.raises(TargetTooSmall) as caught:
         make_plan(describe(bare_layout(DISK)), FinalFacts(), target_of(DISK - SECTOR))
+    assert "without a partition table is not made smaller" in caught.value.hint
+    assert "partition of the image" not in caught.value.message
 
 
 def test_partition_goes_into_a_larger_one_and_nowhere_else():
