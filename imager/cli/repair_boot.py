@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -80,13 +81,17 @@ def command(
     from imager.cli.unlock import parse_requests
     from imager.opening.whole import shown_as_disks
     from imager.restore.afterwards import WrittenDisk
+    from imager.restore.looking import refuse_shared_targets
+    from imager.restore.repair_boot_stage import refuse_without_root
     from imager.virtual.show import shown_disk
 
+    refuse_without_root()
+    refuse_shared_targets(disks, hint="Name each disk once.")
     console = Console(json=as_json, quiet=quiet, progress_as=progress)
     with Reporting(report, NAME, console) as reporting, ExitStack() as stack:
         for disk in disks:
             stack.enter_context(shown_disk(disk, writable=not dry_run))
-        written = [WrittenDisk(disk, _layout(disk)) for disk in disks]
+        written = [WrittenDisk(disk, _layout(disk, writes=not dry_run)) for disk in disks]
         sectors = [(disk.path, disk.layout.logical_sector_bytes) for disk in written]
         shown = stack.enter_context(shown_as_disks(sectors, writable=not dry_run))
         _repair(
@@ -124,7 +129,7 @@ def _repair(
     disks = [disk.path for disk in written]
     reporting.name(Path(disks[0]).name)
     stages = _stages(written, shown, unlocking, windows_drivers, boot_entries=boot_entries)
-    after = Afterwards(stages)
+    after = Afterwards(stages, follow_restore=False)
     reporting.fill(after=after, is_plan=dry_run)
     planned = {"plan": [{"kind": stage.kind, **stage.as_dict()} for stage in stages]}
     lines = [f"disks    {', '.join(disks)}", *(f"  {line}" for stage in stages for line in stage.lines())]
@@ -147,8 +152,8 @@ def _repair(
         )
 
 
-def _layout(path: str) -> Layout:
-    """What is on a disk that may be written.
+def _layout(path: str, *, writes: bool) -> Layout:
+    """What is on a disk that may be written, or only looked at.
 
     Raises:
         TargetRefused: It is in use, read-only, holds the running system, or nobody can tell what is on it.
@@ -156,14 +161,14 @@ def _layout(path: str) -> Layout:
     from imager.restore.guards import check_target
     from imager.restore.looking import look_at_target
 
-    state = look_at_target(path, image_files=[], sector_size=512, new_file_bytes=0)
+    state = look_at_target(path, image_files=[], sector_size=None, new_file_bytes=0)
     if not state.exists or state.layout is None:
         raise TargetRefused(
-            f"there is nothing on {path} that could be repaired",
+            f"there is nothing on {path} that could be repaired" if Path(path).exists() else f"{path} is not there",
             hint="imager disks lists the disks of this machine.",
             path=path,
         )
-    check_target(state)
+    check_target(state if writes else replace(state, read_only=False))
     return state.layout
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Mounts a volume in a folder that only root can look into, and takes it away again, even when this process is killed.
 
-A mount in namespaces of its own would go by itself, but would keep a copy of everything that is mounted on this machine,
-and so hold disks that somebody unmounts meanwhile.
+A mount in namespaces of its own would go by itself, but these would have a copy of everything that is mounted on this
+machine, and so hold disks that somebody unmounts meanwhile.
 """
 
 from __future__ import annotations
@@ -58,6 +58,25 @@ def mounted(
         except ProgramFailed as error:
             raise VolumeFailed(f"{volume.known_as} cannot be mounted: {error.message}", path=volume.path) from error
         yield folder
+        if writable:
+            _flush(volume, folder)
+
+
+def _flush(volume: OpenVolume, folder: Path) -> None:
+    """What programs wrote is on the disk, or it is said that it is not: umount does not say it.
+
+    Raises:
+        VolumeFailed: A write failed, such as into a file on a file system that is full.
+    """
+    try:
+        run(["sync", "--file-system", str(folder)], timeout_seconds=_SECONDS)
+    except ProgramFailed as error:
+        raise VolumeFailed(
+            f"not all that was written to {volume.known_as} reached the disk: {error.message}",
+            hint="Look for what is wrong with the disk, or for room where its file lies; check the file system, and "
+            "repair again.",
+            path=volume.path,
+        ) from error
 
 
 def _kernel_name(content_type: str) -> str:

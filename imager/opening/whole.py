@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from imager.errors import ImagerError
 from imager.opening.nodes import loop_device, settle
 from imager.process import ProgramFailed, run
 
@@ -65,7 +66,12 @@ def shown_as_disks(disks: Sequence[tuple[str, int]], *, writable: bool = True) -
         VolumeFailed: There is no loop device, or it cannot be attached or given back.
     """
     with ExitStack() as stack:
-        yield Shown({path: _shown(path, sector, stack, writable=writable) for path, sector in disks})
+        shown = Shown({path: _shown(path, sector, stack, writable=writable) for path, sector in disks})
+        try:
+            yield shown
+        except ImagerError as error:
+            error.message = shown.named(error.message)
+            raise
 
 
 def _shown(path: str, sector_bytes: int, stack: ExitStack, *, writable: bool) -> str:

@@ -118,9 +118,15 @@ class Stage(Protocol):
 
 @dataclass(frozen=True)
 class Afterwards:
-    """All stages of a restore, in order."""
+    """All stages of a restore, in order.
+
+    Attributes:
+        stages: What is done.
+        follow_restore: Else the disks were there already, and nothing else was done before.
+    """
 
     stages: tuple[Stage, ...] = ()
+    follow_restore: bool = True
 
     def lines(self) -> list[str]:
         """Their part of the plan, for people."""
@@ -168,19 +174,20 @@ class Afterwards:
         """
         results = []
         for stage in self.stages:
-            results.append(_run(stage, disks, say, progress or NullProgress()))
+            results.append(_run(stage, disks, say, progress or NullProgress(), follows=self.follow_restore))
             disks = results[-1].disks or disks
         return AfterwardsResult(tuple(disk.path for disk in disks), tuple(results))
 
 
-def _run(stage: Stage, disks: Sequence[WrittenDisk], say: Say, progress: Progress) -> StageResult:
+def _run(stage: Stage, disks: Sequence[WrittenDisk], say: Say, progress: Progress, *, follows: bool) -> StageResult:
     progress.start(None, stage.title)
     try:
         return stage.carry_out(disks, say, progress)
     except (KeyboardInterrupt, Interrupted) as error:
         kind = type(error) if isinstance(error, Interrupted) else Interrupted
+        before = "the restore is complete, but after it, " if follows else ""
         raise kind(
-            f"the restore is complete, but after it, {stage.title} was interrupted",
+            f"{before}{stage.title} was interrupted",
             hint="What it does to a file system may be half done: check that before it is used.",
         ) from error
     except ImagerError as error:

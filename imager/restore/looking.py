@@ -21,20 +21,26 @@ from imager.devices.usage import uses_of
 from imager.errors import ImagerError, SourceError, TargetRefused, UsageError
 from imager.layout import Content, Identity, Layout, Table
 from imager.partitions.adding import find_room
+from imager.partitions.mbr import SECTOR_BYTES
 from imager.partitions.read import read_table
 from imager.restore.guards import TargetState
 from imager.restore.scope import RestoreScope, wanted_partition
 
 
 def look_at_target(
-    path: str, *, image_files: Sequence[str], sector_size: int, new_file_bytes: int, twins_of: Layout | None = None
+    path: str,
+    *,
+    image_files: Sequence[str],
+    sector_size: int | None,
+    new_file_bytes: int,
+    twins_of: Layout | None = None,
 ) -> TargetState:
     """Everything that a plan must know of a target.
 
     Args:
         path: A block device, a raw image file, or a file that does not exist yet.
         image_files: The image, or the source of a clone: what must not lie on the target.
-        sector_size: Logical sector size of the image; files are read with it.
+        sector_size: Logical sector size of the image; files are read with it. None: with what their table says.
         new_file_bytes: The size that a new file will get.
         twins_of: Look for other connected disks that carry this layout's identifiers; None when nothing would clash.
 
@@ -72,7 +78,7 @@ def new_partition(state: TargetState, image: Layout, number: int) -> RestoreScop
     return RestoreScope.into_free_space(number, find_room(state.layout, wanted, state.name))
 
 
-def refuse_shared_targets(paths: Sequence[str]) -> None:
+def refuse_shared_targets(paths: Sequence[str], hint: str = "Give every image a target of its own.") -> None:
     """Refuse targets that share a byte: the same disk twice, or a disk and a partition of it.
 
     Raises:
@@ -84,12 +90,12 @@ def refuse_shared_targets(paths: Sequence[str]) -> None:
             if is_same or is_on_disk(path, other) or is_on_disk(other, path):
                 raise UsageError(
                     f"{other} and {path} are the same disk, or one is a part of the other",
-                    hint="Give every image a target of its own.",
+                    hint=hint,
                 )
 
 
 def _look_at(
-    path: str, image_files: Sequence[str], sector_size: int, new_file_bytes: int, twins_of: Layout | None
+    path: str, image_files: Sequence[str], sector_size: int | None, new_file_bytes: int, twins_of: Layout | None
 ) -> TargetState:
     target = Path(path)
     if target.is_symlink() and not target.exists():
@@ -99,7 +105,8 @@ def _look_at(
     if not target.exists() or (target.is_file() and target.stat().st_size == 0):
         identity = Identity(path=path, transport="file")
         free = _free_bytes(target.absolute().parent)
-        return TargetState(identity, new_file_bytes, sector_size, is_block_device=False, exists=False, free_bytes=free)
+        sector = sector_size or SECTOR_BYTES
+        return TargetState(identity, new_file_bytes, sector, is_block_device=False, exists=False, free_bytes=free)
     is_device = target.is_block_device()
     layout, size_bytes, sector_bytes = _present_layout(path, sector_size, is_device=is_device)
     return TargetState(
@@ -118,7 +125,7 @@ def _look_at(
     )
 
 
-def _present_layout(path: str, sector_size: int, *, is_device: bool) -> tuple[Layout | None, int, int]:
+def _present_layout(path: str, sector_size: int | None, *, is_device: bool) -> tuple[Layout | None, int, int]:
     """What is on the target now, its size and its sector size; no layout when that cannot be told."""
     with open_source(path, exclusive_check=False, sector_size=None if is_device else sector_size) as reader:
         found = _blank(reader) if not is_device and _is_hole(Path(path)) else _surveyed(reader, path)

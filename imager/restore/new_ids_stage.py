@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
+from imager.errors import UsageError
 from imager.identities.changing import Changed, change_ids, looked_at_again
 from imager.identities.model import PEOPLE_MAY_WANT, IdPlan, NewId
 from imager.identities.planning import mapping
@@ -33,7 +35,16 @@ class NewIds:
     title: ClassVar[str] = "new identifiers"
 
     def check(self) -> None:
-        """See Stage: what cannot be done is told in the plan."""
+        """See Stage: what else cannot be done is told in the plan.
+
+        Raises:
+            UsageError: Only root can.
+        """
+        if os.geteuid() != 0:
+            raise UsageError(
+                "new identifiers are given by root only: programs write to volumes, and systems are mounted",
+                hint="Run it as root, or leave --new-ids out.",
+            )
 
     def lines(self) -> Sequence[str]:
         """See Stage."""

@@ -7,6 +7,7 @@ parts are looked at, and what is changed in them where it is needed. What exactl
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,7 @@ from imager.booting.firmware import Firmware
 from imager.booting.repair import NOTHING_KNOWN, Looked, look, repair
 from imager.booting.windows.planning import Wanted
 from imager.booting.written import fill_fallback, partitions_of_disk
+from imager.errors import UsageError
 from imager.identities.planning import renamed_partitions
 from imager.identities.systems import Rewritten, rewrite_systems
 from imager.layout import Layout
@@ -60,7 +62,12 @@ class RepairBoot:
     title: ClassVar[str] = "boot repair"
 
     def check(self) -> None:
-        """See Stage: what cannot be done is told in the plan."""
+        """See Stage: what else cannot be done is told in the plan.
+
+        Raises:
+            UsageError: Only root can.
+        """
+        refuse_without_root()
 
     def lines(self) -> Sequence[str]:
         """What will be done, for the plan."""
@@ -149,6 +156,19 @@ class RepairBoot:
             warnings=(*looked.problems, *looked.notes),
             failures=(*nothing, *files.failures, *looked.missing, *(text for each in done for text in each.failures())),
             facts={"plan": looked.as_dict()},
+        )
+
+
+def refuse_without_root() -> None:
+    """Before anything is written: what comes after would fail.
+
+    Raises:
+        UsageError: This is not root.
+    """
+    if os.geteuid() != 0:
+        raise UsageError(
+            "a system is repaired by root only: its file systems are mounted, and its own programs are run as root",
+            hint="Run it as root. What is restored already, imager repair-boot repairs later.",
         )
 
 

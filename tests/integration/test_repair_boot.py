@@ -335,6 +335,95 @@ def test_a_system_in_a_file_is_repaired_for_another_machine(name, tmp_path):
         assert sum("grub-install --target=i386-pc /dev/loop" in line for line in calls(top)) == 2
 
 
+def test_a_file_of_a_disk_with_sectors_of_4096_bytes_is_repaired(tmp_path):
+    file = gpt_disk(tmp_path / "disk.raw", 80 * MIB, [Part(64 * MIB)], sector_size=4096)
+    with loop_device(file, sector_size=4096) as device, partitions(device) as nodes:
+        call("mke2fs", "-q", "-t", "ext4", nodes[0])
+        with mounted(nodes[0], tmp_path / "mnt") as top:
+            with_shell(made_system(top, "debian", {"etc/fstab": "/dev/sda1 / ext4 defaults 0 1\n"}))
+        uuid = uuid_of(nodes[0])
+    assert f"/dev/sda1 becomes UUID={uuid}" in imager("repair-boot", "--dry-run", file)
+    imager("repair-boot", "--yes", file, status=10)  # a GPT without a place for GRUB's core
+    with (
+        loop_device(file, sector_size=4096) as device,
+        partitions(device) as nodes,
+        mounted(nodes[0], tmp_path / "mnt") as top,
+    ):
+        assert f"UUID={uuid} / ext4 defaults 0 1" in (top / "etc/fstab").read_text()
+
+
+def small_machine(folder: Path, files: dict[str, str]) -> Path:
+    """A disk with a Debian in a file; programs among its files can be run."""
+    raw = mbr_disk(folder / "old.raw", 80 * MIB, [Part(64 * MIB, type="83", bootable=True)])
+    with loop_device(raw) as device, partitions(device) as nodes:
+        call("mke2fs", "-q", "-t", "ext4", nodes[0])
+        with mounted(nodes[0], folder / "mnt") as top:
+            with_shell(made_system(top, "debian", files))
+            for name in files:
+                (top / name).chmod(0o755)
+    return raw
+
+
+@pytest.fixture
+def small_place(tmp_path):
+    """A folder with little room."""
+    place = tmp_path / "place"
+    place.mkdir()
+    call("mount", "-t", "tmpfs", "-o", "size=24M", "tmpfs", place)
+    yield place
+    call("umount", place)
+
+
+@pytest.mark.skipif(bool(missing_tools("qemu-img", "qemu-storage-daemon")), reason="needs QEMU's programs")
+def test_what_does_not_reach_the_disk_is_no_success(tmp_path, small_place):
+    """Nobody hears of a failed write when a file is written, closed and unmounted later."""
+    large = "#!/bin/sh\n/usr/bin/busybox head -c 16000000 /dev/urandom > /boot/large\n"
+    raw = small_machine(tmp_path, {"etc/fstab": "", "usr/sbin/update-initramfs": large})
+    file = small_place / "machine.qcow2"
+    call("qemu-img", "convert", "-O", "qcow2", raw, file)
+    filling = small_place / "filling"
+    with filling.open("wb") as opened:
+        opened.write(b"x" * (free_bytes(small_place) - 4 * MIB))
+    said = imager("repair-boot", "--yes", file, status=10)
+    assert f"not all that was written to partition 1 of {file} reached the disk" in said
+
+
+def free_bytes(folder: Path) -> int:
+    found = os.statvfs(folder)
+    return found.f_bavail * found.f_frsize
+
+
+def test_a_dry_run_looks_at_what_is_read_only(tmp_path, small_place):
+    raw = small_machine(tmp_path, {"etc/fstab": "/dev/sda1 / ext4 defaults 0 1\n"})
+    file = small_place / "machine.raw"
+    call("cp", "--sparse=always", raw, file)
+    call("mount", "-o", "remount,ro", small_place)
+    assert "in /etc/fstab /dev/sda1 becomes UUID=" in imager("repair-boot", "--dry-run", file)
+    assert "is read-only" in imager("repair-boot", "--yes", file, status=6)
+
+
+def test_one_disk_by_two_names_is_refused(disk, tmp_path):
+    """Two loop devices on one file would each keep their own idea of what is in it."""
+    device, _ = disk
+    link = tmp_path / "link"
+    link.symlink_to(device)
+    assert "are the same disk" in imager("repair-boot", "--dry-run", device, link, status=2)
+    assert "are the same disk" in imager("repair-boot", "--dry-run", device, device, status=2)
+
+
+def test_what_is_not_there_is_called_that(tmp_path):
+    assert f"{tmp_path / 'x.raw'} is not there" in imager("repair-boot", "--yes", tmp_path / "x.raw", status=6)
+
+
+def test_without_root_it_is_said_before_anything_else(monkeypatch, tmp_path):
+    raw = small_machine(tmp_path, {"etc/fstab": ""})
+    imager("capture", "--quiet", raw, tmp_path / "image")
+    monkeypatch.setattr(os, "geteuid", lambda: 65534)
+    assert "by root only" in imager("repair-boot", "--dry-run", raw, status=2)
+    imager("restore", "--yes", "--repair-boot", tmp_path / "image", tmp_path / "new.raw", status=2)
+    assert not (tmp_path / "new.raw").exists()
+
+
 def test_restore_repairs_when_asked_and_tells_so_before(tmp_path):
     parts = [Part(64 * MIB, type="83", bootable=True), Part(8 * MIB, type="82")]
     file = mbr_disk(tmp_path / "disk", 80 * MIB, parts)
