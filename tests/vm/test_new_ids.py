@@ -22,8 +22,13 @@ from tests.vm.sources.proving import START_SECONDS, log_in, switch_off, watched
 pytestmark = needs_root
 CLONE_SECONDS = 3 * 3600
 FILES = (
-    "/proc/cmdline /etc/fstab /etc/crypttab /etc/default/grub /boot/grub/grub.cfg /etc/initramfs-tools /boot/efi/EFI"
+    "/proc/cmdline /etc/fstab /etc/crypttab /etc/default/grub /boot/grub/grub.cfg /etc/initramfs-tools /boot/efi/EFI "
+    r"$(find /var/tmp/initrd \( -path '*/conf/*' -o -path '*/cryptroot/*' \) -type f 2>/dev/null)"
 )
+UNPACK = """
+unmkinitramfs /boot/initrd.img-$(uname -r) /var/tmp/initrd 2>/dev/null
+test "$(find /var/tmp/initrd -path '*/conf/conf.d')" && find /var/tmp/initrd -name '*before-repair*'
+"""
 
 
 def identifiers(guest: Guest, disk: str) -> set[str]:
@@ -46,7 +51,8 @@ def test_a_clone_and_its_source_start_side_by_side(name, prepared, tmp_path):
     with shell(prepared.medium, tmp_path, (old, new)) as guest:
         ran(guest, f"printf '%s' '{source.passphrase}' > /tmp/key")
         if not source.passphrase:  # the source's group is in use, as it is where a system has found it
-            ran(guest, "vgchange -ay")
+            ran(guest, "vgchange -ay && udevadm settle && mount /dev/vg0/root /mnt")
+            ran(guest, f"echo RESUME=UUID={source.uuid('swap')} > /mnt/etc/initramfs-tools/conf.d/resume; umount /mnt")
         unlock = "--unlock 3:/tmp/key" if source.passphrase else ""
         said = ran(
             guest, f"imager clone --new-ids {unlock} /dev/vda /dev/vdb --yes 2>&1", timeout_seconds=CLONE_SECONDS
@@ -77,7 +83,10 @@ def start(source, machine: Machine, foreign: set[str], folder) -> None:
         for kind in ("UUID", "PARTUUID"):
             twice = guest.run(f"lsblk --noheadings --raw --output {kind} | sort | uniq --repeated").output.strip()
             assert not twice, f"{kind} {twice} is of two volumes"
+        if machine.disks[0].serial == "CLONE":  # that of the source was made by hand
+            unpacked = guest.run(UNPACK, timeout_seconds=START_SECONDS)
+            assert (unpacked.status, unpacked.output) == (0, ""), unpacked.output
         for text in sorted(foreign):
-            named = guest.run(f"grep -rilF --exclude=*.before-repair -e {text} {FILES} 2>/dev/null || true")
+            named = guest.run(f"grep -rilF --exclude=*.before-repair* -e {text} {FILES} 2>/dev/null || true")
             assert not named.output.strip(), f"{text}: {named.output}"
         switch_off(guest)
