@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Final
 
 from imager.errors import TargetTooSmall, UsageError
@@ -17,7 +16,7 @@ from imager.fitting.additions import placed_new, with_new
 from imager.fitting.arrange import Place, arrange
 from imager.fitting.boxes import MIB, Box, boxes_of, grain_of, logicals_of
 from imager.fitting.changes import is_made, kept, numbers_there, on_shape
-from imager.fitting.checking import checked
+from imager.fitting.checking import checked, contradictions
 from imager.fitting.model import Fitted, Fitting, NewPart, NewPlace, Rule
 from imager.fitting.sectors import verdict_of
 from imager.fitting.shrink import missing_at_least, sizes_that_fit
@@ -137,27 +136,8 @@ def _check_table(layout: Layout, rule: Rule) -> None:
 
 def _check_partitions(layout: Layout, boxes: Sequence[Box], rule: Rule) -> None:
     """An image is untrusted, and so is what it says of its partitions."""
-    for reason in _contradictions(layout, boxes):
+    for reason in contradictions(layout, boxes):
         raise UsageError(f"the partitions of this disk cannot be fitted: {reason}", hint=rule.without(), reason=reason)
-
-
-def _contradictions(layout: Layout, boxes: Sequence[Box]) -> Iterator[str]:
-    sector = layout.logical_sector_bytes
-    numbers = [entry.number for entry in layout.partitions]
-    extended = [entry for entry in layout.partitions if entry.kind == "extended"]
-    inside = {entry.number for each in extended for entry in logicals_of(layout, each)}
-    if len(set(numbers)) < len(numbers):
-        yield "two of them have one number"
-    if any(entry.start % sector or entry.end % sector for entry in layout.partitions):
-        yield "not all of them begin and end with a sector"
-    if len(extended) > 1 or any(entry.kind == "logical" and entry.number not in inside for entry in layout.partitions):
-        yield "not all logical ones are in one extended partition"
-    for box, after in pairwise(boxes):
-        if box.entry.end > after.entry.start - after.lead:
-            yield f"{box.number} and {after.number} overlap"
-    for each in extended:
-        if any(each.start < box.entry.end and box.entry.start < each.end for box in boxes if _is_beside(box, each)):
-            yield f"something lies in the extended partition {each.number} that is no logical one"
 
 
 def _fit_whole(layout: Layout, target_size: int, rule: Rule, shape: Shape) -> Fitting:
@@ -189,10 +169,6 @@ def _check_whole_sectors(layout: Layout, shape: Shape) -> None:
             f"what lies on the disk cannot live on sectors of {shape.sector_bytes} bytes: {verdict.text}",
             hint=f"Use a disk with sectors of {layout.logical_sector_bytes} bytes.",
         )
-
-
-def _is_beside(box: Box, extended: Partition) -> bool:
-    return box.entry.kind != "logical" and box.number != extended.number
 
 
 # --- Who grows ----------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from imager.errors import TargetTooSmall, UsageError
 from imager.fitting.arrange import arrange
 from imager.fitting.boxes import boxes_of, grain_of, usable_end
-from imager.fitting.model import Rule
+from imager.fitting.model import NewPart, Rule
 from imager.fitting.planner import fit
 from imager.fitting.shrink import sizes_that_fit
 from tests.harness.layouts import GIB, GROWING, MIB, SECTOR, bare, gpt, machine, mbr, part
@@ -158,6 +158,23 @@ def test_partitions_that_overlap_are_refused(rule, option):
     with pytest.raises(UsageError, match="overlap") as refused:
         fit(gpt(GIB, part(1, MIB, 500 * MIB), part(2, 400 * MIB, 600 * MIB)), 2 * GIB, rule)
     assert refused.value.hint.startswith(f"Restore without {option}")
+
+
+@pytest.mark.parametrize(
+    ("table", "entry", "told"),
+    [
+        ({}, {"number": 2**40}, "a number that no partition has"),
+        ({}, {"number": 0}, "a number that no partition has"),
+        ({}, {"end": MIB}, "is empty"),
+        ({"entry_size_bytes": 2**28}, {}, "longer than the room"),
+    ],
+)
+@pytest.mark.parametrize("rule", [LAST, FIT, Rule("sizes", new=(NewPart(MIB, "83"),))], ids=str)
+def test_what_no_disk_has_is_refused_and_costs_no_time(table, entry, told, rule):
+    layout = gpt(GIB, part(1, MIB, 500 * MIB))
+    changed = replace(layout.partitions[0], **entry)
+    with pytest.raises(UsageError, match=told):
+        fit(replace(layout, table=replace(layout.table, **table), partitions=(changed,)), 2 * GIB, rule)
 
 
 def test_a_partition_without_known_content_grows_when_it_is_named():
