@@ -37,17 +37,23 @@ def plan_ids(disks: Sequence[tuple[str, Layout]], *, is_installed: Callable[[str
             place = f"{place} of {path}" if entry and len(disks) > 1 else place
             if content is not None:
                 ids += drawing.of_content(path, entry, place, content)
-    return IdPlan(tuple(_once(ids)), tuple(dict.fromkeys(drawing.kept)))
+    once = tuple(_once(ids, drawing.kept))
+    return IdPlan(once, tuple(dict.fromkeys(drawing.kept)))
 
 
-def _once(ids: Sequence[NewId]) -> Iterator[NewId]:
-    """A volume that lies on several members, or a file system on several devices, has one identifier."""
-    seen: set[tuple[str, str, str]] = set()
+def _once(ids: Sequence[NewId], kept: list[str]) -> Iterator[NewId]:
+    """A volume that lies on several members, or a file system on several devices, has one identifier.
+
+    Two volumes that share one, as a copy does on the same disk, could not be told apart when it is written.
+    """
+    seen: dict[tuple[str, str, str], NewId] = {}
     for each in ids:
         key = (each.kind, each.type, each.old)
-        if each.kind in ("disk", "partition") or key not in seen:
-            seen.add(key)
+        first = seen.setdefault(key, each)
+        if each.kind in ("disk", "partition") or first is each:
             yield each
+        elif each.kind == "content" and each.type != "btrfs" and (not each.name or each.name != first.name):
+            kept.append(f"{each.where}: {each.type} keeps {each.old}: it is the same as that of {first.where}")
 
 
 @dataclass

@@ -146,6 +146,12 @@ def test_what_cannot_be_looked_into_is_told_before():
     assert "vg0/slow: what is in it keeps its identifiers: dirty blocks lie in its cache" in plan.kept
 
 
+def test_a_copy_on_the_same_disk_is_told():
+    plan = planned(layout("gpt", filesystem("ext4", OLD), filesystem("ext4", OLD)))
+    assert [each.where for each in plan.of_kind("content")] == ["partition 1"]
+    assert plan.kept == (f"partition 2: ext4 keeps {OLD}: it is the same as that of partition 1",)
+
+
 def test_a_group_on_two_disks_is_one_group():
     plan = planned(layout("gpt", member("a-b")), layout("mbr", member("c-d")))
     (group,) = plan.of_kind("group")
