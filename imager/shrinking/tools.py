@@ -28,7 +28,8 @@ def make_ext_smaller(work: Work) -> None:
     """
     tool("e2fsck", "-f", "-p", work.volume, allowed=(0, _CORRECTED))
     tool("resize2fs", "-f", work.volume, f"{work.new_size // 1024}K")
-    os.truncate(work.volume, work.new_size)
+    if Path(work.volume).stat().st_size > work.new_size:  # it cuts files to whole blocks by itself
+        os.truncate(work.volume, work.new_size)
     tool("e2fsck", "-f", "-n", work.volume)
 
 
