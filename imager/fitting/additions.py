@@ -96,6 +96,11 @@ def _new_box(
     part: NewPart, number: int, row: Sequence[Box], layout: Layout, shape: Shape, grain: int
 ) -> tuple[int, Box]:
     """Where in the row it belongs, and it."""
+    if part.name and shape.kind == "mbr":
+        raise UsageError(
+            f"the new partition {number} cannot have the name {part.name!r}: an MBR has no names",
+            hint="Leave name out; label names the file system. Or let --to-gpt make a GPT.",
+        )
     index, end = _anchor(part, row, layout, shape)
     entry = Partition(number, end, end, type=type_for(part.type, shape.kind), name=part.name, content=_BLANK)
     home = round_up(max(end, shape.first_usable), grain)

@@ -136,8 +136,9 @@ def _check_volumes(layout: Layout, fitting: Fitting | None, smaller: Sequence[Sm
             raise UsageError(f"the image has no logical volume {name}; it has {names}", hint="imager info shows them.")
         if name not in made and size != known[name].size_bytes:
             raise UsageError(
-                f"the logical volume {name} keeps its size: its partition does not become smaller, or it cannot",
-                hint="Such a size counts where its partition becomes smaller; --grow-volume says who grows.",
+                f"the logical volume {name} keeps its {size_text(known[name].size_bytes or 0)}, and {size_text(size)} "
+                "are wanted: only what can be made smaller, in a partition that becomes smaller, gets a size",
+                hint="Leave its [[volume]] out, or give it less than it has; --grow-volume says who grows.",
             )
 
 

@@ -389,6 +389,13 @@ def test_an_mbr_with_four_entries_takes_no_more():
     assert "--to-gpt" in caught.value.hint
 
 
+def test_a_name_that_the_table_cannot_hold_is_refused():
+    layout = mbr(GIB, part(1, MIB, 500 * MIB))
+    with pytest.raises(UsageError, match="an MBR has no names") as caught:
+        with_new(layout, NewPart(MIB, "83", name="data"))
+    assert "--to-gpt" in caught.value.hint
+
+
 def test_a_new_partition_between_logical_ones_is_refused():
     with pytest.raises(UsageError, match="between logical ones"):
         with_new(machine("dual-boot-mbr"), NewPart(MIB, "83", 5), size=600 * GIB)
