@@ -83,16 +83,29 @@ class Terminal:
 
     def chooses(self, words: str, *, seconds: float = 300) -> None:
         """Go down to a line, and press Enter."""
+        marked = self._marked_when_drawn(seconds, besides=[])
         for _ in range(MOST_LINES):
-            before = self.marked()
-            if any(words in line for line in before):
+            if any(words in line for line in marked):
                 self.types(ENTER)
                 return
             self.types(DOWN)
-            deadline = time.monotonic() + seconds
-            while self.marked() == before and time.monotonic() < deadline:
-                time.sleep(0.05)
+            marked = self._marked_when_drawn(seconds, besides=marked)
         raise AssertionError(f"{words} cannot be reached:\n{self.text}")
+
+    def _marked_when_drawn(self, seconds: float, *, besides: list[str]) -> list[str]:
+        """The marked lines as soon as they are others, and nothing is still to be drawn.
+
+        In the middle of a frame no line is marked: who then presses a key again goes one line too far. Behind a frame
+        textual leaves the cursor in the upper left corner, as long as nobody types into a field.
+        """
+        deadline = time.monotonic() + seconds
+        while True:
+            marked = self.marked()
+            if marked and marked != besides and (self._screen.cursor.x, self._screen.cursor.y) == (0, 0):
+                return marked
+            assert self._is_on(), f"it ended; on the screen:\n{self.text}"
+            assert time.monotonic() < deadline, f"no other line is marked:\n{self.text}"
+            time.sleep(0.05)
 
 
 @contextmanager
