@@ -122,4 +122,12 @@ def _given(content: Content, extent: int, spare: Mapping[str, int], wanted: int 
             f"{content.name} cannot be smaller than {size_text(least)}, and {size_text(wanted)} are wanted",
             volume=content.name,
         )
+    has = volume_bytes(content, extent)
+    if wanted > has:
+        raise UsageError(
+            f"{content.name} has {size_text(has)}, and {size_text(wanted)} are wanted: it does not grow in a partition "
+            "that becomes smaller",
+            hint="Leave its [[volume]] out, or give it less than it has.",
+            volume=content.name,
+        )
     return -(-wanted // extent) * extent

@@ -142,7 +142,7 @@ def test_sizes_of_logical_volumes_come_from_a_plan(tmp_path):
     for name, size, words in (
         ("vg/rot", "70 MiB", "no logical volume vg/rot"),
         ("vg/root", "1 MiB", "cannot be smaller"),
-        ("vg/root", "140 MiB", "keeps its 120 MiB, and 140 MiB are wanted"),
+        ("vg/root", "140 MiB", "vg/root has 120 MiB, and 140 MiB are wanted"),
     ):
         plan.write_text(f'{smaller}\n[[volume]]\nname = "{name}"\nsize = "{size}"\n')
         refused = imager("plan", "--plan", plan, image, target)
