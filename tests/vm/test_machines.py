@@ -55,10 +55,10 @@ class Case:
 
 # The longest first: with two workers, the others fill the time beside it.
 CASES = (
-    Case("uefi-luks", "ssh", Bus.AHCI),
+    Case("uefi-luks", "ssh", Bus.AHCI, larger_bytes=512 * MIB, grow="last"),
     Case("uefi-ext4", "stick", Bus.NVME, larger_bytes=512 * MIB),
     Case("bios-lvm", "http", Bus.VIRTIO, larger_bytes=1024 * MIB, grow="last"),
-    Case("bios-btrfs", "stick", Bus.AHCI),
+    Case("bios-btrfs", "stick", Bus.AHCI, larger_bytes=512 * MIB, grow="last"),
 )
 
 
@@ -103,7 +103,8 @@ def imaged(source: Source, folder: Path) -> tuple[dict[str, str], Path]:
 @contextmanager
 def start_of_recovery(case: Case, medium: Path, image: Path, folder: Path) -> Iterator[Machine]:
     """A machine that has been given what it is restored by, without its disk; what it needs of this one is served."""
-    answers, report, included = {"target": "only"}, "", []
+    answers: dict[str, object] = {"target": "only"}
+    report, included = "", []
     with ExitStack() as stack:
         if case.way == "http":
             web = stack.enter_context(serving())
@@ -120,6 +121,9 @@ def start_of_recovery(case: Case, medium: Path, image: Path, folder: Path) -> It
             included = [image]
         if case.grow:
             answers["grow"] = case.grow
+        if case.grow and case.source.passphrase:  # what lies in the container grows too
+            answers["unlock"] = ["3:images/passphrase"]
+            included.append(folder / "old machine/passphrase")
         keys = "".join(f"{key} = {json.dumps(value)}\n" for key, value in answers.items())
         file, stick = folder / "recovery.toml", blank(folder / "stick.img", 1536 * MIB)
         file.write_text(f'after = "reboot"\nwait_seconds = 0\n[match]\nany = true\n{report}[[restore]]\n{keys}')
