@@ -56,6 +56,8 @@ _TYPES: Final = {
 _TYPE_OF: Final = {"none": "linux", "ext4": "linux", "vfat": "data", "swap": "swap"}
 _LABEL_BYTES: Final = {"none": 0, "ext4": 16, "vfat": 11, "swap": 15}
 _LEAST_BYTES: Final = {"none": 1, "ext4": 16 * 1024**2, "vfat": 1024**2, "swap": 1024**2}
+_TOLD: Final = 80
+"""Characters of a value that a message shows."""
 _NO_TYPES: Final = ("00", "05", "0f", "85", "ee", "00000000-0000-0000-0000-000000000000")
 """An entry that is not used, extended partitions, and the one that stands for a GPT."""
 _NOT_IN_VFAT: Final = frozenset('*?.,;:/\\|+=<>[]"')
@@ -137,7 +139,7 @@ def read_plan(content: bytes, name: str) -> PlanFile:
         near = difflib.get_close_matches(key.lower(), known, n=1, cutoff=0.5)
         hint = f"Is {near[0]} meant?" if near else f"Known are: {', '.join(known)}."
         where = lines.where(table, index, key)
-        raise UsageError(f"{name}: the key {key!r} is not known{where}", hint=hint, path=name, key=key)
+        raise UsageError(f"{name}: the key {key[:_TOLD]!r} is not known{where}", hint=hint, path=name, key=key)
     try:
         found = msgspec.convert(tree, _File)
         return PlanFile(_image_id(found.image, name), _rule(found))
@@ -203,7 +205,7 @@ def _image_id(text: str, name: str) -> UUID:
         return UUID(text)
     except ValueError as error:
         raise UsageError(
-            f"{name}: image = {text!r} is not the id of an image",
+            f"{name}: image = {text[:_TOLD]!r} is not the id of an image",
             hint="imager plan --write writes it; imager info shows it.",
             path=name,
         ) from error

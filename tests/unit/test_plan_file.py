@@ -183,6 +183,13 @@ def test_what_is_no_id_of_an_image_is_called_that(text):
         read_plan(f'image = "{text}"'.encode(), "p.toml")
 
 
+def test_a_message_shows_no_more_of_a_long_value_than_fits():
+    for text in (f'image = "{"x" * 10**5}"', HEAD + f"{'k' * 10**5} = 1"):
+        with pytest.raises(UsageError) as caught:
+            read_plan(text.encode(), "p.toml")
+        assert len(caught.value.message) < 300
+
+
 # --- Left out and new ---------------------------------------------------------------------------------------------
 
 
