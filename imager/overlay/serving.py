@@ -21,9 +21,9 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
-from imager.errors import ImagerError
+from imager.errors import ImageError, ImagerError
 from imager.overlay.base import Base
 from imager.overlay.store import Place, Seal, Store
 from imager.overlay.view import Overlay
@@ -34,6 +34,10 @@ _SET_IO_FLUSHER: Final = 57  # prctl(2)
 _WAIT_SECONDS: Final = 0.01
 _LINGER_SECONDS: Final = 20.0
 
+_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)
+
+Cause = Literal["image", "room", ""]
+"""What has to be mended when something below a view went wrong; "" for anything else."""
 T = TypeVar("T")
 
 
@@ -43,6 +47,7 @@ class Views:
     def __init__(self, stack: ExitStack, told: list[dict[str, Any]]) -> None:
         self.views: dict[str, Overlay] = {}
         self.problems: dict[str, str] = {}
+        self.causes: dict[str, Cause] = {}
         self.writable: set[str] = set()
         for each in told:
             base = _base_of(each)
@@ -56,7 +61,8 @@ class Views:
         """The answer to a question."""
         view, dirty = self.views[name], self.views[name].dirty
         starts, ends = dirty.starts.tolist(), dirty.ends.tolist()
-        return {"size": view.size, "starts": starts, "ends": ends, "problem": self.problems.get(name, "")}
+        went_wrong = {"problem": self.problems.get(name, ""), "cause": self.causes.get(name, "")}
+        return {"size": view.size, "starts": starts, "ends": ends, **went_wrong}
 
     def guarded(self, name: str, work: Callable[[Overlay], T]) -> T:
         """Do something with a view; what goes wrong is remembered, and told to the kernel by its number.
@@ -70,11 +76,16 @@ class Views:
         try:
             return work(view)
         except OSError as error:
-            self.problems.setdefault(name, error.strerror or str(error))
+            self._remember(name, error.strerror or str(error), "room" if error.errno in _NO_ROOM else "")
             raise
         except ImagerError as error:
-            self.problems.setdefault(name, error.message)
+            self._remember(name, error.message, "image" if isinstance(error, ImageError) else "")
             raise OSError(errno.EIO, error.message) from error
+
+    def _remember(self, name: str, text: str, cause: Cause) -> None:
+        """The first thing that went wrong: the rest follows from it."""
+        if name not in self.problems:
+            self.problems[name], self.causes[name] = text, cause
 
 
 def _place_of(told: list[Any]) -> Place:

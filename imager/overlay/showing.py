@@ -89,6 +89,11 @@ class Shown:
         """The first thing that went wrong below a file, such as a damaged chunk of the image; "" when nothing did."""
         return self._state(name)[2]
 
+    def cause(self, name: str) -> str:
+        """What that lies in: "image", "room", or "" for anything else."""
+        cause: str = ask(self._server, {"state": name})["cause"]
+        return cause
+
     def _state(self, name: str) -> tuple[int, Extents, str]:
         answer = ask(self._server, {"state": name})
         return answer["size"], Extents(answer["starts"], answer["ends"]), answer["problem"]

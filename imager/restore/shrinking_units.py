@@ -12,10 +12,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Final
 
 from imager.blocks import BlockReader, Segment, Segments
 from imager.devices.target import TargetDisk
-from imager.errors import ImagerError, VolumeFailed
+from imager.errors import ImageDamaged, ImagerError, StoreError, VolumeFailed
 from imager.extents import Extents
 from imager.fitting.boot_sectors import mended
 from imager.fitting.ways import Way
@@ -37,6 +38,16 @@ from imager.shrinking.anew import make_anew
 from imager.volumes import luks
 
 _VOLUME, _OLD = "volume", "old"
+_NOT_IN_ORDER: Final = "Choose a larger disk, or repair the file system before it is imaged again."
+_KINDS: Final[dict[str, tuple[type[ImagerError], str]]] = {
+    "image": (
+        ImageDamaged,
+        "imager verify shows what is damaged: take another copy of the image, or restore what is whole with "
+        "--accept-damage, to a disk that is as large as the one in the image.",
+    ),
+    "room": (StoreError, "Name a folder with more room: --scratch FOLDER."),
+}
+"""How it is told when what a program worked on could not be read or written."""
 
 
 @dataclass(frozen=True)
@@ -186,6 +197,8 @@ def carry_out(shop: Shop, unit: Unit) -> Done:
             _make(shop, unit, there)
         except (ProgramFailed, VolumeFailed) as error:
             raise _failed(unit, there, error) from error
+        except OSError as error:
+            raise _failed(unit, there, VolumeFailed(error.strerror or str(error))) from error
         after = there.after(_VOLUME, shop.stack, _base(shop, unit))
         used = _used(unit, there, after)
     if unit.entry is not None:
@@ -245,13 +258,15 @@ def _make(shop: Shop, unit: Unit, there: Shown) -> None:
         os.truncate(there.path(_VOLUME), unit.new_size)
 
 
-def _failed(unit: Unit, there: Shown, error: ImagerError) -> VolumeFailed:
+def _failed(unit: Unit, there: Shown, error: ImagerError) -> ImagerError:
     """The error, with what is behind it: a program sees only that something could not be read or written."""
-    below = there.problem(_VOLUME) or (there.problem(_OLD) if unit.way.kind == "anew" else "")
-    reason = f"{below} ({error.message})" if below else error.message
-    return VolumeFailed(
+    names = [_VOLUME, *([_OLD] if unit.way.kind == "anew" else [])]
+    behind = next((name for name in names if there.problem(name)), "")
+    reason = f"{there.problem(behind)} ({error.message})" if behind else error.message
+    kind, hint = _KINDS.get(there.cause(behind) if behind else "", (VolumeFailed, error.hint or _NOT_IN_ORDER))
+    return kind(
         f"{unit.name} could not be made {'smaller' if unit.new_size < unit.old_size else 'anew'}: {reason}",
-        hint=error.hint or "Choose a larger disk, or repair the file system before it is imaged again.",
+        hint=hint,
         number=unit.number,
     )
 

@@ -175,6 +175,18 @@ def test_a_file_system_that_is_not_in_order_is_not_made_smaller(tmp_path):
     assert "was not touched" in said
 
 
+def test_a_damaged_image_is_told_as_that_and_not_as_a_file_system(tmp_path):
+    image, target = captured(debian(tmp_path)), tmp_path / "target"
+    target.write_bytes(b"\xa5" * 140 * MIB)
+    content = bytearray(image.read_bytes())
+    for at in range(len(content) // 10, len(content) * 9 // 10, 997):  # whichever chunk is read first
+        content[at] ^= 1
+    image.write_bytes(content)
+    said = refused(image, target, 4)
+    assert "was not touched" in said
+    assert "imager verify" in said
+
+
 def test_too_little_scratch_room_is_said_before_anybody_agrees(tmp_path):
     disk = debian(tmp_path)
     target, small = tmp_path / "target", tmp_path / "small"
