@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from bootmedia.recovery.choose import Candidate
@@ -80,6 +80,7 @@ class Choice:
         fit: Partitions are moved together, and made smaller where needed: the disk is smaller than the image's, or
             has other sectors.
         firmware: Its system is made to start with this kind of firmware, and repaired; "" for that which it had.
+        unlock: Files with the passphrases of encrypted partitions, by number.
         report_folder: Where the command keeps its report; "" for nowhere.
     """
 
@@ -94,6 +95,7 @@ class Choice:
     accept_damage: bool = False
     fit: bool = False
     firmware: FirmwareKind = ""
+    unlock: Mapping[int, str] = field(default_factory=dict)
     report_folder: str = ""
 
     def toggled(self, name: str) -> Choice:
@@ -119,7 +121,20 @@ class Choice:
             ("--verify", self.verify),
             ("--accept-damage", self.accept_damage),
         )
-        return (*words, *(word for word, is_on in switches if is_on))
+        opened = [word for number, path in self.unlock.items() for word in ("--unlock", f"{number}:{path}")]
+        return (*words, *(opened if self.looks_inside else ()), *(word for word, is_on in switches if is_on))
+
+    @property
+    def looks_inside(self) -> bool:
+        """Whether the command needs what lies in encrypted partitions, and can look into them: a stream comes once."""
+        is_wanted = self.fit or self.grow or self.repair_boot or self.firmware
+        return bool(is_wanted and self.source.path and self.partition is None)
+
+    @property
+    def encrypted(self) -> tuple[int, ...]:
+        """The encrypted partitions in the image."""
+        entries = self.image.layout.partitions if self.image else ()
+        return tuple(each.number for each in entries if each.content and each.content.type == "crypto_LUKS")
 
     def info(self) -> Pipeline:
         """What tells what is in the image."""
@@ -149,7 +164,7 @@ class Choice:
         if not self.target or not self.image:
             return ""
         short = need_of(self.image).shortfall(self.target)
-        return "" if self.fitting() else short
+        return "" if self.fitting() or self.may_fit_unlocked() else short
 
     def fitting(self) -> Fitting | None:
         """Where the partitions go on a target that the image does not fit onto as it is; None when they cannot."""
@@ -160,9 +175,26 @@ class Choice:
         except ImagerError:
             return None
 
+    def may_fit_unlocked(self) -> bool:
+        """Whether a target that is too small has room for all but what is encrypted, and may have it for that too."""
+        if not self.target or not self.image or not self.source.path or not need_of(self.image).shortfall(self.target):
+            return False
+        locked = frozenset(self.encrypted)
+        others = {each.number for each in self.image.layout.partitions} - locked
+        if not locked or not others:
+            return bool(locked)
+        rule = Rule("fit", leave_out=locked)
+        try:
+            fit(self.image.layout, self.target.size_bytes, rule, self.target.sector_bytes)
+        except ImagerError:
+            return False
+        return True
+
     def fitting_words(self) -> str:
         """What the target costs the partitions, for people; "" when it costs nothing."""
         fitting = self.fitting()
+        if fitting is None and self.may_fit_unlocked():
+            return "too small, unless what is encrypted fits: unlock it below (--fit)"
         if fitting is None or not self.target or not self.image:
             return ""
         smaller = ", ".join(str(place.number) for place in fitting.shrunk)

@@ -48,6 +48,14 @@ def test_a_system_for_the_other_firmware_is_made_to_start_and_that_repairs_it() 
     assert "--to-uefi" not in str(replace(chosen, partition=2, onto=2).restore())
 
 
+def test_an_encrypted_partition_is_unlocked_only_where_the_command_looks_into_it() -> None:
+    chosen = replace(CHOICE, unlock={2: "/run/key"})
+    assert "--unlock" not in str(chosen.restore())
+    assert "--grow last --unlock 2:/run/key" in str(replace(chosen, grow="last").restore())
+    assert "--unlock" not in str(replace(chosen, grow="last", source=Source(fetch=("fetch", "x"))).restore())
+    assert "--unlock" not in str(replace(chosen, repair_boot=True, partition=2, onto=2).restore())
+
+
 def test_a_stream_is_piped_into_the_command() -> None:
     source = Source(fetch=("recovery", "fetch", "http://x/a.img.zst"), name="http://x/a.img.zst")
     assert str(replace(CHOICE, source=source, verify=False).dry_run()) == (

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import ClassVar
 
 from rich.text import Text
@@ -20,6 +21,7 @@ from bootmedia.wizard.running import Outcome
 from bootmedia.wizard.screens.frame import Field, Form, Frame
 from bootmedia.wizard.screens.look import styled
 from bootmedia.wizard.screens.text import as_text
+from bootmedia.wizard.screens.unlocking import Passphrase
 from bootmedia.wizard.targets import Target, firmware_wanted, is_another_machine
 from imager.fitting.firmware import FirmwareKind
 from imager.pictures.sizes import size_text
@@ -127,7 +129,7 @@ class Options(Frame):
 
     def __init__(self, choice: Choice) -> None:
         super().__init__()
-        self._choice = replace(choice, fit=choice.fitting() is not None)
+        self._choice = replace(choice, fit=choice.fitting() is not None or choice.may_fit_unlocked())
         self._whole_refusal = choice.whole_refusal()
         self._is_whole = not self._whole_refusal
         self._firmware_wanted: FirmwareKind = firmware_wanted(choice.image.layout) if choice.image else ""
@@ -154,6 +156,7 @@ class Options(Frame):
         yield "verify", choice_row("Verify afterwards", "read everything back", on=choice.verify), True
         if self._is_whole:
             yield self._start_row()
+            yield from self._unlock_rows()
         yield "accept_damage", choice_row("Accept damage", "restore what is there", on=choice.accept_damage), True
 
     def _start_row(self) -> tuple[str, Text, bool]:
@@ -169,6 +172,25 @@ class Options(Frame):
             choice_row(f"Make it start with {wanted.upper()}", about, on=bool(self._choice.firmware)),
             True,
         )
+
+    def _unlock_rows(self) -> Iterable[tuple[str, Text, bool]]:
+        for number in self._choice.encrypted if self._choice.looks_inside else ():
+            about = "to fit, grow or repair what is in it"
+            row = choice_row(f"Unlock partition {number}", about, on=number in self._choice.unlock)
+            yield f"unlock:{number}", row, True
+
+    def _toggle_unlock(self, number: int) -> None:
+        known = dict(self._choice.unlock)
+        if number in known:
+            self.wizard.attached.forget_file(Path(known.pop(number)))
+            self._choice = replace(self._choice, unlock=known)
+            return
+
+        def given(path: str) -> None:
+            self._choice = replace(self._choice, unlock={**self._choice.unlock, number: path})
+            self._fill("go")
+
+        self.wizard.push_screen(Passphrase(number, given))
 
     def _repair_words(self) -> str:
         image, target = self._choice.image, self._choice.target
@@ -218,6 +240,8 @@ class Options(Frame):
             self._choice = replace(self._choice, partition=int(number), onto=int(onto), grow="")
         elif kind == "grow":
             self._choice = replace(self._choice, grow=what)
+        elif kind == "unlock":
+            self._toggle_unlock(int(what))
         elif kind == "firmware":
             self._choice = replace(self._choice, firmware="" if self._choice.firmware else self._firmware_wanted)
         else:
