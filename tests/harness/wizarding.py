@@ -57,6 +57,13 @@ class Person:
             await self.pilot.pause(0.05)
         return self.screen
 
+    async def reads(self, sentence: str) -> None:
+        """Wait for a sentence, which may be broken into lines anywhere."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while "".join(sentence.split()) not in "".join(self.screen.split()):
+            assert time.monotonic() < deadline, f"{sentence!r} not on the screen:\n{self.screen}"
+            await self.pilot.pause(0.05)
+
     async def presses(self, *keys: str) -> None:
         """Press keys, one after the other."""
         await self.pilot.press(*keys)
