@@ -135,7 +135,7 @@ def test_changes_are_written_to_the_target_at_once(tmp_path, is_device):
     kinds = [step["kind"] for step in told["plan"]["steps"]]
     assert kinds.index("clear") < kinds.index("shrink") < kinds.index("write") < kinds.index("write-last")
     assert [step["kind"] for step in told["result"]["steps"]] == kinds
-    assert told["plan"]["made_smaller"][0]["scratch_bytes"] == 0
+    assert told["plan"]["made_smaller"][0]["scratch_bytes"] <= 4 * MIB, "only for what must wait"
     assert any("is lost if it fails" in sentence for sentence in told["plan"]["plan_warnings"])
 
 
