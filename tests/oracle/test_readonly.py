@@ -463,7 +463,7 @@ def test_mutations_end_in_a_map_or_a_refusal(seeds, kind: str):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", TOOLS)
 def test_mutations_for_longer(seeds, kind: str):
-    end = time.monotonic() + float(os.environ.get("IMAGER_FUZZ_SECONDS", "60"))
+    end = time.monotonic() + float(os.environ.get("IMAGER_FUZZ_SECONDS", "25"))
     rng = random.Random(time.time_ns())
     while time.monotonic() < end:
         mutate(kind, *seeds(kind), rng, 1000)
