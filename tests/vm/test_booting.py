@@ -16,6 +16,7 @@ from tests.harness.disks import MIB, Part, gpt_disk
 from tests.harness.programs import call
 from tests.vm.conftest import blank, ran
 from tests.vm.test_medium import BOOT_SECONDS, done, started
+from tests.vm.test_repair_boot import MOUNT
 
 GUID = "c0ffee00-1111-2222-3333-444455556666"
 SHIM = "\\EFI\\debian\\shimx64.efi"
@@ -87,7 +88,7 @@ def test_the_firmware_finds_the_restored_system(prepared, source, tmp_path):
     restore = f"imager restore {source.image} /dev/nvme0n1 --yes"
     with switched_on(machine, scratch=tmp_path) as guest:
         started(guest)
-        done(guest, "mount -o ro /dev/disk/by-label/CARRIER /mnt")
+        done(guest, MOUNT, timeout_seconds=BOOT_SECONDS)
         before, _ = entries(guest)
         planned = done(guest, f"imager restore --dry-run {source.image} /dev/nvme0n1")
         assert f'make the boot entry "debian": {SHIM} on partition 1 ({GUID})' in planned
@@ -151,7 +152,7 @@ def test_a_machine_started_by_bios_is_told_what_uefi_needs(prepared, source, tmp
     machine = Machine(Firmware.BIOS, prepared.medium, disks=(target, Disk(source.carrier, Bus.AHCI, throw_away=True)))
     with switched_on(machine) as guest:
         started(guest)
-        done(guest, "mount -o ro /dev/disk/by-label/CARRIER /mnt")
+        done(guest, MOUNT, timeout_seconds=BOOT_SECONDS)
         planned = done(guest, f"imager restore --dry-run {source.image} /dev/vda")
         assert "as BIOS started this machine" in planned
         assert "\\EFI\\BOOT, which is missing here" in planned

@@ -39,6 +39,8 @@ from tests.vm.test_medium import BOOT_SECONDS, done, started
 pytestmark = needs_root
 REPAIR_SECONDS = 3 * 3600
 SWAP = 64 * MIB
+# The first shell is there before all disks are.
+MOUNT = "until mount -o ro /dev/disk/by-label/CARRIER /mnt; do sleep 1; done"
 IMAGE = "/mnt/old.img.zst"
 
 
@@ -132,7 +134,7 @@ def test_a_system_made_for_another_machine_starts_only_after_a_repair(prepared, 
     root, swap = source.uuid("root"), source.uuid("swap")
 
     with medium_shell(source, prepared.medium, (target, carrier), tmp_path) as guest:
-        done(guest, "mount -o ro /dev/disk/by-label/CARRIER /mnt")
+        done(guest, MOUNT, timeout_seconds=BOOT_SECONDS)
         done(guest, f"imager restore --yes --quiet {IMAGE} {node}", timeout_seconds=REPAIR_SECONDS)
     with switched_on(new, scratch=tmp_path) as guest:
         guest.wait_for("/dev/vda2 does not exist", timeout_seconds=BOOT_SECONDS * 3)
