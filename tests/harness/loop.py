@@ -83,6 +83,16 @@ def partitions(device: Path) -> Iterator[list[Path]]:
         subprocess.run(["partx", "--delete", device], check=False, capture_output=True)
 
 
+def forget_partitions(device: Path) -> None:
+    """Let the kernel know of none of them; another test may look at all disks at this moment, and have one open."""
+    for _ in range(600):
+        subprocess.run(["partx", "--delete", device], check=False, capture_output=True)
+        if not partition_nodes(device):
+            return
+        time.sleep(0.1)
+    raise RuntimeError(f"{device} keeps its partitions: something holds one of them open")
+
+
 def partition_nodes(device: Path) -> list[Path]:
     """The partitions that the kernel knows now, in ascending number."""
     found = {

@@ -17,7 +17,7 @@ from imager.devices.target import capabilities, open_target
 from imager.devices.usage import uses_of
 from imager.errors import TargetFailed, TargetRefused
 from tests.harness.files import sparse_file
-from tests.harness.loop import loop_device, mounted, needs_root, partition_nodes
+from tests.harness.loop import forget_partitions, loop_device, mounted, needs_root, partition_nodes
 from tests.harness.programs import call
 
 pytestmark = [pytest.mark.root, needs_root]
@@ -183,7 +183,7 @@ def test_the_new_table_is_known_to_the_kernel(tmp_path):
             target.flush()
             assert target.reread_table() == ""
         assert [node.name for node in partition_nodes(disk)] == [f"{disk.name}p1", f"{disk.name}p2"]
-        call("partx", "--delete", disk)
+        forget_partitions(disk)
 
 
 def write_all_of(target):

@@ -16,7 +16,7 @@ from imager.cli.app import app
 from tests.harness.btrfs_images import make as make_btrfs
 from tests.harness.disks import gpt_disk, listed, sfdisk_table
 from tests.harness.files import sparse_file
-from tests.harness.loop import loop_device, mounted, needs_root, partition_nodes, partitions
+from tests.harness.loop import forget_partitions, loop_device, mounted, needs_root, partition_nodes, partitions
 from tests.harness.programs import call, missing_tools
 from tests.harness.stacks import LVM, MIB, bootable_gpt, gpt_with, made, mbr_with, physical_volume
 from tests.harness.systems import made_system, with_shell
@@ -90,7 +90,7 @@ def test_everything_gets_another_identifier_and_is_well(tmp_path):
         (done,) = [each for each in said["result"]["afterwards"] if each["kind"] == "new-ids"]
         assert not done["failures"]
         call("partx", "--update", copy)
-        stack.callback(call, "partx", "--delete", copy)
+        stack.callback(forget_partitions, copy)
         before, after = identifiers(original), identifiers(copy)
         assert before.keys() == after.keys() == {"disk", *(f"{n} partition" for n in range(1, 9)), *(
             f"{number} {kind}" for number, kind in
@@ -233,7 +233,7 @@ def test_partuuids_follow_an_mbr_that_becomes_a_gpt(tmp_path):
         with mounted(partition_nodes(device)[0], tmp_path / "mnt") as top:
             assert (top / "etc/fstab").read_text() == fstab.replace("deadbeef-01", guid)
             assert (top / "etc/kernel/cmdline").read_text() == cmdline.replace("deadbeef-01", guid)
-        call("partx", "--delete", device)
+        forget_partitions(device)
 
 
 def test_a_group_in_the_files_gets_its_new_name(tmp_path):
@@ -306,7 +306,7 @@ def test_a_file_system_on_two_devices_is_not_mixed_up_with_its_source(tmp_path, 
         stack.enter_context(partitions(at["source"]))
         imager("clone", "--new-ids", at["source"], at["target"], "--yes", "--quiet")
         call("partx", "--update", at["target"])
-        stack.callback(call, "partx", "--delete", at["target"])
+        stack.callback(forget_partitions, at["target"])
         old, new = ([told(node)["UUID"] for node in partition_nodes(at[name])] for name in ("source", "target"))
         assert new[0] == new[1] != old[0] == old[1]
         call("btrfs", "check", "--readonly", partition_nodes(at["target"])[0])

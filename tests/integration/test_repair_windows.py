@@ -20,7 +20,7 @@ from imager.cli.app import app
 from tests.harness.disks import MIB, Part, mbr_disk, sfdisk_table
 from tests.harness.files import sparse_file
 from tests.harness.hives import Tree, binary, make_hive, read_by_hivex, read_by_reged, string
-from tests.harness.loop import loop_device, mounted, needs_root, partition_nodes, partitions
+from tests.harness.loop import forget_partitions, loop_device, mounted, needs_root, partition_nodes, partitions
 from tests.harness.ntfs_images import needs_driver, write_log
 from tests.harness.programs import call, missing_tools
 from tests.unit.test_windows_repair import device as gpt_device
@@ -284,7 +284,7 @@ def test_a_restore_that_moves_partitions_keeps_letters_and_menu(tmp_path):
         system = read_by_hivex(copied(nodes[1], tmp_path, f"{CONFIG}/SYSTEM"))
         assert system["MountedDevices"]["\\DosDevices\\D:"][1] == letter("df4546ae", start)
         assert system["MountedDevices"]["\\DosDevices\\C:"][1] == letter("df4546ae", STARTS[1])
-        call("partx", "--delete", device)
+        forget_partitions(device)
 
 
 def test_an_mbr_that_becomes_a_gpt_keeps_letters_and_menu(tmp_path):
@@ -306,7 +306,7 @@ def test_an_mbr_that_becomes_a_gpt_keeps_letters_and_menu(tmp_path):
         menu = read_by_hivex(copied(nodes[0], tmp_path, "Boot/BCD"))
         expected = gpt_device(str(table["id"]).lower(), guids[1])
         assert menu["Objects\\{1}\\Elements\\21000001"]["Element"][1] == expected
-        call("partx", "--delete", device)
+        forget_partitions(device)
 
 
 def test_drivers_without_repair_are_a_contradiction(tmp_path):

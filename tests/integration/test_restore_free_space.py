@@ -14,7 +14,7 @@ import pytest
 
 from tests.harness.disks import Part, gpt_disk, mbr_disk, needs_table_tools, sfdisk
 from tests.harness.files import sparse_file
-from tests.harness.loop import loop_device, mounted, needs_root, partitions
+from tests.harness.loop import forget_partitions, loop_device, mounted, needs_root, partitions
 from tests.harness.programs import call
 from tests.integration.test_cli import imager
 
@@ -194,7 +194,7 @@ def test_the_kernel_shows_the_new_partition_of_a_device(sector_size: int, tmp_pa
         assert names.count("part") == 2
         found = entries(disk)
         assert (found[2]["name"], found[2]["size"] * sector_size) == ("x", 24 * MIB)
-        call("partx", "--delete", disk)
+        forget_partitions(disk)
 
 
 @needs_root

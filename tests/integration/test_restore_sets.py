@@ -14,7 +14,7 @@ import pytest
 from bootmedia.recovery.job import Recovery
 from bootmedia.recovery.places import Surroundings
 from tests.harness.disks import Part, gpt_disk, needs_table_tools
-from tests.harness.loop import loop_device, mounted, needs_root
+from tests.harness.loop import forget_partitions, loop_device, mounted, needs_root
 from tests.harness.programs import call, missing_tools
 from tests.harness.volumes_corpus import members
 from tests.integration.test_cli import digest, imager, on_terminal
@@ -204,7 +204,7 @@ def test_a_disk_and_a_partition_of_it_are_one_target(images, tmp_path) -> None:
         try:
             done = imager("restore", "--yes", *to(images, [disk, Path(f"{disk}p1")]))
         finally:
-            call("partx", "--delete", disk)
+            forget_partitions(disk)
     assert done.returncode == 2
     assert b"one is a part of the other" in done.stderr
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from bootmedia.cli.app import app
 from bootmedia.stick.medium import HEAD_BYTES
 from tests.harness.disks import MIB
-from tests.harness.loop import loop_device, mounted, needs_root, partition_nodes
+from tests.harness.loop import forget_partitions, loop_device, mounted, needs_root, partition_nodes
 from tests.harness.programs import call
 from tests.unit.test_stick import a_head
 
@@ -142,7 +142,7 @@ def test_a_disk_that_is_no_stick_is_refused_and_a_mounted_one_always(tmp_path, m
         with mounted(data, tmp_path / "mounted"):
             assert "mounted" in write(medium, device, "--not-removable", status=6)
         assert "is a partition" in write(medium, data, "--not-removable", status=6)
-        call("partx", "--delete", device)
+        forget_partitions(device)
 
 
 def test_without_a_yes_nothing_is_written(medium, stick):
