@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # imported late at run time, so that --help is fast
     from imager.layout import Layout
     from imager.opening.whole import Shown
     from imager.restore.afterwards import Stage, WrittenDisk
+    from imager.restore.repair_boot_stage import RepairBoot
 
 NAME = "repair-boot"
 EPILOG = epilog(
@@ -128,7 +129,8 @@ def _repair(
 
     disks = [disk.path for disk in written]
     reporting.name(Path(disks[0]).name)
-    stages = _stages(written, shown, unlocking, windows_drivers, boot_entries=boot_entries)
+    repair, entries = _stages(written, shown, unlocking, windows_drivers, boot_entries=boot_entries)
+    stages = (repair, *entries)
     after = Afterwards(stages, follow_restore=False)
     reporting.fill(after=after, is_plan=dry_run)
     planned = {"plan": [{"kind": stage.kind, **stage.as_dict()} for stage in stages]}
@@ -136,9 +138,15 @@ def _repair(
     if dry_run:
         console.result(planned, lines)
         return
+    has_nothing = repair.finds_nothing and not entries
     must_be_seen = asks and can_ask()
     for line in lines:
-        console.say(line, must=must_be_seen)
+        console.say(line, must=must_be_seen or has_nothing)
+    if has_nothing:
+        raise StageFailed(
+            f"{', '.join(disks)}: no Linux system and no Windows was found, so nothing was repaired",
+            hint="Name all disks of the system, none but them, and open encrypted partitions with --unlock N.",
+        )
     confirm(disks, yes=not asks)
     done = after.carry_out(written, say=console.say, progress=console.progress())
     reporting.fill(done_after=done)
@@ -179,7 +187,7 @@ def _stages(
     windows_drivers: Path | None,
     *,
     boot_entries: bool,
-) -> tuple[Stage, ...]:
+) -> tuple[RepairBoot, tuple[Stage, ...]]:
     """What is done, planned from what is on the disks; repairs come first, as entries lead to what they install."""
     from imager.booting.firmware import read_firmware
     from imager.booting.repair import look
@@ -204,4 +212,4 @@ def _stages(
     there = [(shown.devices[disk.path], disk.layout) for disk in written]
     looked = look(there, firmware, secrets, windows, is_here=is_here)
     repair = RepairBoot(firmware, tuple(names), secrets, looked, windows, is_here=is_here, shown=shown)
-    return (repair, entries) if entries and boot_entries else (repair,)
+    return repair, (entries,) if entries and boot_entries else ()

@@ -72,8 +72,7 @@ class RepairBoot:
     def lines(self) -> Sequence[str]:
         """What will be done, for the plan."""
         if self.looked is not None:
-            shown = self.shown or Shown()
-            return [shown.named(line) for line in self.looked.lines()]
+            return [self._names.named(line) for line in self.looked.lines()]
         drivers = dict.fromkeys(device.driver for target in self.targets for device in chain_of(target))
         here = f" (here: {', '.join(drivers)})" if drivers else ""
         platform = "its EFI system partition" if self.firmware.is_uefi else "the disk"
@@ -89,6 +88,15 @@ class RepairBoot:
             linux.insert(1, "let them mount the new EFI system partition at /boot/efi, by a line in fstab")
             linux.append("put the loader on the fallback path \\EFI\\BOOT too, where firmware without an entry looks")
         return [*linux, *self._windows_lines(here)]
+
+    @property
+    def finds_nothing(self) -> bool:
+        """Whether somebody has looked, and there is no system."""
+        return self.looked is not None and not self.looked.found_any
+
+    @property
+    def _names(self) -> Shown:
+        return self.shown or Shown()
 
     def _fallbacks(self, pairs: Sequence[tuple[str, Layout]], say: Say) -> tuple[str, ...]:
         """Where firmware looks that has no entry: it may be that of another machine, which nobody can enter it into."""
@@ -113,7 +121,7 @@ class RepairBoot:
 
     def as_dict(self) -> dict[str, Any]:
         """The same for JSON."""
-        found = (self.shown or Shown()).facts(self.looked.as_dict()) if self.looked else {}
+        found = self._names.facts(self.looked.as_dict()) if self.looked else {}
         return {"firmware": self.firmware.words, "steps": [*self.lines()], **found}
 
     def carry_out(self, disks: Sequence[WrittenDisk], say: Say, progress: Progress) -> StageResult:

@@ -297,8 +297,10 @@ def test_a_system_on_lvm_is_repaired_with_its_boot_partition(tmp_path):
 def test_a_disk_without_a_system_is_left_as_it_is(disk, tmp_path):
     device, nodes = disk
     call("mke2fs", "-q", "-t", "ext4", nodes[1])
-    said = imager("repair-boot", "--yes", device, status=10)
-    assert "no Linux system and no Windows was found" in said
+    for words in (("--yes",), ()):  # nobody is asked to agree to nothing
+        said = imager("repair-boot", *words, device, status=10)
+        assert "no Linux system and no Windows was found" in said
+        assert "--unlock" in said
 
 
 def test_a_disk_that_is_mounted_is_refused(disk, tmp_path):
