@@ -122,7 +122,16 @@ async def goes_to_image(person: Person, image: Path) -> None:
     """From the first screen to what is in an image, by its path."""
     await person.sees("Restore", "Power off")
     await person.chooses("restore")
-    await person.sees("A path")
+    await person.sees("where the image is")  # with what others have on this machine's disks, its list may be longer
     await person.chooses("path")
     await person.sees("Path of an image")
     await person.types(str(image))
+
+
+async def goes_to_options(person: Person, image: Path, content: str, target: Path) -> None:
+    """From the first screen to all or a part of an image, which holds some content, onto a disk."""
+    await goes_to_image(person, image)
+    await person.sees("content", content)
+    await person.presses("enter")
+    await person.sees(str(target))
+    await person.chooses(str(target))

@@ -18,7 +18,7 @@ from tests.harness.disks import sfdisk
 from tests.harness.files import sparse_file
 from tests.harness.loop import loop_device, mounted, needs_root, partition_nodes, partitions
 from tests.harness.programs import call
-from tests.harness.wizarding import Person, a_person, driven, goes_to_image
+from tests.harness.wizarding import Person, a_person, driven, goes_to_image, goes_to_options
 
 MIB = 1 << 20
 pytestmark = needs_root
@@ -70,11 +70,7 @@ def restored_marker(device: Path, folder: Path) -> str:
 
 async def to_review(person: Person, image: Path, device: Path) -> None:
     """As far as one can go without agreeing to anything."""
-    await goes_to_image(person, image)
-    await person.sees("content", "rootfs")
-    await person.presses("enter")
-    await person.sees(str(device))
-    await person.chooses(str(device))
+    await goes_to_options(person, image, "rootfs", device)
     await person.sees("WILL BE DESTROYED: EVERYTHING", "The whole disk")
     await person.chooses("go")
     await person.sees("now on it, and lost", "WILL BE DESTROYED: EVERYTHING")
@@ -113,11 +109,7 @@ def test_a_system_for_uefi_is_made_to_start_on_a_machine_with_bios(around, targe
 
     async def story() -> None:
         async with a_person(around) as person:
-            await goes_to_image(person, image)
-            await person.sees("content", "vfat")
-            await person.presses("enter")
-            await person.sees(str(target))
-            await person.chooses(str(target))
+            await goes_to_options(person, image, "vfat", target)
             await person.sees("Make it start with BIOS", "its old machine had UEFI: better do")
             await person.chooses("firmware")
             await person.sees("[x] Make it start with BIOS")

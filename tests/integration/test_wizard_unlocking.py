@@ -16,7 +16,7 @@ from tests.harness.disks import MIB, needs_table_tools
 from tests.harness.files import sparse_file
 from tests.harness.loop import loop_device, needs_root
 from tests.harness.programs import missing_tools
-from tests.harness.wizarding import a_person, driven, goes_to_image
+from tests.harness.wizarding import a_person, driven, goes_to_options
 from tests.oracle.test_grow import volume
 from tests.oracle.test_shrink import captured
 from tests.oracle.test_shrink_luks import TOOLS, decrypted, encrypted
@@ -46,11 +46,7 @@ def test_an_encrypted_disk_comes_onto_a_smaller_one(tmp_path, monkeypatch):
 
     async def story():
         async with a_person(around) as person:
-            await goes_to_image(person, image)
-            await person.sees("content", "crypto_LUKS")
-            await person.presses("enter")
-            await person.sees(str(target))
-            await person.chooses(str(target))
+            await goes_to_options(person, image, "crypto_LUKS", target)
             await person.sees("unless what is encrypted fits", "[ ] Unlock partition 2")
             await unlocked(person, "open barley")
             await person.sees("This cannot be done:", "passphrase")
