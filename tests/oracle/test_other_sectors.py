@@ -166,13 +166,17 @@ def test_ntfs_gets_boot_sectors_for_its_new_sectors_and_back_again(tmp_path):
     ],
 )
 def test_what_cannot_live_there_is_refused_before_anything_is_written(tmp_path, row, told):
-    image = captured(disk_with(tmp_path, 512, 80 * MIB, [row]), 512)
-    target = tmp_path / "target"
-    target.write_bytes(b"\xa5" * 80 * MIB)
+    refused(tmp_path, captured(disk_with(tmp_path, 512, 80 * MIB, [row]), 512), told, 80 * MIB)
+
+
+def refused(folder, image, words, size=100 * MIB):
+    """An image does not come onto 4096-byte sectors, is told why, and nothing is written."""
+    target = folder / "target"
+    target.write_bytes(b"\xa5" * size)
     with loop_device(target, sector_size=4096) as device:
         done = imager("restore", "--yes", "--fit", image, device)
-        assert (done.returncode, told in " ".join(done.stderr.split())) == (2, True), done.stderr
-    assert target.read_bytes() == b"\xa5" * 80 * MIB
+    assert (done.returncode, words in " ".join(done.stderr.split())) == (2, True), done.stderr
+    assert target.read_bytes() == b"\xa5" * size
 
 
 PLAN = """

@@ -15,7 +15,7 @@ from tests.harness.luks import make_luks1
 from tests.harness.lvm import VolumeGroup, volume_group
 from tests.harness.programs import call, missing_tools
 from tests.oracle.test_grow import CONTENT, imager
-from tests.oracle.test_other_sectors import blkid, captured, restored, volume_of
+from tests.oracle.test_other_sectors import blkid, captured, refused, restored, volume_of
 from tests.oracle.test_shrink_luks import decrypted
 
 TOOLS = ("mke2fs", "e2fsck", "mkfs.xfs", "xfs_repair", "rsync", "lvm", "mkswap", "cryptsetup", "qemu-img")
@@ -145,15 +145,6 @@ def test_a_file_system_in_a_container_is_made_anew(tmp_path, name):
         plain = opened(there, key, tmp_path)
     with loop_device(plain, sector_size=4096) as shown:
         assert_lives(shown, tmp_path, name, uuid)
-
-
-def refused(folder, image, words):
-    target = folder / "target"
-    target.write_bytes(b"\xa5" * 100 * MIB)
-    with loop_device(target, sector_size=4096) as device:
-        done = imager("restore", "--yes", "--fit", image, device)
-    assert (done.returncode, words in " ".join(done.stderr.split())) == (2, True), done.stderr
-    assert target.read_bytes() == b"\xa5" * 100 * MIB
 
 
 def test_a_container_whose_data_begin_within_a_sector_is_refused(tmp_path):

@@ -22,7 +22,7 @@ from tests.vm.test_medium import BOOT_SECONDS
 pytestmark = [needs_root, pytest.mark.slow]
 RESTORE_SECONDS = 2 * 3600
 # What a repair changes: device names, initramfs, loader and its menu, and where UEFI's is mounted.
-CHANGED = (
+_CHANGED = (
     r"^[<>] /(boot|etc/fstab|etc/kernel|var/lib/initramfs-tools|usr/lib/modules)|^[<>] [0-9a-f]{64}  /(boot|etc/fstab)"
 )
 
@@ -52,11 +52,7 @@ def test_a_machine_comes_back_on_one_with_the_other_firmware(plain_medium, tmp_p
     memory.mkdir()
     with watched(Machine(firmware, disks=(target,)), memory, "restored") as guest:
         log_in(guest)
-        after = guest.run("prove", timeout_seconds=BOOT_SECONDS).output
-        print(after)
-        assert f"prove: marker {before['marker']}" in after
-        assert "prove: state running" in after
-        assert guest.run(f"diff /var/lib/prove/list /run/list | grep '^[<>]' | grep -vE '{CHANGED}'").output == ""
+        assert_same_but_for_a_repair(guest, before)
         is_uefi = guest.run("test -d /sys/firmware/efi").status == 0
         assert is_uefi == (firmware is not Firmware.BIOS)
         if firmware is Firmware.SECURE_BOOT:
@@ -65,6 +61,15 @@ def test_a_machine_comes_back_on_one_with_the_other_firmware(plain_medium, tmp_p
             assert guest.run("findmnt --noheadings --output FSTYPE /boot/efi").output.strip() == "vfat"
         switch_off(guest)
     assert "No problems found" in call("sgdisk", "-v", target.path)
+
+
+def assert_same_but_for_a_repair(guest, before):
+    """What a system says of itself that was repaired: all is there, and it runs."""
+    after = guest.run("prove", timeout_seconds=BOOT_SECONDS).output
+    print(after)
+    assert f"prove: marker {before['marker']}" in after
+    assert "prove: state running" in after
+    assert guest.run(f"diff /var/lib/prove/list /run/list | grep '^[<>]' | grep -vE '{_CHANGED}'").output == ""
 
 
 def carried(image, folder):
