@@ -77,6 +77,11 @@ class CaptureResult:
     damage: tuple[DamagedPart, ...]
     seconds: float
 
+    @property
+    def lacks_content(self) -> bool:
+        """Whether bytes that were in use are not in the image."""
+        return bool(len(self.unreadable))
+
     def as_dict(self) -> dict[str, object]:
         """The result for JSON."""
         return {

@@ -25,15 +25,19 @@ from imager.layout import Layout
 from imager.progress import Progress
 
 _AGAIN: Final = "Capture again from the start with --overwrite."
-_CHOICES: Final[tuple[tuple[str, str, Callable[[Description], object]], ...]] = (
+_Choice = tuple[str, str, Callable[[Description], object]]
+CHOICES: Final[tuple[_Choice, ...]] = (
     ("compression level", "--level", lambda description: description.level),
     ("chunk size", "--chunk-size", lambda description: description.chunk_size),
     ("comment", "--comment", lambda description: description.comment),
     ("file of answers", "--answers", lambda description: _told_apart(description.answers)),
-    ("version of the compression library", "", lambda description: description.compressor),
-    ("version of imager", "", lambda description: description.tool),
     ("options", "", lambda description: description.options),
     ("sector size", "", lambda description: description.sector_size),
+)
+"""What a person asks for, and with which option."""
+_VERSIONS: Final[tuple[_Choice, ...]] = (
+    ("version of the compression library", "", lambda description: description.compressor),
+    ("version of imager", "", lambda description: description.tool),
 )
 
 
@@ -50,14 +54,14 @@ def continued(partial: Description, wanted: Description, *, named_id: bool, name
         UsageError: Another level, chunk size or version would be needed.
         SourceUnusable: The disk has another layout or other blocks in use than then.
     """
-    for what, option, value in _CHOICES:
+    for what, option, value in (*CHOICES, *_VERSIONS):
         if value(partial) != value(wanted):
             raise _other_choice(what, option, value(partial), value(wanted))
     if named_id and partial.image_id != wanted.image_id:
         raise _other_choice("image id", "--image-id", partial.image_id, wanted.image_id)
     if named_set and partial.set_id != wanted.set_id:
         raise _other_choice("set id", "", partial.set_id, wanted.set_id)
-    difference = _source_difference(partial, wanted)
+    difference = source_difference(partial, wanted)
     if difference:
         raise SourceUnusable(
             f"the source is not what it was when the partial image was begun: {difference}", hint=_AGAIN
@@ -81,7 +85,8 @@ def _other_choice(what: str, option: str, found: object, wanted: object) -> Imag
     )
 
 
-def _source_difference(partial: Description, wanted: Description) -> str:
+def source_difference(partial: Description, wanted: Description) -> str:
+    """What of a disk is not as an image describes it, in words; "" when it still is that disk."""
     if partial.disk_size != wanted.disk_size:
         return f"it had {partial.disk_size} bytes, now it has {wanted.disk_size}"
     layout = _without_path(partial.layout)

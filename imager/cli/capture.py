@@ -39,6 +39,7 @@ from imager.errors import ContentIncomplete, UsageError
 from imager.text import storable
 
 if TYPE_CHECKING:  # imported late at run time, so that --help is fast
+    from imager.capture.complete import CompleteImage
     from imager.capture.options import CaptureOptions, CaptureResult
     from imager.cli.sources import Opened
     from imager.image.description import SetMember
@@ -108,7 +109,8 @@ def command(
         str | None, typer.Option("--rate-limit", metavar="SIZE", help="Read at most so many bytes a second.")
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with an interrupted capture of the same disk.")
+        bool,
+        typer.Option("--resume", help="Go on with an interrupted capture of the same disk; fine when it is complete."),
     ] = False,
     rescue: Annotated[
         bool, typer.Option("--rescue", help="Go on past unreadable sectors; the image says which they are.")
@@ -149,20 +151,16 @@ def command(
     ) as opened:
         tell_of_missing_files(opened, wanted.skip_files, console)
         targets = [image] if len(opened) == 1 and not _is_folder(image) else _names_in_folder(Path(image), opened)
-        set_id, complete = interrupted_set(targets) if resume and len(opened) > 1 else (None, frozenset())
+        set_id = interrupted_set(targets) if resume and len(opened) > 1 else None
         if len(opened) > 1:
             options = replace(options, set_id=set_id or uuid.uuid4(), set_members=_members(opened, targets))
         results = []
         for number, (each, name) in enumerate(zip(opened, targets, strict=True)):
             own = replace(options, answers="" if number else answers_text)
-            results.append(
-                None
-                if name in complete
-                else _capture_one(each, name, own, console, overwrite=overwrite, split_size=split_size)
-            )
+            results.append(_capture_one(each, name, own, console, overwrite=overwrite, split_size=split_size))
     facts = [_facts(each, name, result) for each, name, result in zip(opened, targets, results, strict=True)]
     console.result({"images": facts}, _lines(opened, targets, results))
-    return ContentIncomplete.exit_code if any(result and len(result.unreadable) for result in results) else 0
+    return ContentIncomplete.exit_code if any(result.lacks_content for result in results) else 0
 
 
 def _check_output(
@@ -276,7 +274,8 @@ def _members(opened: Sequence[Opened], names: Sequence[str]) -> tuple[SetMember,
 
 def _capture_one(
     each: Opened, name: str, options: CaptureOptions, console: Console, *, overwrite: bool, split_size: int | None
-) -> CaptureResult:
+) -> CaptureResult | CompleteImage:
+    from imager.capture.complete import complete_image, is_complete
     from imager.capture.job import capture
     from imager.cli.sources import refuse_replacing
     from imager.stores import open_output
@@ -284,27 +283,36 @@ def _capture_one(
     refuse_replacing(name, [each.path])
     for text in each.survey.layout.all_warnings():
         console.warn(f"{each.path}: {text}")
+    if options.resume and is_complete(name):
+        return complete_image(each.reader, each.survey, name, options)
     output = open_output(name, overwrite=overwrite, resume=options.resume, split_size=split_size)
     return capture(each.reader, each.survey, output, options, console.progress())
 
 
-def _facts(each: Opened, name: str, result: CaptureResult | None) -> dict[str, Any]:
-    if result is None:
-        return {"source": each.path, "image": name, "was_complete": True}
+def _facts(each: Opened, name: str, result: CaptureResult | CompleteImage) -> dict[str, Any]:
     return {"source": each.path, "image": name, **result.as_dict()}
 
 
-def _lines(opened: Sequence[Opened], names: Sequence[str], results: Sequence[CaptureResult | None]) -> Iterator[str]:
-    from imager.pictures.sizes import duration_text, size_text
-
+def _lines(
+    opened: Sequence[Opened], names: Sequence[str], results: Sequence[CaptureResult | CompleteImage]
+) -> Iterator[str]:
     for each, name, result in zip(opened, names, results, strict=True):
-        if result is None:
-            yield f"{each.path} -> {name}: was complete already"
-            continue
-        rate = size_text(round(result.bytes_read / max(result.seconds, 1e-9)))
-        yield (
-            f"{each.path} -> {name}: {size_text(result.bytes_read)} of {size_text(each.reader.size)} copied into "
-            f"{size_text(result.bytes_written)} in {duration_text(result.seconds)} ({rate}/s)"
-        )
+        yield _done_line(each, name, result)
         for part in result.damage:
             yield f"  DAMAGED: {part.sentence()}"
+
+
+def _done_line(each: Opened, name: str, result: CaptureResult | CompleteImage) -> str:
+    from imager.capture.complete import CompleteImage
+    from imager.pictures.sizes import duration_text, size_text
+
+    if isinstance(result, CompleteImage):
+        return (
+            f"{each.path} -> {name}: is complete already, captured {result.description.created}: nothing to do "
+            "(imager verify reads all of it, with --against the disk too)"
+        )
+    rate = size_text(round(result.bytes_read / max(result.seconds, 1e-9)))
+    return (
+        f"{each.path} -> {name}: {size_text(result.bytes_read)} of {size_text(each.reader.size)} copied into "
+        f"{size_text(result.bytes_written)} in {duration_text(result.seconds)} ({rate}/s)"
+    )

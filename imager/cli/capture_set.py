@@ -14,20 +14,15 @@ from imager.stores import open_input
 from imager.stores.parts import finished_files, unfinished_files
 
 
-def interrupted_set(names: Sequence[str]) -> tuple[UUID | None, frozenset[str]]:
-    """The id of the set that was interrupted, and which of its images are complete.
-
-    Where all of them are complete there is nothing to continue.
+def interrupted_set(names: Sequence[str]) -> UUID | None:
+    """The id of the set that these images belong to, of which any may be complete.
 
     Args:
         names: Of the images.
     """
-    complete = {name: found for name in names if (found := _set_of(finished_files(Path(name))))}
     begun = [found for name in names if (found := _set_of(unfinished_files(Path(name))))]
-    if len(complete) == len(names):
-        return None, frozenset()
-    set_id = next(iter([*begun, *complete.values()]), None)
-    return set_id, frozenset(name for name, found in complete.items() if found == set_id)
+    complete = [found for name in names if (found := _set_of(finished_files(Path(name))))]
+    return next(iter([*begun, *complete]), None)
 
 
 def _set_of(files: Sequence[Path]) -> UUID | None:

@@ -283,7 +283,7 @@ def test_an_interrupted_set_is_continued_where_it_stopped(disks, tmp_path) -> No
     done = imager("capture", "--resume", "--all-blocks", "--json", *disks, folder)
     assert done.returncode == 0, done.stderr
     first, last = json.loads(done.stdout)["images"]
-    assert first == {"source": str(disks[0]), "image": str(complete), "was_complete": True}
+    assert (first["source"], first["image"], first["was_complete"]) == (str(disks[0]), str(complete), True)
     assert last["image"] == str(second)
     assert digest(complete) == before
     ids = [json.loads(imager("info", "--json", image).stdout)["set_id"] for image in (complete, second)]
@@ -293,7 +293,17 @@ def test_an_interrupted_set_is_continued_where_it_stopped(disks, tmp_path) -> No
     assert [digest(target) for target in targets] == [digest(disk) for disk in disks]
 
 
-def test_a_complete_set_is_not_taken_for_one_that_can_be_continued(disks, images) -> None:
-    done = imager("capture", "--resume", *disks, images[0].parent)
+def test_a_set_that_is_complete_is_told_as_that_and_stays_as_it_is(disks, images) -> None:
+    before = [digest(image) for image in images]
+    done = imager("capture", "--resume", "--all-blocks", *disks, images[0].parent)
+    assert done.returncode == 0, done.stderr
+    assert [b"is complete already" in line for line in done.stdout.splitlines()] == [True, True]
+    assert [digest(image) for image in images] == before
+
+
+def test_images_that_were_not_captured_together_are_no_complete_set(disks, tmp_path) -> None:
+    for disk in disks:
+        assert imager("capture", disk, tmp_path / f"{disk.name}.img.zst").returncode == 0
+    done = imager("capture", "--resume", *disks, tmp_path)
     assert done.returncode == 5
-    assert b"exists" in done.stderr
+    assert b"belongs to no set" in done.stderr
