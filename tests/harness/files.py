@@ -16,6 +16,15 @@ def sparse_file(path: Path, size_bytes: int) -> Path:
     return path
 
 
+def flip(path: Path, offset: int, count: int = 1) -> Path:
+    """Damage bytes of a file: each bit becomes the other, so that no byte is what it was, whatever it was."""
+    with path.open("r+b") as file:
+        content = os.pread(file.fileno(), count, offset)
+        assert len(content) == count, f"{path} ends before byte {offset + count}"
+        os.pwrite(file.fileno(), bytes(byte ^ 0xFF for byte in content), offset)
+    return path
+
+
 class FileReader(BlockReader):
     """A file as a disk, read at offsets."""
 

@@ -17,6 +17,7 @@ from imager.errors import UsageError, VolumeFailed
 from imager.overlay import Base, Place, Store, View, attached, device, shown
 from tests.harness.capturing import MIB, capture_file
 from tests.harness.faulty import needs_fuse
+from tests.harness.files import flip
 from tests.harness.loop import can_mount, needs_root
 from tests.harness.programs import call, missing_tools
 
@@ -88,10 +89,8 @@ def test_several_files_and_ranges_are_shown_at_once(disk, stack):
 def test_what_is_damaged_in_the_image_is_said(disk, tmp_path):
     image = tmp_path / "image"
     capture_file(disk, image, [(0, disk.stat().st_size)])
-    raw = bytearray(image.read_bytes())
-    at = raw.index(b"\x28\xb5\x2f\xfd", len(raw) // 4)
-    raw[at + 40 : at + 80] = bytes(40)
-    image.write_bytes(raw)
+    raw = image.read_bytes()
+    flip(image, raw.index(b"\x28\xb5\x2f\xfd", len(raw) // 4) + 40, 40)
     with shown([View("disk", Base.of_image(str(image), [(0, disk.stat().st_size)]))]) as there:
         with pytest.raises(OSError, match="Input/output"):
             Path(there.path("disk")).read_bytes()

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.harness.files import flip
 from tests.integration.test_cli import imager
 
 MIB = 1024 * 1024
@@ -67,10 +68,7 @@ def test_lines_are_asked_for_even_where_a_person_wants_quiet(disk: Path, tmp_pat
 def test_a_failure_is_the_last_line(disk: Path, tmp_path: Path) -> None:
     image = tmp_path / "image.zst"
     capture(disk, image)
-    content = bytearray(image.read_bytes())
-    middle = len(content) // 2
-    content[middle : middle + 64] = bytes(64)
-    image.write_bytes(content)
+    flip(image, image.stat().st_size // 2, 64)
     done = imager("restore", "--yes", "--json", "--progress", "lines", image, tmp_path / "copy")
     *progress, error = lines_of(done.stderr)
     assert done.returncode == error["exit_status"] == 4

@@ -14,7 +14,7 @@ from imager.errors import ImageDamaged, ImageIncomplete, TargetRefused, TargetTo
 from imager.extents import Extents
 from imager.restore.plan import RestoreScope
 from tests.harness.disks import MIB, Part, gpt_disk, listed, mbr_disk, needs_table_tools, poke
-from tests.harness.files import sparse_file
+from tests.harness.files import flip, sparse_file
 from tests.harness.programs import call
 from tests.harness.restoring import image_of, layout_of, restore_image
 
@@ -106,7 +106,7 @@ def test_larger_disk_has_a_valid_gpt_with_its_backup_at_the_end(gpt, tmp_path):
 
 def test_backup_stands_in_for_a_damaged_primary_gpt_on_a_larger_disk(gpt, tmp_path):
     expected = listed(gpt)
-    poke(gpt, SECTOR + 16, b"\xff\xff\xff\xff")
+    flip(gpt, SECTOR + 16)
     image_of(gpt, tmp_path / "image")
     target = sparse_file(tmp_path / "target", DISK + 5 * MIB)
     restore_image(tmp_path / "image", target, verify=True)

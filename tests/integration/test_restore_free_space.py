@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.harness.disks import Part, gpt_disk, mbr_disk, needs_table_tools, sfdisk
-from tests.harness.files import sparse_file
+from tests.harness.files import flip, sparse_file
 from tests.harness.loop import forget_partitions, loop_device, mounted, needs_root, partitions
 from tests.harness.programs import call
 from tests.integration.test_cli import imager
@@ -147,10 +147,7 @@ def test_what_cannot_get_a_partition_is_refused_and_stays_as_it_is(image: Path, 
     four = mbr_disk(tmp_path / "four", 64 * MIB, [Part(MIB), Part(MIB), Part(MIB), Part(MIB)])
     bare = sparse_file(tmp_path / "bare", 64 * MIB)
     call("mke2fs", "-q", "-F", bare)
-    damaged = gpt_disk(tmp_path / "damaged", 64 * MIB, [Part(MIB)])
-    with damaged.open("r+b") as file:
-        file.seek(512 + 60)
-        file.write(b"\xff")
+    damaged = flip(gpt_disk(tmp_path / "damaged", 64 * MIB, [Part(MIB)]), 512 + 60)
     cases = [
         (full, "no gap on .* is large enough"),
         (four, "has no entry left"),

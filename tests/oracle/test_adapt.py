@@ -14,10 +14,9 @@ from tests.harness.disks import (
     mbr_disk,
     needs_table_tools,
     parted_lists,
-    poke,
     sfdisk,
 )
-from tests.harness.files import sparse_file
+from tests.harness.files import flip, sparse_file
 from tests.harness.loop import loop_device, needs_root
 from tests.harness.programs import call
 from tests.harness.tables import restored
@@ -101,7 +100,7 @@ def test_entry_arrays_of_other_places_and_lengths_move(tmp_path, options):
 def test_one_damaged_copy_still_gives_a_sound_backup(tmp_path, where):
     path = gpt_disk(tmp_path / "disk", 32 * MIB, PARTS)
     expected = rows(listed(path))
-    target = moved(poke(path, where, b"bad!"), 64 * MIB)
+    target = moved(flip(path, where), 64 * MIB)
     assert rows(listed(target)) == expected
     if where > MIB:
         assert_judged_sound(target)

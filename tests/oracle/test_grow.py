@@ -25,7 +25,7 @@ from tests.harness.disks import (
     sfdisk,
     sfdisk_table,
 )
-from tests.harness.files import sparse_file
+from tests.harness.files import flip, sparse_file
 from tests.harness.loop import loop_device, needs_root
 from tests.harness.programs import call, missing_tools
 
@@ -255,7 +255,7 @@ def test_an_odd_entry_array_and_bytes_beyond_the_fields_stay(tmp_path):
 def test_a_damaged_primary_gpt_is_made_anew_from_the_backup(tmp_path):
     disk = debian(tmp_path)
     expected = identity(disk)
-    poke(disk, 512 + 16, b"bad!")
+    flip(disk, 512 + 16)
     target = grown(disk, 160 * MIB, "last")
     assert_gpt_sound(target)
     assert identity(target) == expected
