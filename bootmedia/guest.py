@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from bootmedia.errors import BootFailed
 from bootmedia.machine import Machine
+from imager import temporary
 from imager.process import PIPE, Running, start
 
 _LAST_CHARACTERS = 800
@@ -180,10 +180,10 @@ def switched_on(machine: Machine, *, scratch: Path | None = None) -> Iterator[Gu
         machine: What to start.
         scratch: A folder for its firmware's memory, to start the same machine again; else it forgets.
     """
-    with tempfile.TemporaryDirectory(prefix="bootmedia-") as folder:
-        place = scratch or Path(folder)
+    with temporary.folder("machine") as folder:
+        place = scratch or folder
         with (
-            (Path(folder) / "qemu.log").open("w+b") as errors,
+            (folder / "qemu.log").open("w+b") as errors,
             start(machine.command(place), input_from=PIPE, output_to=PIPE, errors_to=errors) as running,
         ):
             guest = Guest(running, place)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ import typer
 from bootmedia.cli.options import MediumArgument, epilog, read_checked_answers, reporting
 from bootmedia.programs import require_programs
 from bootmedia.recipes import RECIPE
+from imager import temporary
 from imager.cli.confirm import can_ask, confirm
 from imager.cli.options import DebugOption, DryRunOption, JsonOption, ProgressOption, QuietOption, YesOption, disk_name
 from imager.cli.output import Console
@@ -117,8 +117,8 @@ def _carry_out(plan: StickPlan, images: Mapping[str, Path], target: str, console
     from bootmedia.stick.job import Writing
     from imager.devices.target import open_target
 
-    with tempfile.TemporaryDirectory(prefix="bootmedia-write-") as scratch:
-        prepared = _prepare(plan, Path(scratch)) if plan.data and not plan.keeps_data else None
+    with temporary.folder("stick") as scratch:
+        prepared = _prepare(plan, scratch) if plan.data and not plan.keeps_data else None
         with open_target(Path(target)) as disk:
             writing = Writing(plan, disk, console.progress())
             writing.carry_out(prepared, images)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import shlex
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import IO
 from bootmedia.recovery.answers import ImagePlace
 from bootmedia.recovery.errors import Unreachable
 from bootmedia.recovery.fetch import WAITS, ResumingInput, Said, quietly
+from imager import temporary
 from imager.errors import StoreError
 from imager.process import PIPE, ProgramFailed, Running, run, start
 
@@ -40,7 +40,7 @@ class SshInput(ResumingInput):
         self._stack = ExitStack()
         self._running: Running | None = None
         self._errors: IO[bytes] | None = None
-        self._folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="recovery-ssh-")))
+        self._folder = self._stack.enter_context(temporary.folder("ssh"))
         super().__init__(place.url, waits, said)
 
     def _open(self, offset: int) -> None:

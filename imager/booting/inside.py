@@ -14,12 +14,12 @@ References:
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from imager import temporary
 from imager.booting.steps import SYSTEM
 from imager.booting.tree import Tree
 from imager.errors import VolumeFailed
@@ -93,8 +93,8 @@ class Inside:
         words = [str(self.tree.root), *shown, "--", *nodes, "--", *self._missing_links(nodes), "--"]
         variables = [_PATH, "LC_ALL=C.UTF-8", "HOME=/root", "DEBIAN_FRONTEND=noninteractive"]
         variables += [f"{name}={value}" for name, value in environment]
-        with tempfile.TemporaryDirectory(prefix="imager-inside-") as top:  # mounted upon in the namespace only
-            whole = [*_WALLS, "sh", "-c", _SCRIPT, "sh", top, *words, *variables, *command]
+        with temporary.folder("inside") as top:  # mounted upon in the namespace only
+            whole = [*_WALLS, "sh", "-c", _SCRIPT, "sh", str(top), *words, *variables, *command]
             return run(whole, timeout_seconds=_SECONDS, allowed=range(-64, 256))
 
     def run_here(self, command: Sequence[str], environment: Sequence[tuple[str, str]] = ()) -> Finished:
@@ -104,10 +104,10 @@ class Inside:
             VolumeFailed: The system lacks a folder that something must be mounted at.
             ProgramFailed: It could not be started.
         """
-        with tempfile.TemporaryDirectory(prefix="imager-inside-") as top:
+        with temporary.folder("inside") as top:
             words = [*_ENDS_WITH_US, "unshare", "--mount", "--propagation", "private"]
-            words += ["sh", "-c", _SCRIPT_HERE, "sh", top]
-            words += [str(self.tree.root), *self._shown(), "--", *(word.replace(SYSTEM, top) for word in command)]
+            words += ["sh", "-c", _SCRIPT_HERE, "sh", str(top)]
+            words += [str(self.tree.root), *self._shown(), "--", *(word.replace(SYSTEM, str(top)) for word in command)]
             return run(words, timeout_seconds=_SECONDS, allowed=range(-64, 256), environment=dict(environment))
 
     def _shown(self) -> list[str]:

@@ -16,6 +16,7 @@ import typer
 
 from imager.cli.output import tell, to_json
 from imager.errors import Defect, ImagerError, Interrupted, Terminated, UsageError
+from imager.temporary import remove_abandoned
 from imager.text import shown
 
 P = ParamSpec("P")
@@ -57,6 +58,7 @@ def reports_problems(command: Callable[P, int | None], *, program: str = "imager
         as_json, debug = bool(kwargs.get("as_json")), bool(kwargs.get("debug"))
         signal.signal(signal.SIGTERM, _on_sigterm)
         try:
+            remove_abandoned()
             code = command(*args, **kwargs) or 0
         except ImagerError as error:
             code = _tell(program, error, as_json=as_json, debug=debug)

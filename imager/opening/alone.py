@@ -10,11 +10,11 @@ References:
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
+from imager import temporary
 from imager.process import Finished, run
 
 _NODES: Final = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
@@ -45,8 +45,8 @@ def run_alone_with(
         ProgramFailed: It failed, or could not be started.
     """
     nodes = dict.fromkeys(_paths(devices))
-    with tempfile.TemporaryDirectory(prefix="imager-alone-") as top:  # mounted upon in the namespace only
-        words = ["unshare", "--mount", "--propagation", "private", "sh", "-c", _SCRIPT, "sh", top, *nodes, "--"]
+    with temporary.folder("alone") as top:  # mounted upon in the namespace only
+        words = ["unshare", "--mount", "--propagation", "private", "sh", "-c", _SCRIPT, "sh", str(top), *nodes, "--"]
         return run([*words, *command], allowed=allowed, timeout_seconds=timeout_seconds, shown=command)
 
 

@@ -8,11 +8,11 @@ machine, and so hold disks that somebody unmounts meanwhile.
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from imager import temporary
 from imager.errors import VolumeFailed
 from imager.opening.model import OpenVolume
 from imager.opening.nodes import again_and_again, uninterrupted
@@ -22,7 +22,7 @@ _SECONDS = 600  # a journal may have to be replayed
 # What keeps a file system that is only read from replaying its journal: mount(8), xfs(5), btrfs(5).
 _LEAVE_JOURNAL = {"ext3": "noload", "ext4": "noload", "xfs": "norecovery", "btrfs": "rescue=nologreplay"}
 # Waits until nobody holds the other end of its standard input any more, which is when this process is gone.
-_CARETAKER = 'read -r _; umount --lazy "$1" 2>&1; rmdir "$1" 2>&1'
+_CARETAKER = 'read -r _; umount --lazy "$1" 2>&1; rmdir "$1" "${1%/*}" 2>&1'
 
 
 @contextmanager
@@ -44,9 +44,8 @@ def mounted(
     _refuse_twin(volume)
     chosen = [*options, *([] if writable else _reading(kind))]
     chosen += [f"device={path}" for path in volume.companions]
-    folder = Path(tempfile.mkdtemp(prefix="imager-mounted-"))
     with ExitStack() as stack:
-        stack.callback(folder.rmdir)
+        folder = stack.enter_context(temporary.folder("mounted"))
         stack.enter_context(start(["sh", "-c", _CARETAKER, "sh", str(folder)], input_from=PIPE, own_session=True))
         if kind == "btrfs":
             stack.callback(_forget, [volume.path, *volume.companions])

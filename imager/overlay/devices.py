@@ -9,11 +9,11 @@ same way (`imager.opening.nodes.loop_device`).
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from imager import temporary
 from imager.errors import VolumeFailed
 from imager.opening.nodes import loop_device, uninterrupted
 from imager.process import ProgramFailed, run
@@ -47,7 +47,8 @@ def attached(path: str, kind: str, *, options: Sequence[str] = (), writable: boo
     Raises:
         VolumeFailed: It cannot be mounted.
     """
-    folder = Path(tempfile.mkdtemp(prefix="imager-mounted-"))
+    made = temporary.make("mounted")
+    folder = made.path
     words = ["mount", "-t", kind, "-o", ",".join([*options, "rw" if writable else "ro"])]
     with ExitStack() as stack:
         try:
@@ -58,7 +59,7 @@ def attached(path: str, kind: str, *, options: Sequence[str] = (), writable: boo
                     stack.callback(os.close, fd)
                     run(["umount", "--lazy", str(folder)])
                 finally:
-                    folder.rmdir()
+                    made.remove()
         except ProgramFailed as error:
             raise VolumeFailed(f"{path} cannot be mounted: {error.message}", path=path) from error
         yield Path(f"/proc/{os.getpid()}/fd/{fd}")

@@ -6,7 +6,6 @@ The first line of its input says what to show. Then a line asks for the state of
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import ctypes.util
 import errno
@@ -15,14 +14,13 @@ import os
 import signal
 import stat
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
+from imager import temporary
 from imager.errors import ImageError, ImagerError
 from imager.overlay.base import Base
 from imager.overlay.store import Place, Seal, Store
@@ -161,7 +159,7 @@ def main() -> None:
             views = Views(stack, json.loads(sys.stdin.buffer.readline()))
             files = Files(views)
             _load_libfuse()
-            folder = tempfile.mkdtemp(prefix="imager-shown-")
+            folder = temporary.make("shown")
         except (ImagerError, OSError, ImportError, AttributeError) as error:
             _say({"error": str(error)})
             return
@@ -175,23 +173,22 @@ def _load_libfuse() -> None:
     import mfusepy  # noqa: F401  # here, because that is when it loads
 
 
-def _serve(views: Views, files: Files, folder: str) -> None:
+def _serve(views: Views, files: Files, folder: temporary.Folder) -> None:
     import mfusepy
 
     # Writing back of pages of a loop device waits for us: we must not wait for that when memory is short.
     ctypes.CDLL(None).prctl(_SET_IO_FLUSHER, 1, 0, 0, 0)
-    outside = Path(folder).stat().st_dev
+    outside = folder.path.stat().st_dev
     threading.Thread(target=_talk, args=(views, files, folder, outside), daemon=True).start()
     try:
-        mfusepy.FUSE(files, folder, foreground=True, fsname="imager")
+        mfusepy.FUSE(files, str(folder.path), foreground=True, fsname="imager")
     except (RuntimeError, OSError) as error:
-        _say({"error": f"FUSE cannot mount in {Path(folder).parent} (libfuse's status {error})"})
-        with contextlib.suppress(OSError):
-            os.rmdir(folder)  # noqa: PTH106
+        _say({"error": f"FUSE cannot mount on {folder.path} (libfuse's status {error})"})
+        folder.remove()
     os._exit(1)  # the other thread waits for the input
 
 
-def _talk(views: Views, files: Files, folder: str, outside: int) -> None:
+def _talk(views: Views, files: Files, folder: temporary.Folder, outside: int) -> None:
     """Step into the file system, take it out of its folder, and answer questions until the input ends.
 
     Whatever happens here ends the program: whoever started it may be gone before it could be told that all is ready.
@@ -205,21 +202,20 @@ def _talk(views: Views, files: Files, folder: str, outside: int) -> None:
         os._exit(0)
 
 
-def _answer(views: Views, folder: str, outside: int) -> None:
-    while Path(folder).stat().st_dev == outside:
+def _answer(views: Views, folder: temporary.Folder, outside: int) -> None:
+    while folder.path.stat().st_dev == outside:
         time.sleep(_WAIT_SECONDS)
-    os.chdir(folder)
+    os.chdir(folder.path)
     _detach(folder)
     _say({})
     for line in sys.stdin.buffer:
         _say(views.state(json.loads(line)["state"]))
 
 
-def _detach(folder: str) -> None:
-    if ctypes.CDLL(None).umount2(os.fsencode(folder), _MNT_DETACH):
-        run(["fusermount3", "-u", "-z", folder])
-    with contextlib.suppress(OSError):
-        os.rmdir(folder)  # noqa: PTH106
+def _detach(folder: temporary.Folder) -> None:
+    if ctypes.CDLL(None).umount2(os.fsencode(folder.path), _MNT_DETACH):
+        run(["fusermount3", "-u", "-z", str(folder.path)])
+    folder.remove()
 
 
 def _say(answer: object) -> None:

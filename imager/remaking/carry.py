@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import IO, Final
 
 import imager
+from imager import temporary
 from imager.errors import VolumeFailed
 from imager.pictures.sizes import size_text
 from imager.process import PIPE, Running, find_program, start
@@ -80,7 +81,7 @@ def look(remake: Remake, source: Place) -> Found:
     Raises:
         VolumeFailed: It cannot be mounted, is damaged, or holds what cannot be copied.
     """
-    with tempfile.TemporaryDirectory(prefix="imager-") as folder:
+    with temporary.folder("remaking") as folder:
         old = f"{folder}/old"
         Path(old).mkdir()
         lines = [
@@ -125,7 +126,7 @@ def make(
         VolumeFailed: It failed, and what lies in the place is of no use.
     """
     listener = _Listener(progress or NullProgress())
-    with tempfile.TemporaryDirectory(prefix="imager-") as folder:
+    with temporary.folder("remaking") as folder:
         old, new = f"{folder}/old", f"{folder}/new"
         Path(old).mkdir()
         Path(new).mkdir()

@@ -9,13 +9,13 @@ References:
 
 from __future__ import annotations
 
-import tempfile
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
+from imager import temporary
 from imager.devices.opening import open_source
 from imager.errors import ImagerError, StoreError, UsageError, VolumeFailed
 from imager.fitting.model import NewPlace
@@ -89,7 +89,7 @@ def prepare_new(plan: Plan, stack: ExitStack) -> Prepared:
     log = StepLog(plan.steps)
     log.begin("make-new")
     try:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="imager-", dir=scratch_folder(plan))))
+        folder = stack.enter_context(temporary.folder("parts", scratch_folder(plan)))
         extra = tuple(_made(plan, place, folder, stack) for place in places)
     except OSError as error:
         raise StoreError(

@@ -16,13 +16,13 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
+from imager import temporary
 from imager.errors import NotConfirmed, SourceUnusable, TargetFailed, TargetRefused, TargetTooSmall, UsageError
 from imager.process import ProgramFailed, Running, find_program, run, start
 from imager.virtual.formats import DiskFormat, format_of, named_files
@@ -128,7 +128,7 @@ def _check_alone(path: str, kind: DiskFormat) -> None:
 @contextmanager
 def _exported(path: str, kind: DiskFormat, *, writable: bool) -> Iterator[None]:
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="imager-")))
+        folder = stack.enter_context(temporary.folder("virtual"))
         said = stack.enter_context((folder / "said").open("w+b"))
         before = Path(path).stat().st_dev
         stack.callback(_uncovered, path, before)

@@ -13,7 +13,7 @@ from tests.unit.test_layers import STARTS_PROGRAMS, calls_to_start, imported
 
 HOUSE = Path(bootmedia.__file__).parent
 # What every part may take from imager, and what the command line may beside it.
-OF_IMAGER = {"errors", "process", "progress", "__version__"}
+OF_IMAGER = {"errors", "process", "progress", "temporary", "__version__"}
 OF_IMAGERS_COMMAND_LINE = {"cli.options", "cli.output", "cli.problems", "cli.running"}
 # What runs on the medium: it works with all of imager, and knows nothing of how the medium was made.
 ON_THE_MEDIUM = {"recovery": set(), "wizard": {"recovery"}}

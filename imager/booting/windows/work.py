@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from imager import temporary
 from imager.booting.windows.edits import edit_hive
 from imager.booting.windows.installed import find
 from imager.booting.windows.model import KEPT, DriverCopy, RegistryChange, WindowsPlan, WindowsRepaired
@@ -88,7 +89,7 @@ def _put_driver(top: Path, copy: DriverCopy) -> None:
 
 def _change(top: Path, change: RegistryChange, where: str) -> None:
     place = _place(top, change.path)
-    with tempfile.TemporaryDirectory(prefix="imager-registry-") as folder:
+    with temporary.folder("registry") as folder:
         copy = Path(folder, "hive")
         shutil.copyfile(place, copy)
         edit_hive(copy, change.edits, f"{change.path} on {where}")
