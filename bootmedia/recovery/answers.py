@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import difflib
 import re
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
@@ -22,8 +21,11 @@ from imager.devices.machine import plain_mac
 from imager.errors import UsageError
 from imager.fitting.model import RULES as RULES_FOR_GROWING
 from imager.fitting.model import Rule as GrowRule
+from imager.toml import WrongToml, parse
 
 MOST_BYTES: Final = 1 << 20
+_TOLD: Final = 80
+"""Characters of a key that a message shows."""
 FORMAT: Final = 1
 SELF: Final = "self"
 """The image that carries the answers."""
@@ -129,14 +131,11 @@ def read_answers(content: bytes, name: str, *, in_image: bool = False) -> Answer
     Raises:
         AnswersWrong: It is no TOML, or a key is unknown, missing or has a value that cannot be.
     """
-    if len(content) > MOST_BYTES:
-        raise AnswersWrong(f"{name} has {len(content)} bytes; no recovery.toml has more than {MOST_BYTES}", path=name)
     try:
-        text = content.decode("utf-8-sig")  # Notepad puts a mark before the first character
-        tree = tomllib.loads(text.replace("\r\n", "\n"))
-    except (ValueError, RecursionError) as error:  # not only what TOML forbids: also numbers of 5000 digits
+        text, tree = parse(content, MOST_BYTES)
+    except WrongToml as error:
         raise AnswersWrong(
-            f"{name} is not TOML: {error}",
+            f"{name} {error}",
             hint='A key, a "=", and a value in quotation marks; see the page about recovery.toml.',
             path=name,
         ) from error
@@ -166,7 +165,7 @@ def _refuse_unknown(tree: Mapping[str, Any], text: str, name: str) -> None:
         line = _line_of(text, key)
         told = f"[{table}] knows" if table else "known are"
         raise AnswersWrong(
-            f"{name}, line {line}: the key {key!r} is not known" if line else f"{name}: the key {key!r} is not known",
+            f"{name}{f', line {line}' if line else ''}: the key {key[:_TOLD]!r} is not known",
             hint=f"Is {near[0]} meant?" if near else f"{told}: {', '.join(known)}.",
             path=name,
             key=f"{table}.{key}" if table else key,

@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Final
 
 from imager.errors import UsageError
-from imager.text import one_line
+from imager.toml import WrongToml, parse
 
 MOST_BYTES: Final = 64 * 1024
 """The header is read before anything else, and kept twice; a recovery.toml has a few hundred bytes."""
@@ -25,14 +24,11 @@ def read_answers(path: str) -> str:
             content = file.read(MOST_BYTES + 1)
     except OSError as error:
         raise UsageError(f"--answers: {path} cannot be read: {error.strerror}", path=path) from error
-    if len(content) > MOST_BYTES:
-        raise UsageError(f"--answers: {path} has more than the {MOST_BYTES} bytes that an image can carry", path=path)
     try:
-        text = content.decode("utf-8-sig").replace("\r\n", "\n")  # Notepad puts a mark before the first character
-        tree = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # not only what TOML forbids: also numbers of 5000 digits
+        text, tree = parse(content, MOST_BYTES)
+    except WrongToml as error:
         raise UsageError(
-            f"--answers: {path} is not TOML: {one_line(str(error))}",
+            f"--answers: {path} {error}",
             hint="It is a recovery.toml, as an unattended restore wants it.",
             path=path,
         ) from error

@@ -10,7 +10,6 @@ from __future__ import annotations
 import difflib
 import json
 import re
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, get_args
@@ -24,6 +23,7 @@ from imager.layout import Layout, Partition
 from imager.partitions.types import BIOS_BOOT
 from imager.pictures.sizes import exact_size_text, size_of
 from imager.text import one_line
+from imager.toml import WrongToml, parse
 
 MOST_BYTES: Final = 1 << 20
 FORMAT: Final = 1
@@ -212,12 +212,12 @@ def _image_id(text: str, name: str) -> UUID:
 
 
 def _tree(content: bytes, name: str) -> dict[str, Any]:
-    if len(content) > MOST_BYTES:
-        raise UsageError(f"{name} has more than the {MOST_BYTES} bytes of the longest plan", path=name)
     try:
-        return tomllib.loads(content.decode("utf-8-sig").replace("\r\n", "\n"))
-    except (ValueError, RecursionError) as error:  # not only what TOML forbids: also numbers of 5000 digits
-        raise UsageError(f"{name} is not TOML: {error}", path=name) from error
+        return parse(content, MOST_BYTES)[1]
+    except WrongToml as error:
+        raise UsageError(
+            f"{name} {error}", hint="imager plan --write makes a file that can be changed.", path=name
+        ) from error
 
 
 def _unknown_keys(tree: Mapping[str, Any]) -> Iterator[tuple[str, int, str, tuple[str, ...]]]:
