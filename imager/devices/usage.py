@@ -46,7 +46,8 @@ _REMEDIES: Final[dict[UseKind, str]] = {
 _KIND_OF_MAPPING: Final[tuple[tuple[str, UseKind], ...]] = (("LVM-", "lvm"), ("CRYPT-", "crypt"))
 """How device-mapper UUIDs begin, by the program that made the mapping."""
 
-_LOOKS: Final = 4
+_PATIENCE_SECONDS: Final = 5.0
+"""How long a use that may end by itself is waited for: on a busy machine it takes some time to look at a disk."""
 _LOOK_SECONDS: Final = 0.2
 
 
@@ -76,7 +77,9 @@ class Use:
 def uses_of(path: str | os.PathLike[str], *, probe: bool = True, system: System | None = None) -> tuple[Use, ...]:
     """Everything that uses a disk, a partition or an image file; empty when it is free.
 
-    Programs that only look (losetup trying for a free device, blkid) are waited for, when asked to probe.
+    Programs that only look (losetup trying for a free device, blkid) are waited for, when asked to probe. So are copies
+    of a mount that is gone: a program with a mount namespace of its own keeps those of all that was mounted when it
+    began.
 
     Args:
         path: A block device or a regular file.
@@ -84,13 +87,19 @@ def uses_of(path: str | os.PathLike[str], *, probe: bool = True, system: System 
         system: A recorded machine instead of this one.
     """
     machine = system or System()
+    until = time.monotonic() + (_PATIENCE_SECONDS if probe and machine.is_real else 0)
     found = _uses_now(path, probe, machine)
-    for _ in range(_LOOKS if probe and machine.is_real else 0):
-        if not found or any(use.kind not in ("process", "exclusive") for use in found):
-            break
+    while found and time.monotonic() < until and all(_may_pass(use, machine) for use in found):
         time.sleep(_LOOK_SECONDS)
         found = _uses_now(path, probe, machine)
     return found
+
+
+def _may_pass(use: Use, system: System) -> bool:
+    """Whether nobody needs to do anything: a look, or a mount that only another namespace has."""
+    if use.kind == "mounted":
+        return all(mount.point != use.detail for mount in mounts.own_mounts(system))
+    return use.kind in ("process", "exclusive")
 
 
 def _uses_now(path: str | os.PathLike[str], probe: bool, system: System) -> tuple[Use, ...]:

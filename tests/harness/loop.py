@@ -80,7 +80,7 @@ def partitions(device: Path) -> Iterator[list[Path]]:
     try:
         yield partition_nodes(device)
     finally:
-        subprocess.run(["partx", "--delete", device], check=False, capture_output=True)
+        forget_partitions(device)
 
 
 def forget_partitions(device: Path) -> None:
@@ -116,13 +116,39 @@ def mounted(device: Path, folder: Path, *, options: str = "", kind: str = "") ->
 
 
 def unmount(folder: Path) -> None:
-    """Take the file system away, again and again while something still looks at it."""
-    for attempt in range(40):
+    """Take the file system away, again and again while something still looks at it.
+
+    A program with a mount namespace of its own keeps a copy of every mount that there was when it began, and so the
+    device in use. Other tests start such programs at any time, so those copies are waited for.
+    """
+    was = _mount_at(folder)
+    for attempt in range(600):
         done = subprocess.run(["umount", folder], check=False, capture_output=True, text=True)
         if done.returncode == 0 or "not mounted" in done.stderr:
-            return
+            break
         time.sleep(0.05 * min(attempt + 1, 5))
-    raise RuntimeError(f"umount {folder}: {done.stderr}")
+    else:
+        raise RuntimeError(f"umount {folder}: {done.stderr}")
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while was and _has_copy(was) and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def _mount_at(folder: Path) -> str:
+    """Number of the device, folder of it that is shown, and mount point (proc_pid_mountinfo(5)); "" for none."""
+    point = str(folder.resolve()).replace("\\", "\\134").replace(" ", "\\040")
+    found = [" ".join(line.split()[2:5]) for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    return next((mount for mount in reversed(found) if mount.endswith(f" {point}")), "")
+
+
+def _has_copy(mount: str) -> bool:
+    """Whether another mount namespace has it."""
+    own = Path("/proc/self/ns/mnt").readlink()
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended
+            if (process / "ns/mnt").readlink() != own and f" {mount} " in (process / "mountinfo").read_text():
+                return True
+    return False
 
 
 def can_mount(kind: str) -> bool:
