@@ -23,6 +23,7 @@ from imager.cli.options import (
     PartitionsOption,
     ProgressOption,
     QuietOption,
+    RescueOption,
     SectorSizeOption,
     SkipFilesOption,
     ThreadsOption,
@@ -112,9 +113,7 @@ def command(
         bool,
         typer.Option("--resume", help="Go on with an interrupted capture of the same disk; fine when it is complete."),
     ] = False,
-    rescue: Annotated[
-        bool, typer.Option("--rescue", help="Go on past unreadable sectors; the image says which they are.")
-    ] = False,
+    rescue: RescueOption = False,
     sector_size: SectorSizeOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,

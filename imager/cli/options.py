@@ -99,6 +99,18 @@ UnlockOption = Annotated[
         help="Look into this encrypted partition (or: disk), to copy only its used blocks, as ciphertext.",
     ),
 ]
+UnlockRestoredOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--unlock",
+        metavar="N[:KEYFILE]",
+        help="Open this encrypted partition (or: disk) when all is written, to grow or repair what is in it.",
+    ),
+]
+VerifyOption = Annotated[bool, typer.Option("--verify", help="Read everything back past the cache and compare.")]
+RescueOption = Annotated[
+    bool, typer.Option("--rescue", help="Go on past unreadable sectors of the source; the result says which they are.")
+]
 AllBlocksOption = Annotated[bool, typer.Option("--all-blocks", help="Copy every block, used or not.")]
 SkipFilesOption = Annotated[
     list[str] | None,

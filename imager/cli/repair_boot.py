@@ -20,6 +20,7 @@ from imager.cli.options import (
     ProgressOption,
     QuietOption,
     ReportOption,
+    UnlockRestoredOption,
     YesOption,
     disk_names,
     epilog,
@@ -52,14 +53,7 @@ def command(
         list[str],
         typer.Argument(metavar="DISK", help="Restored disks, or files with disks in them.", callback=disk_names),
     ],
-    unlock: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--unlock",
-            metavar="N[:KEYFILE]",
-            help="Open this encrypted partition (or: disk) to repair the system that is in it.",
-        ),
-    ] = None,
+    unlock: UnlockRestoredOption = None,
     windows_drivers: WindowsDriversOption = None,
     no_boot_entries: NoBootEntriesOption = False,
     yes: YesOption = False,
@@ -83,10 +77,10 @@ def command(
     from imager.opening.whole import shown_as_disks
     from imager.restore.afterwards import WrittenDisk
     from imager.restore.looking import refuse_shared_targets
-    from imager.restore.repair_boot_stage import refuse_without_root
+    from imager.restore.repair_boot_stage import check_may_repair
     from imager.virtual.show import shown_disk
 
-    refuse_without_root()
+    check_may_repair()
     refuse_shared_targets(disks, hint="Name each disk once.")
     console = Console(json=as_json, quiet=quiet, progress_as=progress)
     with Reporting(report, NAME, console) as reporting, ExitStack() as stack:

@@ -3,12 +3,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
-from imager.errors import UsageError
 from imager.identities.changing import Changed, change_ids, looked_at_again
 from imager.identities.model import PEOPLE_MAY_WANT, IdPlan, NewId
 from imager.identities.planning import mapping
@@ -16,6 +14,7 @@ from imager.identities.systems import rewrite_systems
 from imager.layout import Layout
 from imager.progress import Progress
 from imager.restore.afterwards import Say, StageResult, WrittenDisk
+from imager.restore.as_root import refuse_without_root
 
 
 @dataclass(frozen=True)
@@ -40,11 +39,7 @@ class NewIds:
         Raises:
             UsageError: Only root can.
         """
-        if os.geteuid() != 0:
-            raise UsageError(
-                "new identifiers are given by root only: programs write to volumes, and systems are mounted",
-                hint="Run it as root, or leave --new-ids out.",
-            )
+        refuse_without_root("new identifiers are given", "Or leave --new-ids out.")
 
     def lines(self) -> Sequence[str]:
         """See Stage."""

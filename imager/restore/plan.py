@@ -172,16 +172,10 @@ def make_plan(
     """
     layout = description.layout
     check_target(target)
-    if options.grow is None or scope.kind != "whole":
-        check_sector_size(target, description.sector_size)
-    if options.grow is None or layout.table.kind == "none":
-        _check_fits(layout, scope, target)
+    _check_sizes(description, target, scope, options)
     missing = final.missing if final else Extents()
     fitting = _fitting(layout, target, scope, options, missing)
-    if fitting and fitting.is_changed:
-        placed = place_fitted(layout, description.used, description.chunk_size, fitting, missing)
-    else:
-        placed = place(layout, description.used, description.chunk_size, scope, target.size_bytes, missing)
+    placed = _placed(description, target, scope, fitting, missing)
     _check_has_something(scope, placed)
     check_boot_code_place(target, layout, placed, scope)
     damage = _check_complete(description, final, placed, options)
@@ -189,6 +183,7 @@ def make_plan(
     clearing = _clearing(layout, target, scope, placed, fitting)
     smaller = made_smaller(layout, description.used, fitting, options.scratch)
     _check_anew(layout, fitting, smaller)
+    warnings = warning_sentences(description, target, scope, placed, fitting, fills=options.fill)
     return Plan(
         target=target,
         scope=scope,
@@ -202,14 +197,29 @@ def make_plan(
         steps=planned_steps(layout, target, scope, options, placed, invalidate, clearing, fitting, smaller),
         will_be_lost=lost_sentences(target, scope),
         written=tuple(WrittenRow(*row) for row in written_rows(layout, scope, placed)),
-        warnings=(
-            *warning_sentences(description, target, scope, placed, fitting, fills=options.fill),
-            *scratch_warnings(smaller, target.name),
-        ),
+        warnings=(*warnings, *scratch_warnings(smaller, target.name)),
         damage=damage,
         fitting=fitting,
         smaller=smaller,
     )
+
+
+def _check_sizes(description: Description, target: TargetState, scope: RestoreScope, options: RestoreOptions) -> None:
+    """Size and sector size of the target, where nothing will be fitted to them."""
+    if options.grow is None or scope.kind != "whole":
+        check_sector_size(target, description.sector_size)
+    if options.grow is None or description.layout.table.kind == "none":
+        _check_fits(description.layout, scope, target)
+
+
+def _placed(
+    description: Description, target: TargetState, scope: RestoreScope, fitting: Fitting | None, missing: Extents
+) -> Placement:
+    """Where the bytes of the image go."""
+    layout, used, chunk_size = description.layout, description.used, description.chunk_size
+    if fitting and fitting.is_changed:
+        return place_fitted(layout, used, chunk_size, fitting, missing)
+    return place(layout, used, chunk_size, scope, target.size_bytes, missing)
 
 
 def _fitting(

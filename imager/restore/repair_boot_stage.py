@@ -7,7 +7,6 @@ parts are looked at, and what is changed in them where it is needed. What exactl
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -19,7 +18,6 @@ from imager.booting.firmware import Firmware
 from imager.booting.repair import NOTHING_KNOWN, Looked, look, repair
 from imager.booting.windows.planning import Wanted
 from imager.booting.written import fill_fallback, partitions_of_disk
-from imager.errors import UsageError
 from imager.identities.planning import renamed_partitions
 from imager.identities.systems import Rewritten, rewrite_systems
 from imager.layout import Layout
@@ -29,6 +27,7 @@ from imager.opening.whole import Shown, shown_as_disks
 from imager.process import find_program
 from imager.progress import Progress
 from imager.restore.afterwards import Say, StageResult, WrittenDisk
+from imager.restore.as_root import refuse_without_root
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ class RepairBoot:
         Raises:
             UsageError: Only root can.
         """
-        refuse_without_root()
+        check_may_repair()
 
     def lines(self) -> Sequence[str]:
         """What will be done, for the plan."""
@@ -167,17 +166,13 @@ class RepairBoot:
         )
 
 
-def refuse_without_root() -> None:
-    """Before anything is written: what comes after would fail.
+def check_may_repair() -> None:
+    """Before anything is written.
 
     Raises:
         UsageError: This is not root.
     """
-    if os.geteuid() != 0:
-        raise UsageError(
-            "a system is repaired by root only: its file systems are mounted, and its own programs are run as root",
-            hint="Run it as root. What is restored already, imager repair-boot repairs later.",
-        )
+    refuse_without_root("a system is repaired", "What is restored already, imager repair-boot repairs later.")
 
 
 def _in_words_of(shown: Shown, result: StageResult) -> StageResult:
