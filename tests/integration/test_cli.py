@@ -410,5 +410,5 @@ def test_a_plan_without_an_end_is_not_read_to_it(image, tmp_path):
     target = tmp_path / "target"
     done = imager("restore", "--plan", "/dev/zero", "--dry-run", image, target)
     assert done.returncode == 2
-    assert b"/dev/zero has more than 1048576 bytes of the longest plan" in done.stderr
+    assert b"/dev/zero has more than 1048576 bytes" in done.stderr
     assert not target.exists()
