@@ -10,7 +10,7 @@ from typing import Annotated, ParamSpec
 import typer
 
 from bootmedia.errors import RecipeError
-from bootmedia.recovery.answers import read_answers
+from bootmedia.recovery.reading import read_answers
 from imager.cli.problems import reports_problems
 
 P = ParamSpec("P")

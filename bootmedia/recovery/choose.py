@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from bootmedia.recovery.answers import Rule
+from bootmedia.recovery.naming import Rule
 from imager.errors import TargetRefused, TargetTooSmall
 from imager.pictures.sizes import size_text
 

@@ -11,11 +11,13 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from bootmedia.recovery.answers import MOST_BYTES, SELF, Answers, filled, is_sha256, place_of, read_answers
+from bootmedia.recovery.answers import SELF, Answers
 from bootmedia.recovery.errors import AnswersWrong, NoAnswers, NotThisMachine
 from bootmedia.recovery.facts import MachineFacts, mismatch
 from bootmedia.recovery.inside import answers_inside, carrying, is_image
+from bootmedia.recovery.naming import filled, is_sha256, place_of
 from bootmedia.recovery.places import NAME, Found, Surroundings, local_file
+from bootmedia.recovery.reading import MOST_BYTES, read_answers
 from bootmedia.recovery.web import get
 from imager.devices.sysfs import System, read_text
 

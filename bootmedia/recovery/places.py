@@ -9,18 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from bootmedia.recovery.answers import (
-    SELF,
-    Answers,
-    ImagePlace,
-    Restore,
-    filled,
-    is_sha256,
-    place_of,
-)
+from bootmedia.recovery.answers import SELF, Answers, Restore
 from bootmedia.recovery.errors import AnswersWrong
 from bootmedia.recovery.facts import MEDIUM, MachineFacts, wait_for_devices
 from bootmedia.recovery.fetch import WAITS, Said, quietly
+from bootmedia.recovery.naming import ImagePlace, filled, is_sha256, place_of
 from bootmedia.recovery.secure_shell import SshInput
 from bootmedia.recovery.web import HttpInput
 from imager.devices.identity import transport_of

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from bootmedia.recovery.answers import Answers, Restore, rule_of
+from bootmedia.recovery.answers import Answers, Restore
 from bootmedia.recovery.choose import Candidate, Choice, Need, choose, refuse_shared
 from bootmedia.recovery.facts import MachineFacts, candidates, file_candidate
+from bootmedia.recovery.naming import rule_of
 from bootmedia.recovery.places import Found, ImageSource, Surroundings, folder_beside, image_source
 from bootmedia.recovery.unlocking import unlocked
 from imager.errors import StoreError, TargetRefused, UsageError

@@ -14,9 +14,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO
 
-from bootmedia.recovery.answers import ImagePlace
 from bootmedia.recovery.errors import Unreachable
 from bootmedia.recovery.fetch import WAITS, ResumingInput, Said, quietly
+from bootmedia.recovery.naming import ImagePlace
 from imager import temporary
 from imager.errors import StoreError
 from imager.process import PIPE, ProgramFailed, Running, run, start

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from bootmedia.recovery.answers import rule_of
 from bootmedia.recovery.choose import Need, choose
 from bootmedia.recovery.facts import candidates
 from bootmedia.recovery.job import Recovery
+from bootmedia.recovery.naming import rule_of
 from bootmedia.recovery.places import Surroundings, list_volumes
 from imager.errors import StoreError, TargetRefused, TargetTooSmall
 from tests.harness.disks import MIB, Part, gpt_disk, listed, needs_table_tools, poke

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from bootmedia.recovery.answers import place_of
 from bootmedia.recovery.errors import Unreachable
 from bootmedia.recovery.job import Recovery
+from bootmedia.recovery.naming import place_of
 from bootmedia.recovery.places import DATA_LABEL, Surroundings, Volume
 from bootmedia.recovery.secure_shell import SshInput
 from imager.errors import StoreError

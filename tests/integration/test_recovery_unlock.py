@@ -6,9 +6,9 @@ from __future__ import annotations
 import pytest
 from typer.testing import CliRunner
 
-from bootmedia.recovery.answers import read_answers
 from bootmedia.recovery.errors import AnswersWrong
 from bootmedia.recovery.places import DATA_LABEL, Found, Surroundings, Volume, image_source
+from bootmedia.recovery.reading import read_answers
 from bootmedia.recovery.unlocking import unlocked
 from imager.cli.app import app
 from imager.errors import StoreError, UsageError

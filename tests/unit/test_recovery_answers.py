@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bootmedia.recovery.answers import Answers, filled, place_of, read_answers, rule_of, words
+from bootmedia.recovery.answers import Answers, words
 from bootmedia.recovery.errors import AnswersWrong
+from bootmedia.recovery.naming import filled, place_of, rule_of
+from bootmedia.recovery.reading import read_answers
 
 HOST_KEY = "SHA256:" + "A" * 43
 SMALL = """

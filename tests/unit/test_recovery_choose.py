@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bootmedia.recovery.answers import rule_of
 from bootmedia.recovery.choose import Candidate, Choice, Need, choose, refuse_shared
+from bootmedia.recovery.naming import rule_of
 from imager.errors import TargetError, TargetRefused, TargetTooSmall
 
 GIB = 1 << 30

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import imager
-from bootmedia.recovery.answers import read_answers
+from bootmedia.recovery.reading import read_answers
 from imager.errors import ImagerError
 from imager.fitting.plan_file import read_plan
 from imager.toml import WrongToml, parse

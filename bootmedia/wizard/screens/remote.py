@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
-from bootmedia.recovery.answers import place_of
+from bootmedia.recovery.naming import place_of
 from bootmedia.recovery.secure_shell import host_keys
 from bootmedia.recovery.web import certificate_problem
 from bootmedia.wizard.attached import forget_folder
