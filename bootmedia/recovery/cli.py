@@ -188,17 +188,23 @@ def fetch(
     key: Annotated[
         Path | None, typer.Option("--key", metavar="FILE", help="Private SSH key to log in with.", dir_okay=False)
     ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Messages and the error as lines of JSON, on standard error.")
+    ] = False,
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Write a file from a web or SSH server to standard output, and take it up again where the network breaks off.
 
     Who answers is checked before a byte is passed on: by an authority or by a fingerprint that you name.
+
+    Where the server is lost, it is tried eight times, with pauses of two minutes in all. A server that refuses is so
+    given up after two minutes, and one that is silent, which is waited for a minute each time, after ten.
     """
     if sys.stdout.isatty():
         raise UsageError("the file would be written to the terminal", hint="Pipe it into a program, or redirect it.")
-    console = Console(quiet=quiet)
-    with fetched(url, certificate=certificate, host_key=host_key, key=key, said=console.say) as source:
+    said = Console(quiet=quiet, progress_as="lines").progress().note if as_json else Console(quiet=quiet).say
+    with fetched(url, certificate=certificate, host_key=host_key, key=key, said=said) as source:
         buffer = memoryview(bytearray(1 << 20))
         while got := source.read_into(buffer):
             sys.stdout.buffer.write(buffer[:got])

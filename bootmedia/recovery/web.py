@@ -38,9 +38,17 @@ class HttpInput(ResumingInput):
     """A file on a web server."""
 
     def __init__(
-        self, url: str, *, certificate: str = "", waits: Sequence[float] = WAITS, said: Said = quietly
+        self,
+        url: str,
+        *,
+        certificate: str = "",
+        waits: Sequence[float] = WAITS,
+        said: Said = quietly,
+        silence_seconds: float = _SECONDS,
     ) -> None:
+        """Open it, as ResumingInput does; silence_seconds are waited for each answer, and for each further byte."""
         self._url = url
+        self._silence_seconds = silence_seconds
         self._certificate = certificate
         self._connection: http.client.HTTPConnection | None = None
         self._response: http.client.HTTPResponse | None = None
@@ -49,7 +57,9 @@ class HttpInput(ResumingInput):
 
     def _open(self, offset: int) -> None:
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={offset}-"} if offset else {})
-        self._connection, self._response = request("GET", self._url, headers, certificate=self._certificate)
+        self._connection, self._response = request(
+            "GET", self._url, headers, certificate=self._certificate, timeout_seconds=self._silence_seconds
+        )
         response = self._response
         if response.status == 416:
             raise self._ended()

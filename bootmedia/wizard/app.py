@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # imported late at run time: the first screen is there before
     from bootmedia.recovery.choose import Candidate
     from bootmedia.recovery.places import Surroundings
     from bootmedia.wizard.choice import Source
-    from bootmedia.wizard.running import Outcome
+    from bootmedia.wizard.running import Event, Outcome
     from imager.pictures.bar import Style
     from imager.reports.log import Log
 
@@ -104,13 +104,19 @@ class Wizard(App[None]):
 
     # --- What screens ask for, in threads of their own --------------------------------------------------------------
 
-    def carry_out(self, command: Pipeline, given: bytes = b"", environment: Mapping[str, str] | None = None) -> Outcome:
-        """Run a short command to its end."""
+    def carry_out(
+        self,
+        command: Pipeline,
+        given: bytes = b"",
+        environment: Mapping[str, str] | None = None,
+        told: Callable[[Event], None] = lambda _event: None,
+    ) -> Outcome:
+        """Run a short command to its end; what it says meanwhile is told from this thread."""
         from bootmedia.wizard.running import Runner
 
         self.log_line(f"$ {command}")
         columns = {"COLUMNS": str(self.picture_style().columns)}  # pictures that fit onto the screen
-        outcome = Runner(command, given=given, environment={**columns, **(environment or {})}).run()
+        outcome = Runner(command, told, {**columns, **(environment or {})}, given).run()
         self.log_line(f"exit status {outcome.status} {outcome.message}".rstrip())
         return outcome
 

@@ -26,6 +26,19 @@ class Attached:
         with self._lock:
             self._folders.append(folder)
 
+    def is_alive(self, folder: Path) -> bool:
+        """Whether something is mounted there and can be read; what cannot any more is unmounted, to be mounted anew."""
+        try:
+            if not folder.is_mount():
+                return False
+            next(folder.iterdir(), None)
+        except OSError:  # its server is gone, or the program that stands for it
+            run(["umount", "--lazy", "--", str(folder)], timeout_seconds=_PATIENCE_SECONDS)
+            with self._lock:
+                self._folders = [each for each in self._folders if each != folder]
+            return False
+        return True
+
     def forget_file(self, path: Path) -> None:
         """Delete a file before the wizard is left."""
         path.unlink(missing_ok=True)

@@ -14,7 +14,7 @@ _MEANINGS: Final = {
     2: "the command cannot be carried out as it was given",
     3: "the disk that is read",
     4: "the image is damaged, incomplete, or made by a newer version",
-    5: "the place of the image: missing, full, or not permitted",
+    5: "the place of the image: missing, full, not permitted, or it does not answer",
     6: "the disk that is written: refused, too small, or a write failed",
     7: "done, but some content is missing",
     8: "differences were found",
@@ -35,6 +35,8 @@ def result_lines(outcome: Outcome, said: Sequence[str]) -> Iterator[str]:
             yield outcome.message
         if outcome.hint:
             yield outcome.hint
+        if outcome.state:
+            yield f"The disk: {outcome.state}."
     yield ""
     facts = outcome.facts()
     yield from _restored(facts.get("result"))

@@ -67,6 +67,7 @@ class Outcome:
         output: What the last program wrote to standard output.
         message: What went wrong; "" when nothing did.
         hint: What to do next; "" when there is no advice.
+        state: What the disk that was written is now, where the message does not tell; "" where nobody said.
         cancelled: Somebody ended it from here.
     """
 
@@ -74,6 +75,7 @@ class Outcome:
     output: bytes = b""
     message: str = ""
     hint: str = ""
+    state: str = ""
     cancelled: bool = False
 
     @property
@@ -113,6 +115,7 @@ class Runner:
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _cancelled: bool = False
     _error: dict[str, Any] = field(default_factory=dict)
+    _state: str = ""
     _words: list[str] = field(default_factory=list)
 
     def cancel(self) -> None:
@@ -178,6 +181,7 @@ class Runner:
         heard = heard_in(line)
         if isinstance(heard, dict):
             self._error = self._error or heard  # the first one: what comes later is its consequence
+            self._state = _state_in(heard) or self._state
             self.told(Said(str(heard.get("message", ""))))
         elif heard is not None:
             if isinstance(heard, Said):
@@ -195,7 +199,14 @@ class Runner:
         message = str(self._error.get("message") or "")
         message = message or " ".join(self._words[-_LAST_WORDS:]) or f"ended with status {status}"
         hint = str(self._error.get("hint") or "")
-        return Outcome(status, output, one_line(message), one_line(hint), self._cancelled)
+        state = "" if self._state in message else self._state
+        return Outcome(status, output, one_line(message), one_line(hint), one_line(state), self._cancelled)
+
+
+def _state_in(error: dict[str, Any]) -> str:
+    """What an error says of the disk that was being written."""
+    facts = error.get("facts")
+    return str(facts.get("state") or "") if isinstance(facts, dict) else ""
 
 
 def _lines_of(stream: IO[bytes]) -> Iterator[bytes]:

@@ -27,11 +27,27 @@ _HINTS: Final = {
     errno.ENOTDIR: "Check the path; folders are not made.",
     errno.EFBIG: "This file system cannot hold so large a file (FAT32: 4 GiB): use --split 4000MiB.",
     errno.EPIPE: "The program that reads the stream has ended: look at its messages.",
-    errno.EIO: "The medium or the connection to it is failing: look at the kernel's messages (dmesg).",
+    errno.EIO: "The medium, or the connection to the server, is failing: look at cable and server, and at dmesg.",
     errno.EISDIR: "Give the name of a file in this folder.",
     errno.EEXIST: "Something else has this name: choose another one.",
     errno.ENAMETOOLONG: "Choose a shorter name.",
     errno.ELOOP: "The links lead back to themselves: look at them with ls -l.",
+    errno.ESTALE: "The server was started anew, or the file replaced on it: mount the share again.",
+    **dict.fromkeys(
+        (
+            errno.EAGAIN,
+            errno.ECONNABORTED,
+            errno.ECONNREFUSED,
+            errno.ECONNRESET,
+            errno.EHOSTDOWN,
+            errno.EHOSTUNREACH,
+            errno.ENETDOWN,
+            errno.ENETUNREACH,
+            errno.ENOTCONN,
+            errno.ETIMEDOUT,
+        ),
+        "The server of the share does not answer: look at cable, address and server, then do the same again.",
+    ),
 }
 
 

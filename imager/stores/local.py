@@ -290,16 +290,31 @@ class LocalInput(Input):
                     inside = offset + got - start
                     step = os.preadv(fd, [buffer[got : got + size - inside]], inside)
                     if not step:
-                        return got
+                        raise self._shortened(offset + got)
                     got += step
         except OSError as error:
             raise store_error(error, self.name, "cannot read", offset_bytes=offset + got) from error
         return got
 
+    def _shortened(self, offset: int) -> StoreError:
+        """Where bytes that were there end.
+
+        A server that is lost may look like that, too: what FUSE gets too few bytes of, it takes for the file's end
+        (libfuse, fuse.h, `read`).
+        """
+        return StoreError(
+            f"{self.name} ends at byte {offset} now, and had {self.size} bytes when it was opened",
+            hint="The server of its share does not answer, or somebody changes it: look at cable and server.",
+            path=self.name,
+            expected=self.size,
+            found=offset,
+        )
+
     def close(self) -> None:
-        """Close all parts."""
+        """Close all parts. A share whose server is gone fails here too; what was read was told of before."""
         while self._fds:
-            os.close(self._fds.pop())
+            with contextlib.suppress(OSError):
+                os.close(self._fds.pop())
 
 
 def open_files(name: str, paths: Sequence[Path | None], part_size: int = 0) -> LocalInput:

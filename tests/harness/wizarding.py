@@ -18,7 +18,7 @@ from textual.widgets import Input
 
 from bootmedia.recovery.places import Surroundings
 from bootmedia.wizard.app import Wizard
-from bootmedia.wizard.screens.frame import Frame
+from bootmedia.wizard.screens.frame import Frame, Menu
 from bootmedia.wizard.terminal import Ability
 from imager.reports.log import Log
 
@@ -49,9 +49,9 @@ class Person:
         """The same without line breaks: a path of a temporary folder may be longer than a line."""
         return re.sub(r"\s*\n\s*", "", self.screen)
 
-    async def sees(self, *words: str) -> str:
+    async def sees(self, *words: str, patience_seconds: float = PATIENCE_SECONDS) -> str:
         """Wait for all of some words on the screen."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        deadline = time.monotonic() + patience_seconds
         while not all(word in self.screen or word in self._in_one_line for word in words):
             assert time.monotonic() < deadline, f"{words} not on the screen:\n{self.screen}"
             await self.pilot.pause(0.05)
@@ -82,6 +82,17 @@ class Person:
             assert time.monotonic() < deadline, f"{text} was not typed:\n{self.screen}"
             await self.pilot.pause(0.05)
         await self.presses("enter")
+
+    async def is_offered(self, name: str) -> None:
+        """Wait for a line of the list, which may be longer than the screen: other disks are other people's."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not (isinstance(self.wizard.screen, Frame) and name in self._offered(self.wizard.screen)):
+            assert time.monotonic() < deadline, f"{name} is not in the list:\n{self.screen}"
+            await self.pilot.pause(0.05)
+
+    @staticmethod
+    def _offered(screen: Frame) -> list[str | None]:
+        return [option.id for menu in screen.query(Menu) for option in menu.options]
 
     async def chooses(self, name: str) -> None:
         """Move to a line with the arrow keys, and press Enter."""
@@ -133,5 +144,5 @@ async def goes_to_options(person: Person, image: Path, content: str, target: Pat
     await goes_to_image(person, image)
     await person.sees("content", content)
     await person.presses("enter")
-    await person.sees(str(target))
+    await person.is_offered(str(target))
     await person.chooses(str(target))

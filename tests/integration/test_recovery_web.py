@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import random
 import subprocess
+from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 from bootmedia.recovery.errors import Unreachable
 from bootmedia.recovery.web import HttpInput, get, post
 from imager.errors import StoreError
+from tests.harness.cutting import Cut, cable
 from tests.harness.programs import missing_tools
 from tests.harness.web import serving
 
@@ -25,7 +28,7 @@ def web():
         yield server
 
 
-def read(url: str, attempts: int = 3, **options: str) -> bytes:
+def read(url: str, attempts: int = 3, **options: Any) -> bytes:
     buffer = memoryview(bytearray(2 * len(CONTENT)))
     with HttpInput(url, waits=(0.0,) * (attempts - 1), **options) as source:
         return bytes(buffer[: source.read_into(buffer)])
@@ -120,6 +123,13 @@ def test_nobody_there_is_said_with_the_address() -> None:
     with pytest.raises(Unreachable, match=r"does not answer: .*2 times in a row") as caught:
         read(f"{url}/a", attempts=2)
     assert "ip address" in caught.value.hint
+
+
+def test_silence_is_waited_for_so_long_and_no_longer(web) -> None:
+    with cable(urlsplit(web.url).port or 0) as way:
+        way.cut_after(70_000, Cut.SILENCE)
+        with pytest.raises(Unreachable, match=r"does not answer: no answer in time, 3 times in a row"):
+            read(f"http://127.0.0.1:{way.port}/a", silence_seconds=0.5)
 
 
 def test_a_report_is_sent_again_until_it_is_taken(web) -> None:

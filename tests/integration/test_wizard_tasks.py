@@ -60,7 +60,7 @@ async def restores(person: Person, device: Path) -> None:
     """From what is in the image to its end."""
     await person.sees("whole", "ext4", "content")
     await person.presses("enter")
-    await person.sees(str(device))
+    await person.is_offered(str(device))
     await person.chooses(str(device))
     await person.sees("Go on")
     await person.chooses("go")
@@ -88,7 +88,7 @@ def test_an_image_on_a_web_server_is_restored_as_a_stream(made, around, tmp_path
                 await person.sees("URL of the image")
                 await person.types(f"{server.url}/disk.img.zst")
                 await restores(person, device)
-                assert "recovery fetch http://127.0.0.1" in person.screen
+                assert "recovery fetch --json http://127.0.0.1" in person.screen
 
         driven(story)
         same_files_system(disk, device)
@@ -234,7 +234,7 @@ def test_this_machine_is_captured_and_the_image_is_read_again(made, around, tmp_
             async with a_person(around) as person:
                 await person.sees("Power off")
                 await person.chooses("capture")
-                await person.sees(str(device))
+                await person.is_offered(str(device))
                 for path in list(person.wizard.screen._marked):  # what is built in is marked at first
                     await person.chooses(path)
                 await person.chooses(str(device))

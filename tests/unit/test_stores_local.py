@@ -286,6 +286,23 @@ def test_an_image_is_readable_by_its_owner_only(tmp_path):
     assert (tmp_path / "image").stat().st_mode & 0o777 == 0o600
 
 
+def test_a_file_that_ends_earlier_than_when_it_was_opened_is_the_stores_fault_and_not_the_images(tmp_path):
+    """So FUSE tells of a server that is lost."""
+    written(tmp_path / "i", b"x" * 500).commit()
+    with open_input(str(tmp_path / "i")) as source:
+        os.truncate(tmp_path / "i", 300)
+        with pytest.raises(StoreError, match="ends at byte 300 now, and had 500 bytes"):
+            source.read_at_into(200, memoryview(bytearray(300)))
+
+
+def test_what_cannot_even_be_closed_any_more_was_read_all_the_same(tmp_path):
+    """As with a share whose server is gone: close(2) gives EIO."""
+    written(tmp_path / "i", b"x" * 500).commit()
+    source = open_input(str(tmp_path / "i"))
+    os.close(source._fds[0])
+    source.close()
+
+
 @pytest.mark.parametrize("length", [250, 5000])
 def test_a_name_that_is_too_long_is_a_store_error(tmp_path, length):
     for opened in (open_input, open_output):

@@ -16,6 +16,7 @@ from bootmedia.wizard.images import ImageFacts, entries, is_image
 from bootmedia.wizard.outcomes import result_lines, what_next
 from bootmedia.wizard.pipeline import Pipeline
 from bootmedia.wizard.running import Moved, Outcome, Runner, Said, heard_in
+from bootmedia.wizard.screens.work import progress_text
 from bootmedia.wizard.shares import Share, refusal
 from bootmedia.wizard.terminal import ability
 from bootmedia.wizard.volumes import FileSystem, mount_local
@@ -206,6 +207,26 @@ def test_the_first_error_counts_and_not_what_follows_from_it() -> None:
     script = """echo '{"error":"X","message":"the cause","hint":"do this","exit_status":5}' >&2; exit 5"""
     outcome = Runner(Pipeline.of("sh", "-c", script).into("sh", "-c", "cat; echo later >&2; exit 4")).run()
     assert (outcome.status, outcome.message, outcome.hint) == (5, "the cause", "do this")
+
+
+def test_what_became_of_the_disk_is_told_beside_the_cause() -> None:
+    first = """echo '{"error":"X","message":"the server is gone","hint":"h","exit_status":5}' >&2; exit 5"""
+    facts = '"facts":{"state":"/dev/sdb is incomplete"}'
+    error = f'{{"error":"Y","message":"no end; /dev/sdb is incomplete",{facts},"exit_status":4}}'
+    then = f"cat; echo '{error}' >&2; exit 4"
+    outcome = Runner(Pipeline.of("sh", "-c", first).into("sh", "-c", then)).run()
+    assert (outcome.status, outcome.message, outcome.state) == (5, "the server is gone", "/dev/sdb is incomplete")
+    assert "The disk: /dev/sdb is incomplete." in list(result_lines(outcome, []))
+    alone = Runner(Pipeline.of("sh", "-c", then)).run()
+    assert (alone.message, alone.state) == ("no end; /dev/sdb is incomplete", "")
+
+
+def test_a_rate_and_a_time_left_are_not_promised_when_nothing_moves() -> None:
+    moved = Moved("restore", 10 << 20, 20 << 20, 1 << 20, 10.0)
+    assert "1.0 MiB/s" in progress_text(moved, "20 s", "#.+!", 70, still_seconds=2).plain
+    still = progress_text(moved, "20 s", "#.+!", 70, still_seconds=61).plain
+    assert "nothing has moved for 1 min 01 s" in still
+    assert "MiB/s" not in still
 
 
 def test_a_command_that_fails_in_its_own_words_is_told_with_them() -> None:

@@ -16,6 +16,7 @@ from bootmedia.wizard.screens.frame import Form, Frame
 from bootmedia.wizard.screens.look import styled
 from bootmedia.wizard.volumes import FileSystem, folder_of, list_file_systems, mount_local
 from imager.pictures.sizes import size_text
+from imager.stores.base import store_error
 from imager.text import one_line
 
 Picked = Callable[[Source], None]
@@ -136,7 +137,15 @@ class Browse(Frame):
     def entered(self) -> None:
         """Read the folder: on a server it may take long."""
         self.set_command(f"ls {self._folder}")
-        self.in_background(lambda: entries(self._folder), self._listed)
+        folder = self._folder
+
+        def work() -> list[Entry]:
+            try:
+                return entries(folder)
+            except OSError as error:
+                raise store_error(error, str(folder), "cannot read") from error
+
+        self.in_background(work, self._listed)
 
     def _listed(self, found: list[Entry]) -> None:
         rows: list[tuple[str, Text, bool]] = []

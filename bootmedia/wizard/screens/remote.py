@@ -25,6 +25,8 @@ from imager.text import one_line
 Browsed = Callable[[Path], None]
 Picked = Callable[[Source], None]
 Fields = Sequence[tuple[str, str, str]]
+FETCH = ("recovery", "fetch", "--json")
+"""With what it says in a form that the screen can tell from what the program behind it says."""
 
 
 class Accept(Frame):
@@ -96,7 +98,7 @@ class ShareForm(Form):
         wizard = self.wizard  # from here on: this screen may be left while the command runs
 
         def work() -> Outcome:
-            if share.folder.is_mount():
+            if wizard.attached.is_alive(share.folder):
                 return Outcome(0)
             share.folder.mkdir(parents=True, exist_ok=True)
             if share.kind == "smb" and share.user:
@@ -220,7 +222,7 @@ def streamed(share: Share, fingerprint: str) -> Source:
     """An image on an SSH server as a stream, which goes on where the network broke off."""
     url = f"ssh://{share.user or 'root'}@{share.server}:{share.port}{share.path}"
     key = ("--key", share.key) if share.key else ()
-    return Source(fetch=("recovery", "fetch", "--host-key", fingerprint, *key, url), name=url)
+    return Source(fetch=(*FETCH, "--host-key", fingerprint, *key, url), name=url)
 
 
 def share_form(kind: str, browse: Browsed, picked: Picked, *, is_writable: bool) -> ShareForm:
@@ -254,10 +256,10 @@ class WebForm(Form):
 
     def _answered(self, url: str, found: tuple[str, str] | None) -> None:
         if found is None:
-            self._picked(Source(fetch=("recovery", "fetch", url), name=url))
+            self._picked(Source(fetch=(*FETCH, url), name=url))
             return
         problem, digest = found
-        source = Source(fetch=("recovery", "fetch", "--certificate", digest, url), name=url)
+        source = Source(fetch=(*FETCH, "--certificate", digest, url), name=url)
         about = f"No authority vouches for this server: {one_line(problem)}. Its certificate has this fingerprint."
         rows = [("SHA-256", f"{digest[:32]}\n{digest[32:]}")]
         self.wizard.push_screen(Accept("is this the right server?", about, rows, lambda: self._picked(source)))

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
@@ -17,7 +17,8 @@ from textual.widgets import Input, Static
 from bootmedia.recovery.choose import Candidate
 from bootmedia.wizard.choice import Choice, Step
 from bootmedia.wizard.images import ImageFacts
-from bootmedia.wizard.running import Outcome
+from bootmedia.wizard.pipeline import Pipeline
+from bootmedia.wizard.running import Event, Outcome, Said
 from bootmedia.wizard.screens.frame import Field, Form, Frame
 from bootmedia.wizard.screens.look import styled
 from bootmedia.wizard.screens.text import as_text
@@ -43,6 +44,18 @@ class Lines(Frame):
         """Put lines there."""
         self.query_one("#lines", Static).update(as_text(lines, self.wizard.picture_style()))
 
+    def ask(self, command: Pipeline, answered: Callable[[Outcome], None]) -> None:
+        """Run a command, and show what it says until it has an answer: a server may let it wait for minutes."""
+        said: list[str] = []
+
+        def told(event: Event) -> None:
+            if isinstance(event, Said):
+                said.append(event.text)
+                self._later(lambda: self.show(["one moment ...", "", *said[-8:]]))
+
+        self.set_command(command)
+        self.in_background(lambda: self.wizard.carry_out(command, told=told), answered)
+
     def action_go_on(self) -> None:
         """The next step."""
 
@@ -58,9 +71,7 @@ class Contents(Lines):
 
     def entered(self) -> None:
         """Ask the command, which reads the header and the index only."""
-        command = self._choice.info()
-        self.set_command(command)
-        self.in_background(lambda: self.wizard.carry_out(command), self._looked)
+        self.ask(self._choice.info(), self._looked)
 
     def _looked(self, outcome: Outcome) -> None:
         if not outcome.is_well:
@@ -268,10 +279,8 @@ class Review(Lines):
 
     def entered(self) -> None:
         """Ask the command what it would do."""
-        command = self._choice.dry_run()
         self.set_stake(self._choice.destroyed())
-        self.set_command(command)
-        self.in_background(lambda: self.wizard.carry_out(command), self._looked)
+        self.ask(self._choice.dry_run(), self._looked)
 
     def _looked(self, outcome: Outcome) -> None:
         self._planned = outcome.is_well
@@ -327,6 +336,11 @@ class Confirm(Form):
             return
         from bootmedia.wizard.screens.work import Work
 
-        self.wizard.switch_screen(
-            Work(self._choice.restore(), Step.WORK.title(), stake=self._choice.destroyed(), back_to_menu=True)
-        )
+        wizard, choice = self.wizard, self._choice
+        title, stake = Step.WORK.title(), choice.destroyed()
+
+        def again() -> None:
+            wizard.pop_screen()
+            wizard.switch_screen(Review(choice))  # in place of the one that was agreed to
+
+        wizard.switch_screen(Work(choice.restore(), title, stake=stake, again=again))

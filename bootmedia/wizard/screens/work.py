@@ -25,6 +25,8 @@ from imager.pictures.sizes import duration_text, size_text
 
 _SHOWN_LINES = 200
 _EVERY_SECONDS = 0.5
+_STILL_SECONDS = 10
+"""When nothing has moved for so long, the screen says so: the last rate and time left would be a false promise."""
 
 
 class Work(Frame):
@@ -34,6 +36,7 @@ class Work(Frame):
         command: What is run.
         title: Of the step.
         stake: What is being overwritten; "" when nothing is.
+        again: Goes back to where the same can be begun anew, should it fail; None where there is no such way.
         then: Shown instead of the result screen, when given.
     """
 
@@ -46,16 +49,18 @@ class Work(Frame):
         title: str,
         *,
         stake: str = "",
-        back_to_menu: bool = True,
+        again: Callable[[], None] | None = None,
         then: Callable[[Outcome], None] | None = None,
     ) -> None:
         super().__init__()
         self.TITLE_TEXT = title
         self._command = command
         self._stake = stake
+        self._again = again
         self._then = then
         self._runner = Runner(command, told=self._heard)
         self._moved: Moved | None = None
+        self._moved_at = time.monotonic()
         self._lines: deque[str] = deque(maxlen=_SHOWN_LINES)
         self._began = time.monotonic()
         self._is_over = False
@@ -79,7 +84,7 @@ class Work(Frame):
     def _heard(self, event: Event) -> None:
         """From the thread that reads; what is shown is looked at by the timer."""
         if isinstance(event, Moved):
-            self._moved = event
+            self._moved, self._moved_at = event, time.monotonic()
             if event.ended:
                 self._say(f"{event.phase}: {size_text(event.done_bytes)}")
         elif isinstance(event, Said) and event.text:
@@ -94,11 +99,13 @@ class Work(Frame):
         self.query_one("#lines", Static).update(as_text(list(self._lines)[-12:]))
 
     def _progress_text(self) -> Text:
-        running = duration_text(time.monotonic() - self._began)
-        moved = self._moved
+        now = time.monotonic()
+        running = duration_text(now - self._began)
+        moved, still_seconds = self._moved, now - self._moved_at
         if moved is None:
             return styled(f"Starting ...   {running}\n")
-        return progress_text(moved, running, self.wizard.picture_style().marks, max(20, self.size.width - 4))
+        width = max(20, self.size.width - 4)
+        return progress_text(moved, running, self.wizard.picture_style().marks, width, still_seconds)
 
     def _ended(self, outcome: Outcome) -> None:
         self._is_over = True
@@ -107,7 +114,8 @@ class Work(Frame):
         if self._then is not None:
             self._then(outcome)
         else:
-            self.wizard.switch_screen(Result(self._command, outcome, list(self._lines), wrote=bool(self._stake)))
+            said, wrote = list(self._lines), bool(self._stake)
+            self.wizard.switch_screen(Result(self._command, outcome, said, wrote=wrote, again=self._again))
 
     def failed(self, message: str, hint: str) -> None:
         """It could not even be started."""
@@ -132,8 +140,8 @@ class Work(Frame):
         self.tell("This runs until it ends.", f"c cancels it. Another shell: {another}.", "warning")
 
 
-def progress_text(moved: Moved, running: str, marks: Sequence[str], width: int) -> Text:
-    """A bar, with rate and time left."""
+def progress_text(moved: Moved, running: str, marks: Sequence[str], width: int, still_seconds: float = 0) -> Text:
+    """A bar, with rate and time left, or for how long nothing has moved."""
     used, free, _, _ = marks
     total = moved.total_bytes
     parts: list[str | tuple[str, str]] = [(f"{moved.phase}\n\n", "strong")]
@@ -144,6 +152,8 @@ def progress_text(moved: Moved, running: str, marks: Sequence[str], width: int) 
     done = size_text(moved.done_bytes) + (f" of {size_text(total)}" if total else "")
     rate = f"{size_text(moved.rate_bytes_per_second)}/s"
     left = duration_text(moved.eta_seconds) if moved.eta_seconds is not None else "not known yet"
+    if still_seconds >= _STILL_SECONDS and not moved.ended:
+        rate, left = f"nothing has moved for {duration_text(still_seconds)}", "not known"
     parts += [
         f"{'done':<12}{done}\n",
         f"{'rate':<12}{rate}\n",
@@ -182,8 +192,17 @@ class Result(Frame):
 
     KEYS: ClassVar[Sequence[tuple[str, str]]] = (("Up/Down", "move"), ("Enter", "choose"))
 
-    def __init__(self, command: Pipeline, outcome: Outcome, said: Sequence[str], *, wrote: bool) -> None:
+    def __init__(
+        self,
+        command: Pipeline,
+        outcome: Outcome,
+        said: Sequence[str],
+        *,
+        wrote: bool,
+        again: Callable[[], None] | None = None,
+    ) -> None:
         super().__init__()
+        self._again = None if outcome.is_well else again
         self._command, self._outcome, self._said, self._wrote = command, outcome, said, wrote
         self.TITLE_TEXT = "done" if outcome.is_well else "not everything is done"
 
@@ -201,6 +220,7 @@ class Result(Frame):
         line.set_class(not self._outcome.is_well, "armed")
         self.set_command(self._command)
         rows = (
+            *([("again", "Again, from the plan on", "the same image onto the same disk")] if self._again else []),
             ("menu", "Back to the beginning", ""),
             *([("reboot", "Reboot", "take the medium out first")] if self._wrote else []),
             ("lines", "Read everything", "all lines of the command"),
@@ -213,7 +233,9 @@ class Result(Frame):
 
     def chosen(self, name: str) -> None:
         """Go there."""
-        if name == "menu":
+        if name == "again" and self._again is not None:
+            self._again()
+        elif name == "menu":
             self.wizard.back_to_menu()
         elif name == "lines":
             from bootmedia.wizard.screens.text import TextScreen
