@@ -85,6 +85,12 @@ class Console:
         elif not self.quiet and not self.json:
             tell(shown(text))
 
+    def step(self, text: str, phase: str) -> None:
+        """A message that says where the work is: a program that follows the lines of progress gets it, too."""
+        self.say(text)
+        if self.json and self.progress_as == "lines":
+            tell(to_json({"phase": phase, "note": text}).decode())
+
     def warn(self, text: str) -> None:
         """A message that must not be missed; it is also part of a JSON result."""
         self.warnings.append(text)

@@ -14,7 +14,7 @@ from imager.cli.confirm import can_ask, confirm
 from imager.cli.fitting import rule_of
 from imager.cli.output import Console
 from imager.cli.reporting import Reporting
-from imager.cli.restore import Wanted
+from imager.cli.restore import NAME, Wanted
 from imager.cli.show import terminal_style
 from imager.errors import ContentIncomplete, UsageError
 from imager.fitting.firmware import rule_for_firmware
@@ -124,7 +124,8 @@ def run_restores(
         for line in planned.lines(terminal_style()):
             console.say(line, must=must_be_seen)
         confirm([place for _, place in pairs], yes=yes)
-        outcomes = restore_all(planned.tasks, threads=choices.threads, progress=console.progress(), say=console.say)
+        say = partial(console.step, phase=NAME)
+        outcomes = restore_all(planned.tasks, threads=choices.threads, progress=console.progress(), say=say)
         _report(reporting, planned, outcomes)
         # While virtual disks are still shown: what comes afterwards works on what is in them.
         done = _carry_out_afterwards(planned, outcomes, console)

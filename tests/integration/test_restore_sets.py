@@ -182,6 +182,16 @@ def test_one_disk_that_fails_does_not_keep_the_others_from_being_written(disks, 
     assert digest(targets[1]) == digest(disks[1])
 
 
+def test_a_program_that_follows_hears_which_disk_is_written_and_which_failed(images, targets, tmp_path) -> None:
+    pair = [damaged(images[0], tmp_path), images[1]]
+    done = imager("restore", "--yes", "--json", "--progress", "lines", *to(pair, targets))
+    said = [json.loads(line) for line in done.stderr.decode().splitlines()]
+    first, failed, second = [line["note"] for line in said if "note" in line]
+    assert first == f"restore 1 of 2: {pair[0]} to {targets[0]}"
+    assert failed.startswith("FAILED: ")
+    assert second == f"restore 2 of 2: {pair[1]} to {targets[1]}"
+
+
 def test_a_recovery_file_goes_on_to_the_next_disk_too(disks, images, targets, tmp_path) -> None:
     broken = damaged(images[0], tmp_path)
     restores = [(broken, targets[0]), (images[1], targets[1])]
