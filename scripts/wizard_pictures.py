@@ -12,7 +12,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import ClassVar
@@ -96,15 +96,15 @@ class Shown(Wizard):
 
     disks: ClassVar[list[Path]] = []
 
-    def candidates(self, image: str = "") -> Sequence[Candidate]:
+    def candidates(self, images: Iterable[str] = ()) -> Sequence[Candidate]:
         """Ours of them."""
-        return [each for each in super().candidates(image) if Path(each.path) in self.disks]
+        return [each for each in super().candidates(images) if Path(each.path) in self.disks]
 
 
 class Aged(Wizard):
     """The wizard on a machine with disks as one meets them: loop devices say nothing of their health."""
 
-    def candidates(self, image: str = "") -> Sequence[Candidate]:
+    def candidates(self, images: Iterable[str] = ()) -> Sequence[Candidate]:
         """Those of which smartctl's answers are below."""
         return [candidate for candidate, _ in AGED]
 

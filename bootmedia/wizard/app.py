@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -22,8 +22,8 @@ from bootmedia.wizard.terminal import Ability
 if TYPE_CHECKING:  # imported late at run time: the first screen is there before the library is
     from bootmedia.recovery.choose import Candidate
     from bootmedia.recovery.places import Surroundings
-    from bootmedia.wizard.choice import Source
     from bootmedia.wizard.running import Event, Outcome
+    from bootmedia.wizard.source import Source
     from imager.pictures.bar import Style
     from imager.reports.log import Log
 
@@ -131,13 +131,13 @@ class Wizard(App[None]):
         except NoAnswers:
             return ""
 
-    def candidates(self, image: str = "") -> Sequence[Candidate]:
+    def candidates(self, images: Iterable[str] = ()) -> Sequence[Candidate]:
         """Every disk of the machine, with why it must stay as it is."""
         from bootmedia.recovery.facts import candidates
         from bootmedia.wizard.targets import held_paths, without_own_layers
 
         folders = [str(folder) for folder in self.around.stick_folders()]
-        return without_own_layers(candidates(dict(held_paths(image, folders)), self.around.system))
+        return without_own_layers(candidates(dict(held_paths(filter(None, images), folders)), self.around.system))
 
     def own_folders(self) -> list[tuple[Path, str]]:
         """Folders of this medium that may hold images, and what they are called."""
@@ -170,11 +170,11 @@ class Wizard(App[None]):
         self.push_screen(Place(self._image_picked))
 
     def _image_picked(self, source: Source) -> None:
-        from bootmedia.wizard.choice import Choice
+        from bootmedia.wizard.choice import Choice, Draft
         from bootmedia.wizard.screens.restore import Contents
 
         folder = str(self.journal.path.parent) if self.journal.path else ""
-        self.push_screen(Contents(Choice(source, report_folder=folder)))
+        self.push_screen(Contents(Draft(Choice.of(source, report_folder=folder))))
 
     def _begin_unattended(self) -> None:
         from bootmedia.wizard.screens.unattended import Unattended

@@ -68,7 +68,7 @@ def name_of(disk: Candidate) -> str:
     return f"{model}, {serial}, {size_text(disk.size_bytes)} ({disk.path})"
 
 
-def held_paths(image: str, stick_folders: Iterable[str]) -> Mapping[str, str]:
+def held_paths(images: Iterable[str], stick_folders: Iterable[str]) -> Mapping[str, str]:
     """What no restore may overwrite, by path, and how it is called."""
-    held = {folder: "the recovery stick" for folder in stick_folders}
-    return ({image: "the image"} if image else {}) | {path: what for path, what in held.items() if path != image}
+    held = dict.fromkeys(images, "the image")
+    return held | {folder: "the recovery stick" for folder in stick_folders if folder not in held}

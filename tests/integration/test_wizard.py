@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import subprocess
@@ -98,6 +99,50 @@ def test_a_disk_is_restored_by_keys_alone(machine, around, target, tmp_path) -> 
     places = [call("sfdisk", "--dump", path) for path in (disk, target)]
     rows = [[line.partition(" : ")[2] for line in said.splitlines() if " : " in line] for said in places]
     assert rows[0] == rows[1]
+
+
+def identifiers(device: Path) -> set[str]:
+    """All that sfdisk and blkid know of a disk whose partitions the kernel knows."""
+    table = json.loads(call("sfdisk", "--json", device))["partitiontable"]
+    contents = [call("blkid", "-p", "-s", "UUID", "-o", "value", part).strip() for part in partition_nodes(device)]
+    return {table["id"].lower(), *(row["uuid"].lower() for row in table["partitions"]), *contents}
+
+
+def test_a_clone_with_new_identifiers_lives_beside_its_source(machine, around, target, tmp_path) -> None:
+    disk, image = machine
+    (tmp_path / "source").write_bytes(disk.read_bytes())
+
+    async def story() -> None:
+        async with a_person(around) as person:
+            await goes_to_options(person, image, "rootfs", target)
+            await person.sees("[ ] New identifiers", "for a clone that lives beside its source")
+            await person.chooses("new_ids")
+            await person.sees("[x] New identifiers", "--new-ids")
+            await person.chooses("go")
+            await person.sees("now on it, and lost")
+            await person.presses("end")
+            await person.sees("put the new ones for the old ones in fstab")
+            await person.presses("escape")
+            await person.sees("[x] New identifiers")
+            await person.presses("escape")  # another look at the disks forgets nothing
+            await person.sees("which disk")
+            await person.presses("enter")
+            await person.sees("[x] New identifiers", f"({target})")
+            await person.chooses("go")
+            await person.sees("now on it, and lost")
+            await person.presses("enter")
+            await person.sees("type the name of the disk", "--new-ids")
+            await person.types(target.name)
+            await person.sees("All that was asked for is done.", "partition 1: ext4", "becomes")
+            await person.chooses("lines")
+            await person.sees("everything that the command said", "disk: disk GUID")  # the result has no room for it
+
+    driven(story)
+    assert restored_marker(target, tmp_path / "mnt") == "the same as before\n"
+    with loop_device(tmp_path / "source") as source, partitions(source):
+        new, old = identifiers(target), identifiers(source)
+    assert len(new) == len(old) == 5
+    assert not new & old
 
 
 @pytest.mark.skipif(Path("/sys/firmware/efi").exists(), reason="UEFI started this machine, as that of the image")
@@ -224,7 +269,10 @@ def test_a_single_partition_is_restored_into_a_disk_and_the_others_stay(machine,
                     await person.chooses(str(device))
                     await person.sees("The whole disk", "and the image needs")
                     await person.chooses("part:2:2")
-                    await person.sees("WILL BE DESTROYED: partition 2 (41.0 MiB)")
+                    await person.sees(
+                        "WILL BE DESTROYED: partition 2 (41.0 MiB)", "New identifiers", "for whole disks only"
+                    )
+                    assert person.wizard.screen.menu.get_option("new_ids").disabled
                     await person.chooses("go")
                     await person.sees("now on it, and lost")
                     await person.presses("enter")

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -11,13 +10,15 @@ from pathlib import Path
 import pytest
 
 from bootmedia.recovery.choose import Candidate
-from bootmedia.wizard.choice import Choice, Source, Step
+from bootmedia.wizard.choice import Choice, Step
 from bootmedia.wizard.images import ImageFacts, entries, is_image
-from bootmedia.wizard.outcomes import result_lines, what_next
+from bootmedia.wizard.outcomes import result_lines
+from bootmedia.wizard.pair import Pair
 from bootmedia.wizard.pipeline import Pipeline
 from bootmedia.wizard.running import Moved, Outcome, Runner, Said, heard_in
 from bootmedia.wizard.screens.work import progress_text
 from bootmedia.wizard.shares import Share, refusal
+from bootmedia.wizard.source import Source
 from bootmedia.wizard.terminal import ability
 from bootmedia.wizard.volumes import FileSystem, mount_local
 from imager.layout import Content, Identity, Layout, Partition, Table
@@ -32,7 +33,8 @@ PARTS = (
 LAYOUT = Layout(Identity(model="Old", serial="S1"), 64 * GIB, 512, 512, Table("gpt"), PARTS)
 IMAGE = ImageFacts("id", "2026-01-01T00:00:00Z", "imager 0", "", LAYOUT, 10 * GIB)
 DISK = Candidate("/dev/sdb", model="New Disk", serial="XYZ123", size_bytes=128 * GIB, partitions={1: GIB, 2: 58 * GIB})
-CHOICE = Choice(Source(path="/mnt/a b.img.zst"), IMAGE, DISK)
+PAIR = Pair(Source(path="/mnt/a b.img.zst"), IMAGE, DISK)
+CHOICE = Choice((PAIR,))
 
 
 def test_the_command_is_what_was_chosen_and_can_be_pasted_into_a_shell() -> None:
@@ -49,20 +51,36 @@ def test_a_system_for_the_other_firmware_is_made_to_start_and_that_repairs_it() 
     assert "--to-uefi" not in str(replace(chosen, partition=2, onto=2).restore())
 
 
+def test_new_identifiers_are_for_whole_disks_and_look_into_what_is_unlocked() -> None:
+    chosen = replace(CHOICE, new_ids=True, unlock={2: "/run/key"})
+    assert str(chosen.restore()).endswith("--unlock 2:/run/key --new-ids --verify '/mnt/a b.img.zst' /dev/sdb")
+    assert "--new-ids" not in str(replace(chosen, partition=2, onto=2).restore())
+
+
+def test_another_target_forgets_the_partition_and_keeps_all_else() -> None:
+    chosen = replace(CHOICE, partition=2, onto=2, grow="last", new_ids=True, verify=False)
+    assert chosen.with_target(0, DISK) == chosen
+    elsewhere = chosen.with_target(0, replace(DISK, path="/dev/sdc"))
+    assert (elsewhere.partition, elsewhere.onto, elsewhere.grow, elsewhere.new_ids) == (None, None, "last", True)
+    assert elsewhere.destroyed().endswith("(/dev/sdc)")
+
+
 def test_an_encrypted_partition_is_unlocked_only_where_the_command_looks_into_it() -> None:
     chosen = replace(CHOICE, unlock={2: "/run/key"})
     assert "--unlock" not in str(chosen.restore())
     assert "--grow last --unlock 2:/run/key" in str(replace(chosen, grow="last").restore())
-    assert "--unlock" not in str(replace(chosen, grow="last", source=Source(fetch=("fetch", "x"))).restore())
+    assert "--unlock" not in str(
+        replace(chosen, grow="last", pairs=(replace(PAIR, source=Source(fetch=("fetch", "x"))),)).restore()
+    )
     assert "--unlock" not in str(replace(chosen, repair_boot=True, partition=2, onto=2).restore())
 
 
 def test_a_stream_is_piped_into_the_command() -> None:
     source = Source(fetch=("recovery", "fetch", "http://x/a.img.zst"), name="http://x/a.img.zst")
-    assert str(replace(CHOICE, source=source, verify=False).dry_run()) == (
+    assert str(Choice((replace(PAIR, source=source),), verify=False).dry_run()) == (
         "recovery fetch http://x/a.img.zst | imager restore --dry-run - /dev/sdb"
     )
-    assert str(Choice(source).info()) == "recovery fetch http://x/a.img.zst | imager info --json -"
+    assert str(Choice.of(source).info()) == "recovery fetch http://x/a.img.zst | imager info --json -"
 
 
 def test_one_partition_is_neither_grown_nor_repaired() -> None:
@@ -71,7 +89,7 @@ def test_one_partition_is_neither_grown_nor_repaired() -> None:
 
 
 def test_nothing_is_destroyed_before_a_target_is_chosen() -> None:
-    assert replace(CHOICE, target=None).destroyed() == ""
+    assert Choice((replace(PAIR, target=None),)).destroyed() == ""
 
 
 def test_what_is_destroyed_names_the_disk_by_model_serial_and_size() -> None:
@@ -98,14 +116,14 @@ def test_only_the_disks_name_agrees(typed: str, agrees: bool) -> None:
 
 
 def test_a_disk_without_serial_number_is_not_agreed_to_by_an_empty_line() -> None:
-    assert not replace(CHOICE, target=replace(DISK, serial="")).agreed_by("")
+    assert not Choice((replace(PAIR, target=replace(DISK, serial="")),)).agreed_by("")
 
 
 def test_disks_that_must_not_be_written_come_last_with_the_reason() -> None:
     small = Candidate("/dev/sda", size_bytes=8 * GIB)
     stick = Candidate("/dev/sdc", size_bytes=512 * GIB, kept="holds the recovery stick")
     busy = Candidate("/dev/sdd", size_bytes=512 * GIB, obstacle="/dev/sdd1 is mounted at /mnt")
-    rows = replace(CHOICE, target=None).offered([small, stick, busy, DISK])
+    rows = Choice((replace(PAIR, target=None),)).offered([small, stick, busy, DISK])
     assert [(row.disk.path, row.may_be_written) for row in rows] == [
         ("/dev/sdb", True),
         ("/dev/sda", False),
@@ -122,31 +140,30 @@ def test_a_disk_that_holds_the_partitions_moved_together_is_offered_for_that() -
     wide = replace(
         LAYOUT, partitions=(PARTS[0], Partition(2, 4 * GIB, 62 * GIB, content=Content("filesystem", "ext4")))
     )
-    chosen = replace(CHOICE, image=replace(IMAGE, layout=wide), target=disk)
-    assert chosen.fitting()
-    assert [row.may_be_written for row in chosen.offered([disk])] == [True]
-    assert "--fit" in str(replace(chosen, fit=True).restore())
+    pair = replace(PAIR, image=replace(IMAGE, layout=wide), target=disk)
+    assert pair.fitting
+    assert [row.may_be_written for row in Choice((pair,)).offered([disk])] == [True]
+    assert "--fit" in str(Choice((pair,)).restore())
     tiny = replace(disk, size_bytes=58 * GIB)
-    assert not replace(chosen, target=tiny).fitting()
-    assert [row.may_be_written for row in chosen.offered([tiny])] == [False]
+    assert not replace(pair, target=tiny).fitting
+    assert [row.may_be_written for row in Choice((pair,)).offered([tiny])] == [False]
 
 
 def test_a_disk_that_is_enough_for_what_is_used_is_offered_for_that() -> None:
     disk = Candidate("/dev/sdb", size_bytes=40 * GIB)
     used = Content("filesystem", "ext4", used_bytes=10 * GIB, size_bytes=58 * GIB)
     layout = replace(LAYOUT, partitions=(PARTS[0], replace(PARTS[1], content=used)))
-    chosen = replace(CHOICE, image=replace(IMAGE, layout=layout), target=disk)
-    assert [row.may_be_written for row in chosen.offered([disk])] == [True]
-    assert chosen.fitting_words() == "made smaller: 2 (--fit)"
+    pair = replace(PAIR, image=replace(IMAGE, layout=layout), target=disk)
+    assert [row.may_be_written for row in Choice((pair,)).offered([disk])] == [True]
+    assert pair.fitting_words() == "made smaller: 2 (--fit)"
     large_sectors = replace(disk, size_bytes=80 * GIB, sector_bytes=4096)
-    assert "sectors of 4096 bytes" in replace(chosen, target=large_sectors).fitting_words()
+    assert "sectors of 4096 bytes" in replace(pair, target=large_sectors).fitting_words()
 
 
 def test_a_partition_that_is_too_small_says_so() -> None:
-    chosen = replace(CHOICE, partition=2)
-    assert chosen.partition_refusal(2) == ""
-    assert "58.0 GiB are needed" in chosen.partition_refusal(1)
-    assert chosen.partition_refusal(9) == "has no partition 9"
+    assert PAIR.partition_refusal(2, 2) == ""
+    assert "58.0 GiB are needed" in PAIR.partition_refusal(2, 1)
+    assert PAIR.partition_refusal(2, 9) == "has no partition 9"
 
 
 def test_steps_are_numbered() -> None:
@@ -377,31 +394,3 @@ def test_disks_are_mounted_so_that_nothing_is_written_to_them() -> None:
 def test_what_a_terminal_can_show(environment: dict[str, str], encoding: str, expected: tuple[bool, ...]) -> None:
     shows = ability(environment, encoding)
     assert (shows.full_screen, shows.colour, shows.blocks) == expected
-
-
-# --- Results ------------------------------------------------------------------------------------------------------
-
-
-def test_a_cancelled_restore_is_never_called_done() -> None:
-    said = what_next(Outcome(143, cancelled=True), wrote=True)
-    assert said == "Cancelled. The disk is half written and will not start: restore again."
-
-
-def test_what_was_done_after_the_last_byte_is_told() -> None:
-    stages = [{"sentences": ["partition 2 has grown"], "warnings": ["w"], "failures": ["no boot loader"]}]
-    result = {"target": "/dev/sdb", "written_bytes": 1, "seconds": 1.0, "verified": True, "afterwards": stages}
-    facts = {"result": result, "report": "/run/x.html"}
-    lines = list(result_lines(Outcome(0, json.dumps(facts).encode()), []))
-    wanted = ["  partition 2 has grown", "warning: w", "DID NOT WORK: no boot loader", "report: /run/x.html"]
-    assert [line for line in lines if line in wanted] == wanted
-    assert "read back" in lines[2]
-
-
-def test_a_failure_shows_message_and_hint() -> None:
-    lines = list(result_lines(Outcome(6, message="it is in use", hint="unmount it"), ["last words"]))
-    assert lines[:3] == [
-        "Exit status 6: the disk that is written: refused, too small, or a write failed.",
-        "it is in use",
-        "unmount it",
-    ]
-    assert lines[-1] == "last words"

@@ -11,13 +11,14 @@ from rich.text import Text
 
 from bootmedia.recovery.choose import Candidate
 from bootmedia.wizard.capture import LEVELS, CaptureChoice, images_in, verify
-from bootmedia.wizard.choice import Source
 from bootmedia.wizard.running import Outcome
 from bootmedia.wizard.screens.frame import Frame
 from bootmedia.wizard.screens.look import styled
 from bootmedia.wizard.screens.place import Place
-from bootmedia.wizard.screens.restore import Lines, choice_row, disk_row
+from bootmedia.wizard.screens.rows import choice_row, disk_row
+from bootmedia.wizard.screens.text import Lines
 from bootmedia.wizard.screens.work import Result, Work
+from bootmedia.wizard.source import Source
 from bootmedia.wizard.targets import Target
 
 if TYPE_CHECKING:

@@ -40,7 +40,7 @@ Screen { background: #0d1218; color: #d7dde4; layout: vertical; }
 #form { height: 1fr; padding: 0 1; }
 #body { height: 1fr; padding: 0 1; scrollbar-size: 1 1; }
 #body:focus { background: #0d1218; }
-#command { height: auto; max-height: 3; color: #8b97a5; padding: 0 1; }
+#command { height: auto; max-height: 6; color: #8b97a5; padding: 0 1; }
 #keys { height: 1; background: #1a222c; color: #d7dde4; padding: 0 1; }
 Menu { height: 1fr; background: #0d1218; border: none; padding: 0; scrollbar-size: 1 1; }
 Menu:focus { border: none; background: #0d1218; background-tint: #0d1218 0%; }
@@ -53,7 +53,7 @@ Input { height: 1; border: none; background: #24313d; color: #ffffff; padding: 0
 Input:focus { border: none; background: #33485a; }
 Input > .input--cursor { text-style: reverse; }
 Input > .input--placeholder { color: #8b97a5; }
-.label { height: 1; margin: 1 0 0 0; }
+.label { height: auto; margin: 1 0 0 0; }
 """
 
 FEW_COLOURS_CSS: Final = """

@@ -9,11 +9,12 @@ from typing import ClassVar
 
 from rich.text import Text
 
-from bootmedia.wizard.choice import Source, Step
+from bootmedia.wizard.choice import Step
 from bootmedia.wizard.images import Entry, entries
 from bootmedia.wizard.running import Outcome
 from bootmedia.wizard.screens.frame import Form, Frame
 from bootmedia.wizard.screens.look import styled
+from bootmedia.wizard.source import Source
 from bootmedia.wizard.volumes import FileSystem, folder_of, list_file_systems, mount_local
 from imager.pictures.sizes import size_text
 from imager.stores.base import store_error

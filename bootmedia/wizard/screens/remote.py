@@ -13,11 +13,11 @@ from bootmedia.recovery.naming import place_of
 from bootmedia.recovery.secure_shell import host_keys
 from bootmedia.recovery.web import certificate_problem
 from bootmedia.wizard.attached import forget_folder
-from bootmedia.wizard.choice import Source
 from bootmedia.wizard.running import Outcome
 from bootmedia.wizard.screens.frame import Form, Frame
 from bootmedia.wizard.screens.look import styled
 from bootmedia.wizard.shares import Share, refusal
+from bootmedia.wizard.source import Source
 from bootmedia.wizard.volumes import folder_of
 from imager.errors import StoreError
 from imager.text import one_line

@@ -11,12 +11,12 @@ from textual.widget import Widget
 from textual.widgets import Static
 
 from bootmedia.recovery.places import DATA_LABEL
-from bootmedia.wizard.choice import Source
 from bootmedia.wizard.pipeline import Pipeline
 from bootmedia.wizard.screens.frame import Frame, Menu
 from bootmedia.wizard.screens.look import styled
 from bootmedia.wizard.screens.place import Place
 from bootmedia.wizard.screens.steps import Steps
+from bootmedia.wizard.source import Source
 from imager.text import one_line
 
 

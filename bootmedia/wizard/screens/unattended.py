@@ -9,7 +9,7 @@ from typing import ClassVar, Final
 from bootmedia.wizard.pipeline import Pipeline
 from bootmedia.wizard.running import Outcome
 from bootmedia.wizard.screens.frame import Form
-from bootmedia.wizard.screens.restore import Lines
+from bootmedia.wizard.screens.text import Lines
 from bootmedia.wizard.screens.work import Work
 
 _DRY_RUN: Final = Pipeline.of("recovery", "run", "--dry-run")

@@ -36,6 +36,7 @@ class Work(Frame):
         command: What is run.
         title: Of the step.
         stake: What is being overwritten; "" when nothing is.
+        disks: How many disks it writes to, if any.
         again: Goes back to where the same can be begun anew, should it fail; None where there is no such way.
         then: Shown instead of the result screen, when given.
     """
@@ -49,13 +50,14 @@ class Work(Frame):
         title: str,
         *,
         stake: str = "",
+        disks: int = 1,
         again: Callable[[], None] | None = None,
         then: Callable[[Outcome], None] | None = None,
     ) -> None:
         super().__init__()
         self.TITLE_TEXT = title
         self._command = command
-        self._stake = stake
+        self._stake, self._disks = stake, disks
         self._again = again
         self._then = then
         self._runner = Runner(command, told=self._heard)
@@ -115,7 +117,8 @@ class Work(Frame):
             self._then(outcome)
         else:
             said, wrote = list(self._lines), bool(self._stake)
-            self.wizard.switch_screen(Result(self._command, outcome, said, wrote=wrote, again=self._again))
+            result = Result(self._command, outcome, said, wrote=wrote, disks=self._disks, again=self._again)
+            self.wizard.switch_screen(result)
 
     def failed(self, message: str, hint: str) -> None:
         """It could not even be started."""
@@ -199,11 +202,13 @@ class Result(Frame):
         said: Sequence[str],
         *,
         wrote: bool,
+        disks: int = 1,
         again: Callable[[], None] | None = None,
     ) -> None:
         super().__init__()
         self._again = None if outcome.is_well else again
-        self._command, self._outcome, self._said, self._wrote = command, outcome, said, wrote
+        self._command, self._outcome, self._said = command, outcome, said
+        self._wrote, self._disks = wrote, disks
         self.TITLE_TEXT = "done" if outcome.is_well else "not everything is done"
 
     def body(self) -> Iterable[Widget]:
@@ -215,12 +220,13 @@ class Result(Frame):
     def entered(self) -> None:
         """Offer what makes sense now."""
         line = self.query_one("#danger", Static)
-        line.update(styled(what_next(self._outcome, wrote=self._wrote)))
+        line.update(styled(what_next(self._outcome, wrote=self._wrote, disks=self._disks)))
         line.set_class(self._outcome.is_well, "well")
         line.set_class(not self._outcome.is_well, "armed")
         self.set_command(self._command)
+        same = "the same images onto the same disks" if self._disks > 1 else "the same image onto the same disk"
         rows = (
-            *([("again", "Again, from the plan on", "the same image onto the same disk")] if self._again else []),
+            *([("again", "Again, from the plan on", same)] if self._again else []),
             ("menu", "Back to the beginning", ""),
             *([("reboot", "Reboot", "take the medium out first")] if self._wrote else []),
             ("lines", "Read everything", "all lines of the command"),
@@ -240,7 +246,8 @@ class Result(Frame):
         elif name == "lines":
             from bootmedia.wizard.screens.text import TextScreen
 
-            lines = [*self._said, "", *self._outcome.lines()]
+            told = result_lines(self._outcome, ())
+            lines = [*told, "", *self._said, "", *self._outcome.lines()]
             self.wizard.push_screen(TextScreen("everything that the command said", lines, self._command))
         else:
             self.wizard.begin(name)
