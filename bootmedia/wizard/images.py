@@ -12,6 +12,7 @@ import msgspec
 
 from imager.cli.show import layout_lines
 from imager.errors import ImageDamaged
+from imager.image.description import SetMember, SetMembers
 from imager.image.format import HEADER_MAGIC, SKIPPABLE_HEADER
 from imager.layout import Layout
 from imager.partitions.adapt import missing_bytes
@@ -97,6 +98,8 @@ class ImageFacts:
         used_bytes: What a restore writes at most.
         damaged_bytes: What is missing in it, or was unreadable.
         warnings: What lowers trust in it.
+        set_id: Shared by all images that were captured together.
+        set_members: Their disks, this one too; empty when it was captured alone.
     """
 
     image_id: str
@@ -107,6 +110,8 @@ class ImageFacts:
     used_bytes: int
     damaged_bytes: int = 0
     warnings: tuple[str, ...] = ()
+    set_id: str = ""
+    set_members: tuple[SetMember, ...] = ()
 
     @classmethod
     def read(cls, facts: dict[str, Any]) -> ImageFacts:
@@ -127,6 +132,8 @@ class ImageFacts:
                 used_bytes=int(facts["used_bytes"]),
                 damaged_bytes=sum(end - start for start, end in lacking),
                 warnings=tuple(map(str, facts.get("final_warnings", ()))),
+                set_id=str(facts["set_id"]),
+                set_members=msgspec.convert(facts["set_members"], SetMembers),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ImageDamaged(f"what imager info says of the image is not understood: {error}") from error
@@ -135,6 +142,11 @@ class ImageFacts:
     def machine(self) -> str:
         """Whose disk it is of."""
         return self.layout.identity.short_name()
+
+    @property
+    def is_of_set(self) -> bool:
+        """Whether other disks were captured together with it."""
+        return len(self.set_members) > 1
 
     @property
     def least_bytes(self) -> int:
@@ -148,6 +160,8 @@ class ImageFacts:
         yield f"content   {used}"
         if self.comment:
             yield f"comment   {self.comment}"
+        if self.is_of_set:
+            yield f"set       one of {len(self.set_members)} disks of a machine: the next step asks which are wanted"
         yield ""
         yield from layout_lines(self.layout, style)
         if self.damaged_bytes:

@@ -24,12 +24,12 @@ from imager.text import one_line
 class Options(Frame):
     """The whole disk or single partitions, and what else is wanted."""
 
-    TITLE_TEXT = Step.OPTIONS.title()
     KEYS: ClassVar[Sequence[tuple[str, str]]] = (("Up/Down", "move"), ("Space/Enter", "change, or go on"))
 
     def __init__(self, draft: Draft) -> None:
         super().__init__()
         self._draft = draft
+        self.TITLE_TEXT = Step.OPTIONS.title("what else is wanted" if draft.choice.is_set else "")
         layouts = [pair.image.layout for pair in draft.choice.pairs if pair.image]
         self._firmware_wanted: FirmwareKind = next(filter(None, map(firmware_wanted, layouts)), "")
 

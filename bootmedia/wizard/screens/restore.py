@@ -16,6 +16,7 @@ from bootmedia.wizard.images import ImageFacts
 from bootmedia.wizard.running import Outcome
 from bootmedia.wizard.screens.frame import Field, Form
 from bootmedia.wizard.screens.look import styled
+from bootmedia.wizard.screens.sets import WhichDisks
 from bootmedia.wizard.screens.target import ChooseTarget
 from bootmedia.wizard.screens.text import Lines
 from imager.text import one_line
@@ -47,7 +48,8 @@ class Contents(Lines):
     def action_go_on(self) -> None:
         """Choose the target."""
         if self._pair.image is not None:
-            self.wizard.push_screen(ChooseTarget(self._draft))
+            is_of_set = self._pair.image.is_of_set
+            self.wizard.push_screen(WhichDisks(self._draft, self._pair) if is_of_set else ChooseTarget(self._draft))
 
 
 class Review(Lines):
