@@ -77,7 +77,7 @@ class _Drawing:
             yield NewId("disk", path, 0, label, "gpt", table.id.lower(), draw_uuid())
             for entry in layout.partitions:
                 if entry.uuid:
-                    where = f"partition {entry.number}"
+                    where = f"partition {entry.number}{f' of {path}' if label == path else ''}"
                     yield NewId("partition", path, entry.number, where, "gpt", entry.uuid.lower(), draw_uuid())
         elif table.kind == "mbr":
             yield NewId("disk", path, 0, label, "mbr", table.id.lower().removeprefix("0x"), draw_signature())

@@ -152,6 +152,13 @@ def test_a_copy_on_the_same_disk_is_told():
     assert plan.kept == (f"partition 2: ext4 keeps {OLD}: it is the same as that of partition 1",)
 
 
+def test_partitions_of_several_disks_are_told_apart():
+    plan = planned(layout("gpt", filesystem("ext4", OLD)), layout("gpt", filesystem("ext4", NEW), disk_id=NEW))
+    said = [line.partition(" becomes")[0] for line in plan.lines()]
+    assert len(said) == len(set(said))
+    assert f"partition 1 of /dev/1: partition GUID {uuid.UUID(int=1)}" in said
+
+
 def test_a_group_on_two_disks_is_one_group():
     plan = planned(layout("gpt", member("a-b")), layout("mbr", member("c-d")))
     (group,) = plan.of_kind("group")
