@@ -14,12 +14,13 @@ from pathlib import Path
 from bootmedia.recovery.answers import SELF, Answers
 from bootmedia.recovery.errors import AnswersWrong, NoAnswers, NotThisMachine
 from bootmedia.recovery.facts import MachineFacts, mismatch
-from bootmedia.recovery.inside import answers_inside, carrying, is_image
+from bootmedia.recovery.inside import answers_inside, carrying
 from bootmedia.recovery.naming import filled, is_sha256, place_of
 from bootmedia.recovery.places import NAME, Found, Surroundings, local_file
 from bootmedia.recovery.reading import MOST_BYTES, read_answers
 from bootmedia.recovery.web import get
 from imager.devices.sysfs import System, read_text
+from imager.image.beginning import is_image
 
 
 def find_answers(given: str | None, facts: MachineFacts, around: Surroundings, certificate: str = "") -> Found:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Final
 
 from imager.errors import ImagerError
-from imager.image.format import RECORD_MAGIC, SKIPPABLE_HEADER
 from imager.image.reader import StreamedImage
 from imager.stores import open_input
 
@@ -20,16 +19,6 @@ def images_on(folders: Sequence[Path]) -> Iterator[Path]:
     for folder in folders:
         for pattern in _PATTERNS:
             yield from sorted(path for path in folder.glob(pattern) if path.is_file())
-
-
-def is_image(path: Path) -> bool:
-    """Whether a file begins as images do, which no TOML does.
-
-    Raises:
-        OSError: It cannot be read.
-    """
-    with path.open("rb") as file:
-        return file.read(SKIPPABLE_HEADER.size)[:4] == RECORD_MAGIC.to_bytes(4, "little")
 
 
 def answers_inside(path: Path) -> str:

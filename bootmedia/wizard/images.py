@@ -6,21 +6,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
 from imager.cli.show import layout_lines
 from imager.errors import ImageDamaged
+from imager.image import beginning
 from imager.image.description import SetMember, SetMembers
-from imager.image.format import HEADER_MAGIC, SKIPPABLE_HEADER
 from imager.layout import Layout
 from imager.partitions.adapt import missing_bytes
 from imager.pictures.bar import Style
 from imager.pictures.sizes import size_text
 from imager.stores.parts import base_of
-
-_MAGIC_AT: Final = SKIPPABLE_HEADER.size
 
 
 @dataclass(frozen=True)
@@ -44,14 +42,9 @@ class Entry:
 def is_image(path: Path) -> bool:
     """Whether a file begins as our images do; not when it cannot be read."""
     try:
-        return _begins_as_image(path)
+        return beginning.is_image(path)
     except OSError:
         return False
-
-
-def _begins_as_image(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(_MAGIC_AT + len(HEADER_MAGIC))[_MAGIC_AT:] == HEADER_MAGIC
 
 
 def entries(folder: Path) -> list[Entry]:
@@ -82,7 +75,7 @@ def _entry(path: Path) -> Entry:
     except OSError:  # a link that leads nowhere, or a file that is gone
         return Entry(path, False, False)
     try:
-        recognised = _begins_as_image(path)
+        recognised = beginning.is_image(path)
     except OSError as error:  # an NFS server gives root no more leave than anybody (root_squash in exports(5))
         return Entry(path, False, False, status.st_size, status.st_mtime, error.strerror or "cannot be read")
     # Only the first part of a split image has the magic; others belong to it by their name.

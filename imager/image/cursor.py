@@ -7,7 +7,8 @@ from typing import Final
 
 from blake3 import blake3
 
-from imager.errors import ImageDamaged, ImageIncomplete
+from imager.errors import ImageDamaged, ImageError, ImageIncomplete
+from imager.image.beginning import no_image
 from imager.image.format import SKIPPABLE_FIRST, SKIPPABLE_HEADER, SKIPPABLE_LAST
 from imager.stores.base import Input
 
@@ -87,7 +88,7 @@ class Cursor:
         if not SKIPPABLE_FIRST <= magic <= SKIPPABLE_LAST:
             raise ImageDamaged(
                 f"{self.source.name} should have {what} at byte {start}; found {magic:#010x}",
-                hint=SALVAGE_HINT if start else f"Is it an image at all? {SALVAGE_HINT}",
+                hint=SALVAGE_HINT if start else "Is it an image at all?",
                 path=self.source.name,
                 offset_bytes=start,
                 found=f"{magic:#010x}",
@@ -111,8 +112,10 @@ class Cursor:
             )
 
 
-def incomplete(name: str, end: int, what: str) -> ImageIncomplete:
+def incomplete(name: str, end: int, what: str) -> ImageError:
     """The error for an image that ends too early."""
+    if not end:
+        return no_image(name, b"")
     return ImageIncomplete(
         f"{name} ends at byte {end}, in {what}: it is not complete",
         hint=SALVAGE_HINT,

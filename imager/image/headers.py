@@ -14,6 +14,7 @@ from uuid import UUID
 from blake3 import blake3
 
 from imager.errors import ImageDamaged, ImageUnsupported
+from imager.image.beginning import LOOKED_AT_BYTES, no_image
 from imager.image.columns import decode_extents, encode_extents
 from imager.image.cursor import Cursor
 from imager.image.description import Description, decode_header_json, encode_header_json
@@ -200,6 +201,18 @@ class Header:
     frame_size: int
 
 
+def _check_beginning(cursor: Cursor) -> None:
+    """Refuse what is no image, as far as it can be looked at without passing over it."""
+    source = cursor.source
+    if cursor.offset or not source.seekable:
+        return
+    head = bytearray(LOOKED_AT_BYTES)
+    del head[source.read_at_into(0, memoryview(head)) :]
+    is_cut_off = head and RECORD_MAGIC.to_bytes(4, "little").startswith(head[:4])
+    if not is_cut_off:
+        raise no_image(source.name, bytes(head))
+
+
 def read_header(cursor: Cursor) -> Header:
     """The header record, which starts the image.
 
@@ -209,6 +222,7 @@ def read_header(cursor: Cursor) -> Header:
         ImageUnsupported: It needs a newer version.
     """
     name, start = cursor.source.name, cursor.offset
+    _check_beginning(cursor)
     magic, size = cursor.take_frame_header("the header")
     head = cursor.take(min(size, 12), "the header")
     if magic not in (RECORD_MAGIC, COPY_MAGIC) or head[:8] != HEADER_MAGIC:
