@@ -99,6 +99,7 @@ def command(
     The plan of every target is printed first; then their names must be typed, unless --yes is given.
     """
     from imager.capture.options import CaptureOptions
+    from imager.cli.refusing import refuse_images
     from imager.cli.reporting import Reporting
     from imager.cli.sources import opened_and_surveyed, survey_options, tell_of_missing_files
     from imager.cli.unlock import parse_requests
@@ -108,6 +109,7 @@ def command(
     from imager.virtual.show import shown_disk
 
     _check_names(source, targets)
+    refuse_images(targets)
     console = Console(json=as_json, quiet=quiet, progress_as=progress)
     wanted = survey_options(
         all_blocks=all_blocks, gaps=gaps, partitions=partitions, exclude=exclude, skip_files=skip_files

@@ -12,6 +12,7 @@ from pathlib import Path
 from imager.blocks import BlockReader
 from imager.cli.options import parse_file_names, parse_numbers
 from imager.cli.output import Console
+from imager.cli.refusing import refuse_images
 from imager.cli.unlock import Request, unlock
 from imager.devices.beneath import beneath
 from imager.devices.inventory import disk_info, identify
@@ -76,6 +77,7 @@ def opened_and_surveyed(
     """
     if len(set(paths)) < len(paths):
         raise UsageError(f"the same source is named twice: {', '.join(paths)}")
+    refuse_images(paths)
     with ExitStack() as stack:
         for path in paths:
             stack.enter_context(shown_disk(path))

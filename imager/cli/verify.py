@@ -110,10 +110,12 @@ def _verified_lines(name: str, found: Verified, layout: Layout, *, quick: bool) 
 def _compare(
     opened: Image | StreamedImage, disk: str, console: Console, threads: int | None, sector_size: int | None
 ) -> int:
+    from imager.cli.refusing import refuse_images
     from imager.devices.opening import open_source
     from imager.image.compare import compare
     from imager.virtual.show import shown_disk
 
+    refuse_images([disk])
     with shown_disk(disk), open_source(disk, exclusive_check=False, sector_size=sector_size) as reader:
         found = compare(opened, reader, threads=threads, progress=console.progress())
     facts = {
