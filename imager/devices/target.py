@@ -95,13 +95,27 @@ def _open(path: Path, flags: int) -> int:
         raise _refused(path, error) from error
 
 
-def _create_file(path: Path, create_size: int | None, sector_size: int) -> TargetDisk:
-    # A file made among the devices by a mistyped name would fill the memory and pass for a disk.
+def refuse_among_devices(path: Path) -> None:
+    """Refuse to make a file among the devices by a mistyped name: it would fill the memory and pass for a disk.
+
+    Raises:
+        TargetRefused: It would lie there.
+    """
     folders = path.absolute().parts[1:-1]
-    if create_size is None or (folders[:1] == ("dev",) and folders[1:2] != ("shm",)):
-        raise TargetRefused(
-            f"{path} does not exist", hint="Run `imager disks` to see which disks there are.", path=str(path)
-        )
+    if folders[:1] == ("dev",) and folders[1:2] != ("shm",):
+        raise _missing(path)
+
+
+def _missing(path: Path) -> TargetRefused:
+    return TargetRefused(
+        f"{path} does not exist", hint="Run `imager disks` to see which disks there are.", path=str(path)
+    )
+
+
+def _create_file(path: Path, create_size: int | None, sector_size: int) -> TargetDisk:
+    refuse_among_devices(path)
+    if create_size is None:
+        raise _missing(path)
     fd = _open(path, os.O_CREAT | os.O_EXCL)
     with closed_on_error(fd):
         _lock(fd, path)

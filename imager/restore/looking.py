@@ -16,7 +16,7 @@ from imager.devices import ioctls
 from imager.devices.beneath import is_on_disk, running_system_disks
 from imager.devices.inventory import identify, list_disks
 from imager.devices.opening import open_source
-from imager.devices.target import capabilities
+from imager.devices.target import capabilities, refuse_among_devices
 from imager.devices.usage import uses_of
 from imager.errors import ImagerError, SourceError, TargetRefused, UsageError
 from imager.layout import Content, Identity, Layout, Table
@@ -103,6 +103,7 @@ def _look_at(
             f"{path} is a link to {target.readlink()}, which is not there", hint="Name the file itself.", path=path
         )
     if not target.exists() or (target.is_file() and target.stat().st_size == 0):
+        _check_can_be_made(target)
         identity = Identity(path=path, transport="file")
         free = _free_bytes(target.absolute().parent)
         sector = sector_size or SECTOR_BYTES
@@ -123,6 +124,26 @@ def _look_at(
         twin_disks=tuple(_twins(path, image_files, twins_of)) if twins_of else (),
         free_bytes=None if is_device else _free_bytes(target.absolute().parent),
     )
+
+
+def _check_can_be_made(target: Path) -> None:
+    """Refuse what could not be made when everything is agreed to.
+
+    Raises:
+        TargetRefused: It is a disk that is not there, or its folder is missing or may not be written.
+    """
+    refuse_among_devices(target)
+    folder = target.absolute().parent
+    if not folder.is_dir():
+        raise TargetRefused(
+            f"{target} cannot be made: there is no folder {folder}", hint="Check the path.", path=str(target)
+        )
+    if not os.access(target if target.exists() else folder, os.W_OK):
+        raise TargetRefused(
+            f"{target} cannot be made: Permission denied",
+            hint="Run imager as a user who may write there, or choose another place.",
+            path=str(target),
+        )
 
 
 def _present_layout(path: str, sector_size: int | None, *, is_device: bool) -> tuple[Layout | None, int, int]:
