@@ -16,6 +16,7 @@ import typer
 
 from imager.cli.output import tell, to_json
 from imager.errors import Defect, ImagerError, Interrupted, Terminated, UsageError
+from imager.interrupts import raise_from_now_on
 from imager.temporary import remove_abandoned
 from imager.text import shown
 
@@ -58,6 +59,7 @@ def reports_problems(command: Callable[P, int | None], *, program: str = "imager
         as_json, debug = bool(kwargs.get("as_json")), bool(kwargs.get("debug"))
         signal.signal(signal.SIGTERM, _on_sigterm)
         try:
+            raise_from_now_on()
             remove_abandoned()
             code = command(*args, **kwargs) or 0
         except ImagerError as error:

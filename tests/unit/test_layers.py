@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "progress": set(),
     "process": {"errors"},
     "closing": set(),
+    "interrupts": set(),
     "crc": set(),
     "text": set(),
     "crew": {"errors"},
