@@ -48,7 +48,11 @@ def _rule(wanted: Wanted, image_id: UUID) -> Rule | None:
         with Path(wanted.plan).open("rb") as file:
             content = file.read(MOST_BYTES + 1)  # a device may have no end
     except OSError as error:
-        raise UsageError(f"{wanted.plan} cannot be read: {error.strerror}", path=wanted.plan) from error
+        raise UsageError(
+            f"{wanted.plan} cannot be read: {error.strerror}",
+            hint="imager plan --write makes a plan.",
+            path=wanted.plan,
+        ) from error
     found = read_plan(content, wanted.plan)
     found.check_image(image_id)
     return found.rule

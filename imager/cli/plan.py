@@ -97,10 +97,17 @@ def _write_new(path: Path, text: str) -> None:
     Raises:
         StoreError: It is there, or cannot be written.
     """
+    from imager.stores.base import store_error
+
     try:
         with path.open("x", encoding="utf-8") as file:
-            file.write(text)
+            try:
+                file.write(text)
+                file.flush()
+            except OSError:
+                path.unlink()  # a part of a plan would be in the way of the next one
+                raise
     except FileExistsError as error:
         raise StoreError(f"{path} is there already", hint="Name another file.", path=str(path)) from error
     except OSError as error:
-        raise StoreError(f"{path} cannot be written: {error.strerror}", path=str(path)) from error
+        raise store_error(error, str(path), "cannot make") from error

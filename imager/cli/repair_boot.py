@@ -135,7 +135,7 @@ def _repair(
     has_nothing = repair.finds_nothing and not entries
     must_be_seen = asks and can_ask()
     for line in lines:
-        console.say(line, must=must_be_seen or has_nothing)
+        console.say(line, must=must_be_seen or (has_nothing and not console.json))
     if has_nothing:
         raise StageFailed(
             f"{', '.join(disks)}: no Linux system and no Windows was found, so nothing was repaired",

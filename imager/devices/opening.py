@@ -291,7 +291,11 @@ def _open_file(path: Path) -> DiskReader:
     with closed_on_error(fd):
         size = os.fstat(fd).st_size
         if size == 0:
-            raise SourceUnusable(f"{path} is empty: there is no disk in it", path=str(path))
+            raise SourceUnusable(
+                f"{path} is empty: there is no disk in it",
+                hint="Name a disk, or a file with a disk's content.",
+                path=str(path),
+            )
         sector_size = _guess_sector_size(fd)
     return DiskReader(
         path,

@@ -220,7 +220,7 @@ def _named(boxes: Sequence[Box], layout: Layout, number: int, rule: Rule) -> Box
     entry = layout.partition(number)
     if entry is None:
         known = ", ".join(str(each.number) for each in layout.partitions) or "none"
-        raise UsageError(f"the image has no partition {number}; it has {known}", hint="imager info shows them")
+        raise UsageError(f"the image has no partition {number}; it has {known}", hint="imager info shows them.")
     barred = found.trait.barred if found else "an extended partition grows with the logical ones in it"
     if found is None or barred:
         raise UsageError(f"partition {number} cannot grow: {barred}", hint=rule.without(), number=number)

@@ -73,21 +73,21 @@ def check_target(target: TargetState) -> None:
     if target.holds_running_system:
         raise TargetRefused(
             f"{name} holds the system that is running now",
-            hint="boot from another medium, or choose another target",
+            hint="Boot from another medium, or choose another target.",
             path=name,
         )
     if target.holds_image:
         raise TargetRefused(
             f"{name} holds what is to be written to it: it would be overwritten while it is read",
-            hint="copy the image to another disk first",
+            hint="Copy the image to another disk first.",
             path=name,
         )
     if target.read_only:
         raise TargetRefused(
             f"{name} is read-only",
-            hint="look for a write-protect switch, or for `blockdev --setrw`"
+            hint="Look for a write-protect switch, or for `blockdev --setrw`."
             if target.is_block_device
-            else "run imager as a user who may write to it, or choose another file",
+            else "Run imager as a user who may write to it, or choose another file.",
             path=name,
         )
     if target.uses:
@@ -105,7 +105,7 @@ def check_sector_size(target: TargetState, sector_bytes: int) -> None:
             f"{target.name} has sectors of {target.logical_sector_bytes} bytes, "
             f"the image is of a disk with {sector_bytes}",
             hint="--fit writes the table for the target's sectors and says what becomes of each partition; "
-            "or choose a target with the same sector size, which `imager disks` shows",
+            "or choose a target with the same sector size, which `imager disks` shows.",
             path=target.name,
             expected=sector_bytes,
             found=target.logical_sector_bytes,
@@ -123,7 +123,7 @@ def check_boot_code_place(target: TargetState, layout: Layout, placement: Placem
     if target.layout is None:
         raise TargetRefused(
             f"what is on {target.name} is not known, so that boot code could overwrite a partition",
-            hint="restore the whole disk, or the table first",
+            hint="Restore the whole disk, or the table first.",
             path=target.name,
         )
     loaders = {(entry.start, entry.end, entry.type) for entry in layout.partitions}
@@ -133,7 +133,7 @@ def check_boot_code_place(target: TargetState, layout: Layout, placement: Placem
             raise TargetRefused(
                 f"the image's boot code would overwrite partition {entry.number} of {target.name}, "
                 f"which starts at byte {entry.start}",
-                hint="boot code fits only a disk that is partitioned like the one it comes from",
+                hint="Boot code fits only a disk that is partitioned like the one it comes from.",
                 path=target.name,
                 number=entry.number,
             )
@@ -142,7 +142,7 @@ def check_boot_code_place(target: TargetState, layout: Layout, placement: Placem
         raise TargetRefused(
             f"the image's boot code would overwrite the partition table of {target.name} "
             f"at byte {int(table.starts[0])}",
-            hint="boot code fits only a disk that is partitioned like the one it comes from",
+            hint="Boot code fits only a disk that is partitioned like the one it comes from.",
             path=target.name,
             offset_bytes=int(table.starts[0]),
         )

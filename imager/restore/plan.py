@@ -267,10 +267,10 @@ def _check_fits(layout: Layout, scope: RestoreScope, target: TargetState) -> Non
         raise TargetTooSmall(
             f"{target.name} is too small: it has {target.size_bytes} bytes, and {short} bytes are missing "
             f"to hold {what}",
-            hint="choose a larger target, or restore single partitions with --partition; "
-            "--fit moves partitions together, and makes file systems smaller if needed"
+            hint="Choose a larger target, or restore single partitions with --partition; "
+            "--fit moves partitions together, and makes file systems smaller if needed."
             if layout.partitions
-            else "choose a larger target: what lies on a disk without a partition table is not made smaller",
+            else "Choose a larger target: what lies on a disk without a partition table is not made smaller.",
             path=target.name,
             size_bytes=target.size_bytes,
             missing_bytes=short,
@@ -295,7 +295,7 @@ def _check_partition_fits(layout: Layout, scope: RestoreScope, target: TargetSta
         raise TargetTooSmall(
             f"partition {entry.number} of the image has {entry.size_bytes} bytes, its place on "
             f"{target.name} is {short} bytes smaller",
-            hint="choose a partition that is at least as large",
+            hint="Choose a partition that is at least as large.",
             path=target.name,
             number=entry.number,
             missing_bytes=short,
@@ -312,7 +312,7 @@ def _check_complete(
         named = "; ".join(part.sentence() for part in damage) or "it was salvaged from a damaged one"
         raise ImageIncomplete(
             f"the image lacks content: {named}",
-            hint="--accept-damage restores what is there",
+            hint="--accept-damage restores what is there.",
             damage=damage,
         )
     return damage

@@ -126,7 +126,7 @@ def _report(target: TargetDisk, wrong: Extents) -> None:
     more = f" and {len(wrong) - _SHOWN_RANGES} more ranges" if len(wrong) > _SHOWN_RANGES else ""
     raise TargetFailed(
         f"{target.path} does not hold what was written: {wrong.total_bytes} bytes differ at {shown}{more}",
-        hint="the disk is failing, or something else writes to it: use another target",
+        hint="The disk is failing, or something else writes to it: use another target.",
         path=str(target.path),
         ranges=list(wrong),
     )

@@ -52,7 +52,7 @@ class RestoreResult:
         named = "; ".join(part.sentence() for part in self.damage)
         return ContentIncomplete(
             f"{self.target} was restored without some of its content: {named}",
-            hint="check the file systems before you use them",
+            hint="Check the file systems before you use them.",
             damage=self.damage,
         )
 

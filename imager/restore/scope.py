@@ -90,12 +90,12 @@ def wanted_partition(layout: Layout, number: int) -> Partition:
     if found is None:
         known = ", ".join(str(entry.number) for entry in layout.partitions) or "none"
         raise UsageError(
-            f"the image has no partition {number}; it has {known}", number=number, hint="imager info shows them"
+            f"the image has no partition {number}; it has {known}", number=number, hint="imager info shows them."
         )
     if found.kind == "extended":
         raise UsageError(
             f"partition {number} is an extended partition: it holds only other partitions",
-            hint="restore the logical partitions in it one by one",
+            hint="Restore the logical partitions in it one by one.",
             number=number,
         )
     if not found.captured:

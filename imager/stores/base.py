@@ -17,14 +17,15 @@ from imager.errors import StoreError
 
 Buffer = bytes | bytearray | memoryview
 
+_CHECK_PATH: Final = "Check the path."
 _HINTS: Final = {
-    errno.ENOSPC: "Make room, or choose another place; an interrupted capture goes on with --resume.",
+    errno.ENOSPC: "Make room, or choose another place.",
     errno.EDQUOT: "The disk quota is used up: make room, or choose another place.",
     errno.EROFS: "The file system is mounted read-only: choose another place, or mount it for writing.",
     errno.EACCES: "Run as a user who may use this folder, or choose another place.",
     errno.EPERM: "Run as a user who may use this folder, or choose another place.",
-    errno.ENOENT: "Check the path; folders are not made.",
-    errno.ENOTDIR: "Check the path; folders are not made.",
+    errno.ENOENT: _CHECK_PATH,
+    errno.ENOTDIR: _CHECK_PATH,
     errno.EFBIG: "This file system cannot hold so large a file (FAT32: 4 GiB): use --split 4000MiB.",
     errno.EPIPE: "The program that reads the stream has ended: look at its messages.",
     errno.EIO: "The medium, or the connection to the server, is failing: look at cable and server, and at dmesg.",
@@ -53,9 +54,14 @@ _HINTS: Final = {
 
 def store_error(error: OSError, name: str, doing: str, **facts: object) -> StoreError:
     """What the system said, as an error that names place and next step; raise it from the original."""
+    hint = _HINTS.get(error.errno or 0, "")
+    if doing == "cannot make" and hint == _CHECK_PATH:
+        hint = "Check the path; folders are not made."
+    elif doing == "cannot write to" and error.errno == errno.ENOSPC:
+        hint = f"{hint} An interrupted capture goes on with --resume."
     return StoreError(
         f"{doing} {name}: {error.strerror or error}",
-        hint=_HINTS.get(error.errno or 0, ""),
+        hint=hint,
         path=name,
         errno=errno.errorcode.get(error.errno or 0, ""),
         **facts,

@@ -358,6 +358,6 @@ def refuse_unfinished(path: Path) -> None:
     for partial in unfinished_files(path):
         raise ImageIncomplete(
             f"the capture of {path} has not finished: there is {partial}",
-            hint="Continue it: same command with --resume. Or get out what is there: imager salvage.",
+            hint=f"Continue it: same command with --resume. Or get out what is there: imager salvage {partial} NEW.",
             path=os.fspath(path),
         )
