@@ -138,7 +138,7 @@ def faulty_file(
 
 
 def _wait_for(path: Path, server: subprocess.Popen[bytes]) -> None:
-    for _ in range(200):
+    for _ in range(6000):
         if path.exists():
             return
         if server.poll() is not None:

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A restore in a process of its own, slow enough to be killed in the middle.
+"""A restore in a process of its own that never comes to its end, to be ended in the middle.
 
-    python -m tests.harness.restore_child IMAGE TARGET SECONDS_PER_WRITE [--grow=RULE | --fit --scratch=WHERE]
+    python -m tests.harness.restore_child IMAGE TARGET WRITE [--grow=RULE | --fit --scratch=WHERE]
 
-Prints "writing" when the first chunk is on its way; ends with the exit status of the error, its message on standard
-error.
+The write of that number (the first is 1) and all later ones are held up, and "writing" is printed once. Ends with the
+exit status of the error, its message on standard error.
 """
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
 from pathlib import Path
@@ -18,18 +19,23 @@ from imager.errors import ImagerError
 from imager.fitting.model import Rule
 from tests.harness.restoring import restore_image
 
+_SECONDS = 600
 
-def main(image: str, target: str, seconds_per_write: float, grow: Rule | None, scratch: str = "") -> int:
-    """Restore, sleeping at each write."""
-    write = TargetDisk.write
 
-    def slow(self: TargetDisk, offset: int, content: bytes | bytearray | memoryview) -> None:
-        sys.stdout.write("writing\n")  # in one piece: several threads are writing
-        sys.stdout.flush()
-        time.sleep(seconds_per_write)
+def main(image: str, target: str, held_write: int, grow: Rule | None, scratch: str = "") -> int:
+    """Restore as far as to a write."""
+    write, numbers = TargetDisk.write, itertools.count(1)  # next() is one step: several threads may be writing
+
+    def held(self: TargetDisk, offset: int, content: bytes | bytearray | memoryview) -> None:
+        number = next(numbers)
+        if number == held_write:
+            sys.stdout.write("writing\n")
+            sys.stdout.flush()
+        if number >= held_write:
+            time.sleep(_SECONDS)
         write(self, offset, content)
 
-    TargetDisk.write = slow  # type: ignore[method-assign]
+    TargetDisk.write = held  # type: ignore[method-assign]
     try:
         restore_image(image, Path(target), grow=grow, scratch=scratch)
     except ImagerError as error:
@@ -41,4 +47,4 @@ def main(image: str, target: str, seconds_per_write: float, grow: Rule | None, s
 if __name__ == "__main__":
     options = dict(word.partition("=")[::2] for word in sys.argv[4:])
     rule = Rule.parse(options["--grow"]) if "--grow" in options else Rule("fit") if "--fit" in options else None
-    sys.exit(main(sys.argv[1], sys.argv[2], float(sys.argv[3]), rule, options.get("--scratch", "")))
+    sys.exit(main(sys.argv[1], sys.argv[2], int(sys.argv[3]), rule, options.get("--scratch", "")))

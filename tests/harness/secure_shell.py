@@ -35,9 +35,21 @@ class SshServer:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """Somebody else may be given it before it is used."""
+    with kept_port() as port:
+        return port
+
+
+@contextmanager
+def kept_port() -> Iterator[int]:
+    """A free port of loopback that nobody is given as long as the block takes; a server that names it can have it.
+
+    Linux lets a second socket have a port when both say SO_REUSEADDR, as servers do, and none listens yet (socket(7)).
+    """
+    with socket.socket() as keeper:
+        keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        keeper.bind(("127.0.0.1", 0))
+        yield keeper.getsockname()[1]
 
 
 @contextmanager
@@ -46,22 +58,22 @@ def ssh_server(folder: Path) -> Iterator[SshServer]:
     for name in ("host", "user", "stranger"):
         _make_key(folder / name)
     (folder / "user").chmod(0o644)  # as on a FAT stick
-    port = free_port()
-    lines = [
-        f"Port {port}",
-        "ListenAddress 127.0.0.1",
-        f"HostKey {folder}/host",
-        f"AuthorizedKeysFile {folder}/user.pub",
-        *("UsePAM no", "StrictModes no", "PasswordAuthentication no", "PermitRootLogin yes", "PidFile none"),
-    ]
-    (folder / "config").write_text("\n".join(lines))
-    Path("/run/sshd").mkdir(exist_ok=True)
-    with subprocess.Popen([SSHD, "-D", "-e", "-f", folder / "config"], stderr=subprocess.DEVNULL) as running:
-        try:
-            wait_for_port(port)
-            yield SshServer(folder, port, _fingerprint(folder), running.pid)
-        finally:
-            running.terminate()
+    with kept_port() as port:
+        lines = [
+            f"Port {port}",
+            "ListenAddress 127.0.0.1",
+            f"HostKey {folder}/host",
+            f"AuthorizedKeysFile {folder}/user.pub",
+            *("UsePAM no", "StrictModes no", "PasswordAuthentication no", "PermitRootLogin yes", "PidFile none"),
+        ]
+        (folder / "config").write_text("\n".join(lines))
+        Path("/run/sshd").mkdir(exist_ok=True)
+        with subprocess.Popen([SSHD, "-D", "-e", "-f", folder / "config"], stderr=subprocess.DEVNULL) as running:
+            try:
+                wait_for_port(port)
+                yield SshServer(folder, port, _fingerprint(folder), running.pid)
+            finally:
+                running.terminate()
 
 
 def password_server(folder: Path, address: str, password: str) -> tuple[list[str], str]:
@@ -91,7 +103,7 @@ def _fingerprint(folder: Path) -> str:
 
 
 def wait_for_port(port: int) -> None:
-    for _ in range(600):
+    for _ in range(6000):
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return

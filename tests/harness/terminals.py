@@ -75,6 +75,10 @@ class Terminal:
         return "\n".join(self.lines)
 
     def marked(self) -> list[str]:
+        """The marked lines, as soon as there are any and the screen is drawn."""
+        return self._marked_when_drawn(300, besides=[])
+
+    def _marked_now(self) -> list[str]:
         """The lines that are shown in reverse, apart from the title, the keys and what is at stake."""
         lines = self.lines
         return [
@@ -100,7 +104,7 @@ class Terminal:
         """
         deadline = time.monotonic() + seconds
         while True:
-            marked = self.marked()
+            marked = self._marked_now()
             if marked and marked != besides and (self._screen.cursor.x, self._screen.cursor.y) == (0, 0):
                 return marked
             assert self._is_on(), f"it ended; on the screen:\n{self.text}"

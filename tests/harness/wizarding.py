@@ -57,6 +57,21 @@ class Person:
             await self.pilot.pause(0.05)
         return self.screen
 
+    async def is_offered(self, *words: str) -> None:
+        """Wait for words in lines to choose from, or for their names.
+
+        With the disks of others on this machine, a list may be longer than the screen.
+        """
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not all(any(word in line for line in self._lines) for word in words):
+            assert time.monotonic() < deadline, f"{words} are not in {self._lines}:\n{self.screen}"
+            await self.pilot.pause(0.05)
+
+    @property
+    def _lines(self) -> list[str]:
+        menus = self.wizard.screen.query(Menu)
+        return [f"{option.id}: {option.prompt}\n" for menu in menus for option in menu.options]
+
     async def reads(self, sentence: str) -> None:
         """Wait for a sentence, which may be broken into lines anywhere."""
         deadline = time.monotonic() + PATIENCE_SECONDS
@@ -83,17 +98,6 @@ class Person:
             await self.pilot.pause(0.05)
         await self.presses("enter")
 
-    async def is_offered(self, name: str) -> None:
-        """Wait for a line of the list, which may be longer than the screen: other disks are other people's."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while not (isinstance(self.wizard.screen, Frame) and name in self._offered(self.wizard.screen)):
-            assert time.monotonic() < deadline, f"{name} is not in the list:\n{self.screen}"
-            await self.pilot.pause(0.05)
-
-    @staticmethod
-    def _offered(screen: Frame) -> list[str | None]:
-        return [option.id for menu in screen.query(Menu) for option in menu.options]
-
     async def chooses(self, name: str) -> None:
         """Move to a line with the arrow keys, and press Enter."""
         screen = self.wizard.screen
@@ -104,6 +108,8 @@ class Person:
             if menu.highlighted_option is not None and menu.highlighted_option.id == name:
                 break
             await self.pilot.press("down")
+        else:
+            raise AssertionError(f"{name} was not reached:\n{self.screen}")
         await self.presses("enter")
 
 

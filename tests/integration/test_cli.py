@@ -31,7 +31,7 @@ def imager(*words: object, stdin: bytes = b"", cwd: Path | None = None) -> subpr
         check=False,
         cwd=cwd,
         start_new_session=True,
-        timeout=120,
+        timeout=600,
     )
 
 
@@ -49,7 +49,7 @@ def on_terminal(typed: str, *words: object, stdin: object = None) -> tuple[int, 
         pass_fds=(terminal,),
     )
     os.write(main, typed.encode() + b"\n")
-    shown, _ = process.communicate(timeout=120)
+    shown, _ = process.communicate(timeout=600)
     shown += os.read(main, 4096)  # the question, and what was typed
     os.close(main)
     os.close(terminal)

@@ -310,7 +310,8 @@ def test_a_file_system_on_two_devices_is_not_mixed_up_with_its_source(tmp_path, 
         old, new = ([told(node)["UUID"] for node in partition_nodes(at[name])] for name in ("source", "target"))
         assert new[0] == new[1] != old[0] == old[1]
         call("btrfs", "check", "--readonly", partition_nodes(at["target"])[0])
-        call("btrfs", "device", "scan", "--forget")
+        for name in order:  # and not those of other tests
+            call("btrfs", "device", "scan", "--forget", *partition_nodes(at[name]))
     assert sha256(disks["source"].read_bytes()).hexdigest() == before
 
 

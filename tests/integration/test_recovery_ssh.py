@@ -21,7 +21,7 @@ from imager.errors import StoreError
 from imager.extents import Extents
 from tests.harness.images import MIB, make_image
 from tests.harness.programs import missing_tools
-from tests.harness.secure_shell import SSHD, SshServer, free_port, ssh_server
+from tests.harness.secure_shell import SSHD, SshServer, kept_port, ssh_server
 
 # Debian's openssh-server starts a server on the machine that it is installed on, so that `make test` leaves it alone.
 pytestmark = [
@@ -101,9 +101,11 @@ def test_a_file_that_is_not_there_is_said_in_the_servers_words(server) -> None:
 
 
 def test_nobody_there_is_given_up_after_its_attempts(server, remote) -> None:
-    place = place_of(f"ssh://127.0.0.1:{free_port()}{remote}")
-    with pytest.raises(Unreachable, match="does not answer as an SSH server, 2 times in a row"):
-        SshInput(place, host_key=server.fingerprint, waits=(0.0,))
+    answer = "does not answer as an SSH server, 2 times in a row"
+    with kept_port() as port:
+        place = place_of(f"ssh://127.0.0.1:{port}{remote}")
+        with pytest.raises(Unreachable, match=answer):
+            SshInput(place, host_key=server.fingerprint, waits=(0.0,))
 
 
 def test_an_unattended_restore_over_ssh(server, tmp_path) -> None:

@@ -165,7 +165,7 @@ def running_with(word: str) -> list[str]:
 
 
 def wait_until(condition) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)

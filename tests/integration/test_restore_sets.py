@@ -279,7 +279,7 @@ def test_what_a_missing_disk_means_for_an_array_that_a_kernel_made(case, told, t
 def test_an_interrupted_set_is_continued_where_it_stopped(disks, tmp_path) -> None:
     folder = tmp_path / "set"
     second = folder / "second.img.zst"
-    words = ["capture", "--all-blocks", "--rate-limit", "8MiB", *map(str, disks), str(folder)]
+    words = ["capture", "--all-blocks", "--rate-limit", "4MiB", *map(str, disks), str(folder)]
     process = subprocess.Popen([sys.executable, "-m", "imager", *words])
     partial = second.with_name(f"{second.name}.partial")
     while not partial.exists():

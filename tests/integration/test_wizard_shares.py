@@ -15,7 +15,7 @@ from bootmedia.recovery.places import Surroundings
 from bootmedia.wizard.shares import Share
 from tests.harness.loop import needs_root
 from tests.harness.programs import missing_tools
-from tests.harness.secure_shell import SSHD, free_port, password_server, wait_for_port
+from tests.harness.secure_shell import SSHD, kept_port, password_server, wait_for_port
 from tests.harness.wizarding import a_person, driven
 
 PASSWORD = 'p,w "x"=%$#\u00fc\\ '  # noqa: S105  of a server that lives for seconds
@@ -30,14 +30,14 @@ pytestmark = [
 @contextmanager
 def serving(folder: Path) -> Iterator[int]:
     """Sshd to which root has a password, on loopback; gives its port."""
-    port = free_port()
-    command, _ = password_server(folder, f"127.0.0.1:{port}", PASSWORD)
-    with subprocess.Popen(["unshare", "--mount", *command], stderr=subprocess.DEVNULL) as running:
-        try:
-            wait_for_port(port)
-            yield port
-        finally:
-            running.terminate()
+    with kept_port() as port:
+        command, _ = password_server(folder, f"127.0.0.1:{port}", PASSWORD)
+        with subprocess.Popen(["unshare", "--mount", *command], stderr=subprocess.DEVNULL) as running:
+            try:
+                wait_for_port(port)
+                yield port
+            finally:
+                running.terminate()
 
 
 def test_a_folder_is_mounted_after_a_wrong_password_and_unmounted_at_the_end(tmp_path) -> None:

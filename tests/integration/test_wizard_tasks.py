@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -163,7 +164,14 @@ def test_no_copy_of_a_key_stays_when_a_folder_cannot_be_mounted(around, tmp_path
 
 def copies_of(key) -> list[Path]:
     """Files of the wizard that hold a private key."""
-    return [path for path in MOUNTS.glob("*") if path.is_file() and path.read_bytes() == key.read_bytes()]
+    return [path for path in MOUNTS.glob("*") if path.is_file() and content_of(path) == key.read_bytes()]
+
+
+def content_of(path) -> bytes:
+    """Nothing, when another wizard has just removed it."""
+    with contextlib.suppress(FileNotFoundError):
+        return path.read_bytes()
+    return b""
 
 
 def test_what_was_mounted_is_unmounted_and_secrets_are_forgotten_when_the_wizard_is_left(tmp_path) -> None:
@@ -201,7 +209,7 @@ def test_what_is_typed_faster_than_it_is_read_still_goes_into_its_fields(around)
                 key = events.Key("enter" if character == "\r" else character, character)
                 person.wizard.post_message(key)  # as the terminal does: without waiting for what becomes of it
             fields = {str(field.id): field for field in person.wizard.screen.query(Input)}
-            for _ in range(400):
+            for _ in range(6000):
                 if fields["password"].value == "secret":
                     break
                 await person.pilot.pause(0.05)
@@ -238,7 +246,7 @@ def test_this_machine_is_captured_and_the_image_is_read_again(made, around, tmp_
                 for path in list(person.wizard.screen._marked):  # what is built in is marked at first
                     await person.chooses(path)
                 await person.chooses(str(device))
-                await person.sees("1 marked")
+                await person.is_offered("go: Go on: where to   1 marked")
                 await person.chooses("go")
                 await person.sees("A path")
                 await person.chooses("path")

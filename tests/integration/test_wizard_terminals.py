@@ -55,7 +55,7 @@ def test_the_next_console_may_begin_when_the_first_screen_is_there(tmp_path) -> 
 
 
 def terminal_is_as_before(terminal: Terminal, *words: str) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while not all(word in terminal.text for word in words) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert all(word in terminal.text for word in words), terminal.text
@@ -109,7 +109,7 @@ def test_the_linux_console_gets_the_backgrounds_that_it_has() -> None:
     """console_codes(4): 100 to 107 are shown as 40 to 47, so what is marked in bright black would not be seen."""
     with in_a_terminal(WIZARD, environment(TERM="linux")) as (terminal, program):
         terminal.sees("Power off")
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 600
         while terminal.background(3) != "blue" and time.monotonic() < deadline:
             time.sleep(0.1)
         assert [terminal.background(row) for row in (3, 4)] == ["blue", "black"]

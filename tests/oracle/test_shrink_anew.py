@@ -142,7 +142,7 @@ def held_up(step, folder, call=1):
 
 
 def wait_for(path):
-    for _ in range(3000):
+    for _ in range(6000):
         if path.exists():
             return
         time.sleep(0.1)
@@ -182,7 +182,7 @@ def test_who_ends_it_while_files_are_copied_hears_that_nothing_was_touched(tmp_p
     with subprocess.Popen([str(word) for word in command], env=environment, stderr=subprocess.PIPE) as running:
         wait_for(tmp_path / "here")
         running.send_signal(number)
-        said = running.communicate(timeout=120)[1].decode()
+        said = running.communicate(timeout=600)[1].decode()
     assert running.returncode == status
     assert "target was not touched" in said
     assert target.read_bytes() == b"\xa5" * (600 * MIB)

@@ -146,7 +146,7 @@ def test_mounted_and_not_written_to_needs_no_block_outside_of_the_map(tmp_path):
 @contextlib.contextmanager
 def frozen(top: Path) -> Iterator[None]:
     """A file system that takes no writes; it is thawed whatever happens, and after a while."""
-    thaw = threading.Timer(20, lambda: subprocess.run(["fsfreeze", "-u", top], check=False, capture_output=True))
+    thaw = threading.Timer(300, lambda: subprocess.run(["fsfreeze", "-u", top], check=False, capture_output=True))
     thaw.start()
     try:
         call("fsfreeze", "-f", top)
