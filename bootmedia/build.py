@@ -159,7 +159,9 @@ def _check_output(output: Path, *, overwrite: bool) -> None:
     if output.exists() and not overwrite:
         raise StoreError(f"{output} is there already", hint="Give another name, or --overwrite.", path=str(output))
     if not output.absolute().parent.is_dir():
-        raise StoreError(f"there is no folder {output.absolute().parent}", path=str(output))
+        raise StoreError(
+            f"there is no folder {output.absolute().parent}", hint="Make it, or name another one.", path=str(output)
+        )
 
 
 def _make_parts(

@@ -94,7 +94,7 @@ def _check_folder(place: Path) -> None:
     if not re.fullmatch(r"[A-Za-z0-9._/+@-]+", str(place)):
         raise UsageError(f"{place} has characters that dnsmasq would take for something else: choose another name")
     if not place.parent.is_dir():
-        raise StoreError(f"there is no folder {place.parent}", path=str(place))
+        raise StoreError(f"there is no folder {place.parent}", hint="Make it, or name another one.", path=str(place))
     if place.exists() and not (place.is_dir() and not any(place.iterdir())):
         raise StoreError(
             f"{place} is there already, and is not an empty folder",

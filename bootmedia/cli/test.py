@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,7 @@ import typer
 
 from bootmedia.cli.options import MediumArgument, epilog, reporting
 from bootmedia.machine import Disk, Firmware, Machine, displays
+from bootmedia.stick.medium import HEAD_BYTES, is_medium
 from bootmedia.trial import Reached, Trial, log_said, try_out
 from imager.cli.options import DebugOption, JsonOption, QuietOption
 from imager.cli.output import Console
@@ -63,6 +65,7 @@ def command(
     """
     console = Console(json=as_json, quiet=quiet)
     _require_files(medium, *(disk or ()))
+    _warn_of_others(medium, console)
     machine = Machine(
         firmware=_firmware(uefi=uefi, bios=bios, secure_boot=secure_boot),
         medium=medium,
@@ -100,7 +103,14 @@ def _firmware(*, uefi: bool, bios: bool, secure_boot: bool) -> Firmware:
 def _require_files(*paths: Path) -> None:
     for path in paths:
         if not path.exists():
-            raise UsageError(f"there is no {path}")
+            raise UsageError(f"there is no {path}", hint="bootmedia build makes a medium.")
+
+
+def _warn_of_others(medium: Path, console: Console) -> None:
+    """Say at once what would be known only when the time is over: what is tried is no medium of ours."""
+    with suppress(OSError), medium.open("rb") as file:
+        if not is_medium(file.read(HEAD_BYTES)):
+            console.warn(f"{medium} is no medium that bootmedia build made; it is started all the same")
 
 
 def _keep(trial: Trial, log: Path) -> None:

@@ -135,7 +135,7 @@ def _read_file(path: Path) -> Found:
         with path.open("rb") as file:
             content = file.read(MOST_BYTES + 1)
     except OSError as error:
-        raise NoAnswers(f"{path} cannot be read: {error.strerror}", path=str(path)) from error
+        raise NoAnswers(f"{path} cannot be read: {error.strerror}", hint="Check the path.", path=str(path)) from error
     return _found(content, str(path), path.absolute().parent)
 
 
@@ -154,9 +154,11 @@ def checked_answers(path: Path) -> tuple[Answers, bool]:
     try:
         text = answers_inside(path).encode() if is_image(path) else path.read_bytes()[: MOST_BYTES + 1]
     except OSError as error:
-        raise NoAnswers(f"{path} cannot be read: {error.strerror}", path=str(path)) from error
+        raise NoAnswers(f"{path} cannot be read: {error.strerror}", hint="Check the path.", path=str(path)) from error
     if not text:
-        raise NoAnswers(f"{path} has no answers", path=str(path))
+        raise NoAnswers(
+            f"{path} has no answers", hint="imager capture --answers puts some into an image.", path=str(path)
+        )
     answers = read_answers(text, str(path), in_image=True)
     return answers, any(restore.image == SELF for restore in answers.restore)
 

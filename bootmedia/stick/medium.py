@@ -115,7 +115,9 @@ def read_medium(path: Path) -> Medium:
             head = file.read(HEAD_BYTES)
             size = file.seek(0, 2)
     except OSError as error:
-        raise StoreError(f"{path} cannot be read: {error.strerror}", path=str(path)) from error
+        raise StoreError(
+            f"{path} cannot be read: {error.strerror}", hint="bootmedia build makes a medium.", path=str(path)
+        ) from error
     reach = max((entry.end for entry in entries(head).values()), default=0)
     if not is_medium(head) or DATA_NUMBER in entries(head):
         raise UsageError(

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import typer
@@ -204,9 +204,19 @@ def parse_file_names(texts: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(words))
 
 
-def epilog(*examples: tuple[str, str], statuses: Sequence[int]) -> str:
+def summary(command: Callable[..., object]) -> str:
+    """What a command does, for the list of all commands: its first line, which Typer would cut off at some word."""
+    return (command.__doc__ or "").strip().partition("\n")[0]
+
+
+def examples(*lines: tuple[str, str]) -> str:
+    """Command lines with comments, for the end of a help."""
+    shown = "\n".join(f"  # {comment}\n  {line}" for line, comment in lines)
+    return f"\b\nExamples:\n{shown}"
+
+
+def epilog(*lines: tuple[str, str], statuses: Sequence[int]) -> str:
     """The end of a command's help: examples with comments, and the exit statuses that it uses."""
-    shown = "\n".join(f"  # {comment}\n  {line}" for line, comment in examples)
     meanings = dict(EXIT_STATUSES)
     listed = "\n".join(f"  {code:<4} {meanings[code]}" for code in (0, *statuses))
-    return f"\b\nExamples:\n{shown}\n\n\b\nExit status:\n{listed}"
+    return f"{examples(*lines)}\n\n\b\nExit status:\n{listed}"

@@ -146,6 +146,21 @@ def test_a_target_where_this_user_may_not_write_is_refused_with_the_plan():
     assert b"cannot be made: Permission denied" in said.stdout
 
 
+@pytest.mark.parametrize("program", ["imager", "bootmedia"])
+def test_the_list_of_commands_is_told_to_the_end_and_with_examples(program):
+    done = subprocess.run([sys.executable, "-m", program, "--help"], capture_output=True, text=True, check=True)
+    assert "IS LOST" in " ".join(done.stdout.split())
+    assert "..." not in done.stdout.replace("[ARGS]...", "")
+    assert f"    {program} " in done.stdout.partition("Examples:")[2]
+
+
+def test_what_is_no_medium_is_told_before_it_is_started(tmp_path):
+    (tmp_path / "text.iso").write_text("hello")
+    words = [sys.executable, "-m", "bootmedia", "test", "--timeout", "1", "--bios", str(tmp_path / "text.iso")]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert "is no medium that bootmedia build made" in done.stderr
+
+
 def test_an_unfinished_image_names_the_file_that_salvage_takes(image, tmp_path):
     shutil.copy(image, tmp_path / "a.img.zst.partial")
     done = imager("salvage", "--json", tmp_path / "a.img.zst", tmp_path / "new.img.zst")
