@@ -202,6 +202,52 @@ async def _tour(folder: Path, kept: Path) -> None:
             await tour.keep("result", "All that was asked for is done.")
 
 
+@contextmanager
+def two_disks(folder: Path) -> Iterator[tuple[Path, list[Path]]]:
+    """The images of a machine with two disks on a stick, and two disks to restore them to."""
+    with ExitStack() as stack:
+        stick, *targets = (stack.enter_context(disk(folder / name, 300 * MIB)) for name in ("pair", "first", "second"))
+        run(["mke2fs", "-q", "-t", "ext4", str(stick)])
+        run(["mount", "--mkdir", str(stick), str(MEDIUM)])
+        stack.callback(MEDIUM.rmdir)
+        stack.callback(run, ["umount", str(MEDIUM)])
+        sources = [Path("/run/system"), Path("/run/data")]
+        for source in sources:
+            stack.callback(source.unlink)
+            with source.open("wb") as file:
+                file.truncate(256 * MIB)
+            run(["sfdisk", "--quiet", str(source)], input_bytes=b"label: gpt\nsize=200M\n")
+            run(["mke2fs", "-q", "-t", "ext4", "-L", source.name, "-E", f"offset={MIB}", str(source), "200m"])
+        run(["imager", "capture", "--quiet", *map(str, sources), str(MEDIUM / "images")])
+        yield MEDIUM / "images/system.img.zst", targets
+
+
+async def _set(folder: Path, kept: Path) -> None:
+    with two_disks(folder) as (image, disks):
+        Shown.disks = disks
+        wizard = Shown(Ability(), Log(), Surroundings(medium=MEDIUM, mounts=folder / "mounts", volumes=list))
+        async with wizard.run_test(size=(80, 24)) as pilot:
+            tour = Tour(wizard, kept)
+            await tour.sees("Power off")
+            tour.choose("restore")
+            await tour.sees("Images on this medium")
+            tour.choose(f"folder:{image.parent}")
+            await tour.sees(image.name)
+            tour.choose(f"entry:{image.name}")
+            await tour.sees("one of 2 disks")
+            await pilot.press("enter")
+            await tour.keep("set", "The whole machine (2 disks)")
+            tour.choose("all")
+            for number, target in enumerate(disks, 1):
+                await tour.sees(f"which disk, {number} of 2", str(target))
+                tour.choose(str(target))
+            await tour.sees("Go on: show before and after")
+            tour.choose("go")
+            await tour.sees("now on it, and lost")
+            await pilot.press("enter")
+            await tour.keep("set-agree", "names of the disks, in this order")
+
+
 async def _health(kept: Path) -> None:
     wizard = Aged(Ability(), Log(), Surroundings(medium=MEDIUM, volumes=list))
     async with wizard.run_test(size=(80, 24)):
@@ -217,6 +263,7 @@ def main() -> None:
     imager.process._PATH = f"{Path(sys.executable).parent}{os.pathsep}{imager.process._PATH}"
     with tempfile.TemporaryDirectory() as folder:
         asyncio.run(_tour(Path(folder), kept))
+        asyncio.run(_set(Path(folder), kept))
     asyncio.run(_health(kept))
 
 

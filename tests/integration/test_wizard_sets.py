@@ -199,6 +199,30 @@ def test_an_image_that_comes_later_or_has_another_name_is_found(images, around) 
     driven(story)
 
 
+def test_a_disk_that_fails_is_told_of_and_the_others_are_written(disks, images, targets, around) -> None:
+    content = bytearray(images[0].read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    images[0].write_bytes(content)
+
+    async def story() -> None:
+        async with a_person(around) as person:
+            await goes_to_which_disks(person, images[0])
+            await person.chooses("all")
+            await gives_each_a_target(person, images, targets[:2])
+            await person.chooses("go")
+            await person.sees("now on it, and lost")
+            await person.presses("enter")
+            await person.sees("names of the disks")
+            await person.types(f"/dev/{targets[0].name} /dev/{targets[1].name}")
+            await person.sees("Not every disk is restored.", "not everything is done")
+            await person.chooses("lines")
+            await person.sees(f"{targets[0]}: NOT RESTORED", f"written to {targets[1]}, and read back")
+
+    driven(story)
+    assert targets[0].read_bytes()[:MIB] == bytes(MIB)
+    assert targets[1].read_bytes() == disks[1].read_bytes()
+
+
 def test_a_set_is_cancelled_in_the_middle_and_each_disk_is_told_of(around, tmp_path) -> None:
     sources = [sparse_file(tmp_path / "one", SIZE), sparse_file(tmp_path / "two", 2048 * MIB)]
     with sources[1].open("r+b") as file:

@@ -10,7 +10,10 @@ import pytest
 from bootmedia.recovery.choose import Candidate
 from bootmedia.wizard.choice import Choice
 from bootmedia.wizard.pair import Pair
+from bootmedia.wizard.sets import find_members
 from bootmedia.wizard.source import Source
+from imager.image.description import SetMember
+from imager.layout import Identity
 from tests.unit.test_wizard_model import CHOICE, DISK, GIB, IMAGE, PAIR
 
 OTHER = Candidate("/dev/sdc", model="Other", serial="WD 77", size_bytes=64 * GIB)
@@ -65,3 +68,14 @@ def test_one_disk_of_a_set_alone_keeps_its_target() -> None:
     alone = SET.with_pairs((replace(SET.pairs[1], target=None),))
     assert [pair.target_path for pair in alone.pairs] == ["/dev/sdc"]
     assert SET.with_pairs(tuple(replace(pair, target=None) for pair in SET.pairs)) == SET
+
+
+def test_a_stream_has_nothing_beside_it() -> None:
+    members = tuple(SetMember(name, Identity(serial=name), GIB) for name in ("a", "b"))
+    layout = replace(IMAGE.layout, identity=Identity(serial="b"), size_bytes=GIB)
+    image = replace(IMAGE, layout=layout, set_id="x", set_members=members)
+    assert image.is_of_set
+    own = Pair(Source(fetch=("recovery", "fetch", "http://x/b"), name="http://x/b"), image)
+    first, second = find_members(own, lambda _source: IMAGE)
+    assert (first.pair, second.pair) == (None, own)
+    assert first.trouble == "cannot be reached: a stream is read once, and alone"

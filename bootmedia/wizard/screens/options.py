@@ -106,7 +106,7 @@ class Options(Frame):
 
     def _unlock_rows(self) -> Iterable[tuple[str, Text, bool]]:
         for number in self._choice.encrypted if self._choice.looks_inside else ():
-            about = "to fit, grow or repair what is in it"
+            about = "of each disk, to change what is in it" if self._choice.is_set else "to change what is in it"
             row = choice_row(f"Unlock partition {number}", about, on=number in self._choice.unlock)
             yield f"unlock:{number}", row, True
 

@@ -21,6 +21,9 @@ from imager.errors import ImageError
 from imager.pictures.sizes import size_text
 from imager.text import one_line
 
+BESIDE = "Put what is missing beside the others, and press r; or go on without it."
+FILES_ONLY = "Several are read from files: use a share, or a disk; or restore them one by one."
+
 
 class WhichDisks(Frame):
     """Which disks of the set are restored.
@@ -45,6 +48,7 @@ class WhichDisks(Frame):
 
     def action_again(self) -> None:
         """Look anew: something was copied there."""
+        self.menu.fill([("", styled(("looking for the other images ...", "quiet")), False)])
         self.in_background(lambda: find_members(self._own, self._look), self._listed)
 
     def _look(self, source: Source) -> ImageFacts:
@@ -64,7 +68,7 @@ class WhichDisks(Frame):
         self.set_command(" ; ".join(f"imager info {pair.source}" for pair in self._found))
         if missing:
             message = f"{len(missing)} of {len(members)} images not found: {', '.join(map(one_line, missing))}"
-            self.tell(message, "Put what is missing beside the others, and press r; or go on without it.", "warning")
+            self.tell(message, BESIDE if self._own.source.path else FILES_ONLY, "warning")
 
     def _rows(self, missing: Sequence[str]) -> Iterable[tuple[str, Text, bool]]:
         count, found = len(self._members), len(self._found)

@@ -28,8 +28,9 @@ class Passphrase(Form):
         self._number = number
         self._given = given
         self.INTRODUCTION = (
-            f"Partition {number} is encrypted. With its passphrase, what is in it can be made smaller, grown and "
-            "repaired; on the disk it is encrypted again as it was. The next screen says if the passphrase is wrong.\n"
+            f"Partition {number} is encrypted. With its passphrase, what is in it can be made smaller, grown, repaired "
+            "and given new identifiers; on the disk it is encrypted again as it was. The next screen says if the "
+            "passphrase is wrong.\n"
         )
 
     def submit(self) -> None:
