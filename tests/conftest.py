@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """For all tests: none of them is about time, which on a busy machine tells nothing.
 
-Property tests draw the same examples in every run, so that a change is judged by what it changed; with
+Property tests and those that change fields at random draw the same in every run, so that a change is judged by what it
+changed; with
 IMAGER_RANDOM=1 they draw others each time, which is how new faults are looked for.
 """
 

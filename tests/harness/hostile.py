@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 
 from imager.blocks import BlockReader, OutOfRange
@@ -48,9 +49,18 @@ def places_read(parser: ModuleType, volume: bytes) -> list[Place]:
     return sorted(place for place in reader.reads if place[1])
 
 
-def seconds_of_fuzzing() -> float:
-    """For how long to go on; 0 for a fixed number of rounds."""
-    return float(os.environ.get("IMAGER_FUZZ_SECONDS", "25")) if os.environ.get("IMAGER_LONG") == "1" else 0.0
+def chance(seed: int | str) -> random.Random:
+    """The same draws in every run; with IMAGER_RANDOM=1 others each time, which is how new faults are looked for."""
+    return random.Random(time.time_ns() if os.environ.get("IMAGER_RANDOM") else seed)
+
+
+def rounds_of_fuzzing(few: int, many: int) -> Iterator[int]:
+    """Numbers from 0 on: few, or many in a long run; with IMAGER_FUZZ_SECONDS as many as there is time for."""
+    if seconds := float(os.environ.get("IMAGER_FUZZ_SECONDS") or 0):
+        until = time.monotonic() + seconds
+        yield from itertools.takewhile(lambda _: time.monotonic() < until, itertools.count())
+    else:
+        yield from range(many if os.environ.get("IMAGER_LONG") == "1" else few)
 
 
 def fuzz(
@@ -68,13 +78,12 @@ def fuzz(
         volume: What to begin with in each round.
         places: Structures to change; named twice, they are changed more often.
         correct: Writes the checksums, all of which lie in those structures.
-        rounds: How often, when no time is set.
+        rounds: How often; fifty times that in a long run.
     """
-    source = random.Random(time.time_ns() if seconds_of_fuzzing() else 5)
+    source = chance(5)
     reader = ChangingReader(volume)
-    until = time.monotonic() + seconds_of_fuzzing()
     outcomes = {"map": 0, "reason": 0}
-    while time.monotonic() < until if seconds_of_fuzzing() else sum(outcomes.values()) < rounds:
+    for _ in rounds_of_fuzzing(rounds, 50 * rounds):
         for _ in range(source.randrange(1, 4)):
             _change(reader.content, source.choice(places), source)
         if source.random() < 0.85:

@@ -2,7 +2,7 @@
 """Every byte that a parser reads of a volume is changed: a map inside of the volume comes out, or a reason.
 
 For file systems whose structures carry no checksums, or few; those with checksums everywhere have tests of their own
-that correct them. `IMAGER_LONG=1 IMAGER_FUZZ_SECONDS=900` goes on for so long with each.
+that correct them. `IMAGER_RANDOM=1 IMAGER_FUZZ_SECONDS=900` draws other ones, and goes on for so long with each.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from imager.filesystems import ntfs
 from imager.filesystems.base import HIBERNATED, NotTrusted
 from imager.filesystems.ntfs.files import root_file_extents
 from tests.harness.files import FileReader
+from tests.harness.hostile import chance, rounds_of_fuzzing
 from tests.harness.memory import measured_peak
 from tests.harness.ntfs_images import (
     attribute_offset,
@@ -322,14 +323,12 @@ def test_mutations_end_in_a_map_or_a_refusal(tmp_path: Path):
     clean = seed_image(tmp_path / "seed.img", tmp_path / "mnt")
     assert check_outcome(clean)
     where = places(clean)
-    rng = random.Random(3)
-    end = time.monotonic() + (310 if IS_LONG else 60)
-    trusted = rounds = 0
+    rng = chance(3)
+    outcomes = []
     with measured_peak() as peak:
-        while time.monotonic() < end and (IS_LONG or rounds < 500):
-            trusted += check_outcome(mutate(clean, where, rng))
-            rounds += 1
-    assert 0 < trusted < rounds
+        for _ in rounds_of_fuzzing(500, 20_000):
+            outcomes.append(check_outcome(mutate(clean, where, rng)))
+    assert {True, False} == set(outcomes)
     assert peak.grown_bytes < 1024 * MIB
 
 
@@ -360,9 +359,9 @@ def test_sixteen_tebibytes_are_mapped_quickly(tmp_path: Path):
     if not IS_LONG:
         pytest.skip("writes 600 MiB: set IMAGER_LONG=1")
     image = make_ntfs(tmp_path / "large.img", 2**44 - 4096)
-    before = time.monotonic()
+    before = time.process_time()
     found = used_map(image)
-    assert time.monotonic() - before < 10
+    assert time.process_time() - before < 10
     assert found.used.total_bytes < 2**30
     assert found.used.touches(2**44 - 8192, 2**44 - 4096)
     assert found.used & Extents.single(0, 4096)

@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import random
 import re
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from imager.filesystems import behind, erofs, iso9660, squashfs
 from imager.filesystems.base import NotTrusted, Parser
 from imager.survey import Disk, survey
 from tests.harness.files import FileReader, sparse_file
+from tests.harness.hostile import chance, rounds_of_fuzzing
 from tests.harness.poison import poison, tree_hashes
 from tests.harness.programs import call, missing_tools
 
@@ -463,9 +463,8 @@ def test_mutations_end_in_a_map_or_a_refusal(seeds, kind: str):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", TOOLS)
 def test_mutations_for_longer(seeds, kind: str):
-    end = time.monotonic() + float(os.environ.get("IMAGER_FUZZ_SECONDS", "25"))
-    rng = random.Random(time.time_ns())
-    while time.monotonic() < end:
+    rng = chance(f"{kind} for longer")
+    for _ in rounds_of_fuzzing(20, 20):
         mutate(kind, *seeds(kind), rng, 1000)
 
 

@@ -22,6 +22,7 @@ from imager.filesystems.leaving_out import FilesToSkip, leave_out
 from imager.layout import Content
 from tests.harness import xfs_images
 from tests.harness.files import sparse_file
+from tests.harness.hostile import chance, rounds_of_fuzzing
 from tests.harness.loop import loop_device, mounted, needs_root
 from tests.harness.memory import measured_peak
 from tests.harness.ntfs_images import make_ntfs
@@ -29,8 +30,6 @@ from tests.harness.programs import call, missing_tools
 from tests.harness.skipping import runs_by_debugfs
 
 MIB = 2**20
-IS_LONG = os.environ.get("IMAGER_LONG") == "1"
-SECONDS = float(os.environ.get("IMAGER_FUZZ_SECONDS", "300" if IS_LONG else "0"))
 ROUNDS = 40
 NAMES = ("swapfile", "other", "folder", "absent")
 Place = tuple[int, int]
@@ -49,19 +48,18 @@ def fuzz(kind: str, image: Path, places: list[Place], order: str, repair: Callab
     originals = {start: bytes(content[start : start + length]) for start, length in places}
     used = Extents.single(0, len(content))
     about = Content("filesystem", kind)
-    source = random.Random(time.time() if SECONDS else kind)
+    source = chance(kind)
     assert look(content, about, used)
     outcomes, longest = [0, 0], 0.0
-    until = time.monotonic() + SECONDS
     with measured_peak() as peak:
-        while time.monotonic() < until if SECONDS else sum(outcomes) < ROUNDS:
+        for _ in rounds_of_fuzzing(ROUNDS, 100 * ROUNDS):
             touched = {damage(content, places, order, source) for _ in range(source.choice((1, 1, 2, 3, 8)))}
             if source.random() < 0.95:
                 for start in touched:
                     repair(content, start)
-            began = time.monotonic()
+            began = time.process_time()
             outcomes[look(content, about, used)] += 1
-            longest = max(longest, time.monotonic() - began)
+            longest = max(longest, time.process_time() - began)
             for start in touched:
                 content[start : start + len(originals[start])] = originals[start]
     print(kind, outcomes, f"{longest:.1f} s", peak.grown_bytes // MIB, "MiB")

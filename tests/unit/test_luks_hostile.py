@@ -7,7 +7,6 @@ import copy
 import json
 import os
 import random
-import time
 
 import pytest
 
@@ -16,7 +15,7 @@ from imager.errors import SourceUnusable, UsageError
 from imager.volumes import luks
 from imager.volumes.base import Member
 from imager.volumes.luks import header1, keys
-from tests.harness.hostile import seconds_of_fuzzing
+from tests.harness.hostile import chance, rounds_of_fuzzing
 from tests.harness.luks import HDR_SIZE, container, metadata, with_checksums, with_json
 
 IS_LONG = os.environ.get("IMAGER_LONG") == "1"
@@ -113,12 +112,10 @@ def mutated_bytes(image, source, areas):
 
 
 def rounds(number):
-    """A fixed number of seeds; in a long run, as many as fit the time."""
-    end = time.monotonic() + seconds_of_fuzzing()
-    seed = 0
-    while seed < number or (IS_LONG and time.monotonic() < end):
-        yield random.Random(seed)
-        seed += 1
+    """A source of chance for each round."""
+    first = chance(0).getrandbits(32)
+    for seed in rounds_of_fuzzing(number, 5 * number):
+        yield random.Random(first + seed)
 
 
 @pytest.mark.slow if IS_LONG else lambda function: function
