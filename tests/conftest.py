@@ -2,8 +2,7 @@
 """For all tests: none of them is about time, which on a busy machine tells nothing.
 
 Property tests and those that change fields at random draw the same in every run, so that a change is judged by what it
-changed; with
-IMAGER_RANDOM=1 they draw others each time, which is how new faults are looked for.
+changed; with IMAGER_RANDOM=1 they draw others each time, which is how new faults are looked for.
 """
 
 from __future__ import annotations

@@ -45,6 +45,10 @@ LONG_VARIANTS = {
     "flushoncommit": ("-O ^no-holes", "commit=1,flushoncommit,discard=async"),
 }
 SECONDS = 20 if IS_LONG else 3
+LEAST_STEPS = 300
+"""On a machine that has no time for more."""
+LOG_ROOT = 0x60
+"""Where a superblock names the tree of logs, or has 0 (fs/btrfs/ctree.h, struct btrfs_super_block)."""
 
 
 class Load(threading.Thread):
@@ -58,7 +62,9 @@ class Load(threading.Thread):
         self._snapshots = 0
 
     def run(self) -> None:
-        while time.monotonic() < self._until:
+        steps = 0
+        while time.monotonic() < self._until or steps < LEAST_STEPS:
+            steps += 1
             try:
                 self._step()
             except OSError:
@@ -160,12 +166,17 @@ def check_states(logged: LoggedFile, folder: Path, moments: list[int]) -> Counte
 
 
 def moments_of(logged: LoggedFile, count: int, seed: int) -> list[int]:
-    """Random moments, most of them just after a superblock was written, when there may be a new log."""
-    at = [offset for offset, _ in logged.entries()]
-    after_super = [number for number, offset in enumerate(at, start=1) if offset == 64 * 1024]
+    """Random moments, most of them just after a superblock was written, half of all after one that names a new log."""
+    supers = {
+        number: any(content[LOG_ROOT : LOG_ROOT + 8])
+        for number, (offset, content) in enumerate(logged.entries(), start=1)
+        if offset == 64 * 1024
+    }
+    total = sum(1 for _ in logged.entries())
     source = random.Random(seed)
-    wanted = source.sample(after_super, min(count - count // 3, len(after_super)))
-    return sorted({*wanted, *source.sample(range(1, len(at)), min(count // 3, len(at) - 1))})
+    wanted = set(source.sample([number for number, has_log in supers.items() if has_log], count // 2))
+    wanted |= set(source.sample(list(supers), min(count // 4, len(supers))))
+    return sorted({*wanted, *source.sample(range(1, total), min(count // 4, total - 1))})
 
 
 @pytest.mark.parametrize("name", [*VARIANTS, *(LONG_VARIANTS if IS_LONG else ())])

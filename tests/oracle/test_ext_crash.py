@@ -47,6 +47,10 @@ LONG_VARIANTS = {
 }
 
 
+LEAST_STEPS = 100
+"""On a machine that has no time for more."""
+
+
 class Load(threading.Thread):
     """Random work on a tree: files that grow, are overwritten, cut, renamed and deleted, with syncs now and then."""
 
@@ -57,7 +61,9 @@ class Load(threading.Thread):
         self._until = time.monotonic() + seconds
 
     def run(self) -> None:
-        while time.monotonic() < self._until:
+        steps = 0
+        while time.monotonic() < self._until or steps < LEAST_STEPS:
+            steps += 1
             try:
                 self._step()
             except (FileNotFoundError, FileExistsError, OSError):
