@@ -9,6 +9,7 @@ and against the groups as they are read.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from imager.extents import Extents
 from imager.image.columns import ChunkRuns, chunk_length
 from imager.image.cursor import Cursor
 from imager.image.description import Description, FinalFacts
-from imager.image.frames import decode_chunk, new_decompressor
+from imager.image.frames import Decoder
 from imager.image.group import Group
 from imager.image.headers import Header, read_header
 from imager.image.index import Index, read_index
@@ -135,6 +136,7 @@ class Image(StreamedImage):  # it can do more, so whatever takes a stream takes 
         """
         super().__init__(source)
         self.index: Index = read_index(source, self._header)
+        self._idle: list[Decoder] = []
 
     @property
     def final(self) -> FinalFacts:
@@ -188,10 +190,24 @@ class Image(StreamedImage):  # it can do more, so whatever takes a stream takes 
             if self.chunks.holds(number):
                 raise ImageDamaged(f"chunk {number} is missing from {self.name}", chunk_number=number)
             return bytes(length)
-        content = memoryview(bytearray(length))
-        digest = self.index.digests[position].tobytes()
-        frame = self.read_frame(position)
-        return bytes(decode_chunk(frame, length, digest, new_decompressor(), content, number=number))
+        digest, frame = self.index.digests[position].tobytes(), self.read_frame(position)
+        with self._decoder() as decoder:
+            return bytes(decoder(number, frame, length, digest))
+
+    @contextmanager
+    def _decoder(self) -> Iterator[Decoder]:
+        """One that nobody else uses: a new one takes longer to get its memory than to decode a chunk.
+
+        Not one a thread, as a thread that is not Python's own (libfuse's) forgets what is its own after each call.
+        """
+        try:
+            decoder = self._idle.pop()
+        except IndexError:
+            decoder = Decoder(self.description.chunk_size)
+        try:
+            yield decoder
+        finally:
+            self._idle.append(decoder)
 
 
 def open_image(name: str) -> Image | StreamedImage:
