@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -88,9 +89,9 @@ def _telling_of_room(scratch: Path) -> Iterator[None]:
             raise
         why = error.strerror if isinstance(error, OSError) else "it is full"
         raise StoreError(
-            f"the data partition is made in a file in {scratch.parent} first, which failed: {why}",
+            f"the data partition is made in a file in {tempfile.gettempdir()} first, which failed: {why}",
             hint="Make room there, or set TMPDIR to a folder with some hundred MiB free, not on FAT.",
-            path=str(scratch.parent),
+            path=tempfile.gettempdir(),
         ) from error
 
 
