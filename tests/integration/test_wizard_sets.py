@@ -163,7 +163,7 @@ def test_an_image_that_is_missing_is_named_and_the_other_is_restored_alone(disks
         async with a_person(around) as person:
             await goes_to_which_disks(person, images[0])
             await person.reads("1 of 2 images not found: data.img.zst.")
-            await person.sees("MISSING  data.img.zst")
+            await person.sees("MISSING  data.img.zst", "only this image is here")
             assert person.wizard.screen.menu.get_option("all").disabled
             await person.chooses("one")
             await person.sees("which disk", str(targets[0]))
@@ -181,6 +181,23 @@ def test_an_image_that_is_missing_is_named_and_the_other_is_restored_alone(disks
     driven(story)
     assert targets[0].read_bytes() == disks[0].read_bytes()
     assert is_untouched(targets[1])
+
+
+def test_a_folder_that_is_gone_for_a_while_is_looked_into_again(images, around) -> None:
+    folder, elsewhere = images[0].parent, images[0].parent.with_name("elsewhere")
+
+    async def story() -> None:
+        async with a_person(around) as person:
+            await goes_to_image(person, images[0])
+            await person.sees("one of 2 disks of a machine")
+            folder.rename(elsewhere)
+            await person.presses("enter")
+            await person.sees("This disk alone", "No such file or directory", "r looks again")
+            elsewhere.rename(folder)
+            await person.presses("r")
+            await person.sees("The whole machine (2 disks)", "here     data.img.zst")
+
+    driven(story)
 
 
 def test_an_image_that_comes_later_or_has_another_name_is_found(images, around) -> None:

@@ -21,6 +21,7 @@ from imager.errors import ImageError
 from imager.pictures.sizes import size_text
 from imager.text import one_line
 
+_INFO = ("imager", "info", "--json")
 BESIDE = "Put what is missing beside the others, and press r; or go on without it."
 FILES_ONLY = "Several are read from files: use a share, or a disk; or restore them one by one."
 
@@ -52,7 +53,7 @@ class WhichDisks(Frame):
         self.in_background(lambda: find_members(self._own, self._look), self._listed)
 
     def _look(self, source: Source) -> ImageFacts:
-        outcome = self.wizard.carry_out(source.piped("imager", "info", "--json"))
+        outcome = self.wizard.carry_out(source.piped(*_INFO))
         if not outcome.is_well:
             raise ImageError(outcome.message, hint=outcome.hint)
         return ImageFacts.read(outcome.facts())
@@ -65,20 +66,30 @@ class WhichDisks(Frame):
         self._members = members
         missing = [each.about.image for each in members if not each.pair]
         self.menu.fill(self._rows(missing), "one" if missing else "all")
-        self.set_command(" ; ".join(f"imager info {pair.source}" for pair in self._found))
+        self.set_command(" ; ".join(str(pair.source.piped(*_INFO)) for pair in self._found))
         if missing:
             message = f"{len(missing)} of {len(members)} images not found: {', '.join(map(one_line, missing))}"
             self.tell(message, BESIDE if self._own.source.path else FILES_ONLY, "warning")
 
     def _rows(self, missing: Sequence[str]) -> Iterable[tuple[str, Text, bool]]:
         count, found = len(self._members), len(self._found)
-        title = f"The {found} disks that are here" if missing else f"The whole machine ({count} disks)"
-        yield "one", _row("This disk alone", one_line(self._own.name)), True
-        about = "only this one is here" if found < 2 else "in one go, a target for each"
-        yield "all", _row(title, about), found > 1
+        yield self._alone()
+        if found > 1:
+            title = f"The {found} disks that are here" if missing else f"The whole machine ({count} disks)"
+            yield "all", _row(title, "in one go, a target for each"), True
+        else:
+            yield "all", _row(f"The whole machine ({count} disks)", "only this image is here"), False
         yield "about", styled((f"\n{count} disks were captured together:", "quiet")), False
         for number, member in enumerate(self._members):
             yield f"member:{number}", _member_row(member), False
+
+    def _alone(self) -> tuple[str, Text, bool]:
+        return "one", _row("This disk alone", one_line(self._own.name)), True
+
+    def failed(self, message: str, hint: str) -> None:
+        """The folder cannot be read: nobody knows of the others."""
+        self.menu.fill([self._alone()])
+        self.tell(message, hint or "r looks again.")
 
     def chosen(self, name: str) -> None:
         """Choose the first target."""
