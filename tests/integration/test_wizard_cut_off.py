@@ -194,6 +194,25 @@ def test_a_mounted_folder_whose_server_is_lost_ends_in_words_and_works_again(ima
         driven(story)
 
 
+@pytest.mark.parametrize("served", [over_http, pytest.param(over_ssh, marks=long), pytest.param(over_sftp, marks=long)])
+def test_nobody_has_to_wait_for_a_silent_server(image, tmp_path, served) -> None:
+    with served(image, tmp_path) as (way, goes), loop_device(sparse_file(tmp_path / "target", 96 * MIB)) as device:
+        around = Surroundings(medium=tmp_path / "bootmedia/medium", mounts=tmp_path / "mounts", volumes=list)
+
+        async def story() -> None:
+            async with a_person(around) as person:
+                await goes(person)
+                await begins(person, device, way, Cut.SILENCE)
+                await person.sees("nothing has moved for")
+                await person.presses("c")
+                await person.sees("cancel?")
+                await person.chooses("yes")
+                await person.reads("Cancelled. The disk is half written and will not start: restore again.")
+                assert list(person.wizard.attached.close()) == []
+
+        driven(story)
+
+
 async def is_told(person: Person, device: Path) -> None:
     """What happened, what the disk is now, and what to look at."""
     await person.reads("The disk is not restored. Read why below, then restore again.")

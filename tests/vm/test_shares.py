@@ -10,8 +10,9 @@ import contextlib
 import os
 import shlex
 import shutil
+import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,9 @@ from bootmedia.guest import Guest, switched_on
 from bootmedia.machine import Bus, Disk, Firmware, Machine
 from bootmedia.wizard.shares import Share, refusal
 from imager.cli.app import app as imager_app
+from tests.harness.disks import MIB
 from tests.harness.network import SERVER, Network, network
+from tests.harness.programs import call
 from tests.harness.shares import USER, nfs_server, sftp_server, smb_server
 from tests.harness.terminals import BACK, CLEAR, ENTER, ESCAPE, Terminal
 from tests.vm.conftest import DISK_BYTES, blank, ran
@@ -150,26 +153,47 @@ def goes_to(terminal: Terminal, kind: str) -> None:
 
 def restores(terminal: Terminal) -> None:
     """From the top of the share to the result."""
+    to_image(terminal)
+    from_contents(terminal)
+
+
+def to_image(terminal: Terminal) -> None:
+    """From the top of the share to what is in the image."""
     terminal.sees("folder  images/", "readme.txt", seconds=BOOT_SECONDS)
     terminal.chooses("images/", seconds=BOOT_SECONDS)
     terminal.sees("image   server.img.zst", seconds=BOOT_SECONDS)
     terminal.chooses("server.img.zst", seconds=BOOT_SECONDS)
-    from_contents(terminal)
 
 
 def from_contents(terminal: Terminal) -> None:
     """From what is in the image to the result."""
+    to_plan(terminal)
+    from_plan(terminal)
+
+
+def to_plan(terminal: Terminal) -> None:
+    """From what is in the image to what would be done."""
     terminal.sees("Restore, step 3", "ext4", seconds=BOOT_SECONDS)
     terminal.types(ENTER)
     terminal.sees("Restore, step 4", f"serial {SERIAL}", seconds=BOOT_SECONDS)
     terminal.chooses(SERIAL, seconds=BOOT_SECONDS)
     terminal.sees("WILL BE DESTROYED: EVERYTHING", "(*) The whole disk", seconds=BOOT_SECONDS)
     terminal.chooses("Go on", seconds=BOOT_SECONDS)
+
+
+def from_plan(terminal: Terminal) -> None:
+    """From what would be done to the result."""
+    agrees(terminal)
+    terminal.sees("All that was asked for is done.", "read back: it is the same", seconds=BOOT_SECONDS)
+
+
+def agrees(terminal: Terminal, before: Callable[[], object] = lambda: None) -> None:
+    """From what would be done to a restore that runs; something else is done just before."""
     terminal.sees("Restore, step 6", "before |", "now on it, and lost", seconds=BOOT_SECONDS)
     terminal.types(ENTER)
     terminal.sees(f"type the name of the disk: sda or {SERIAL}", seconds=BOOT_SECONDS)
+    before()
     terminal.types(SERIAL + ENTER)
-    terminal.sees("All that was asked for is done.", "read back: it is the same", seconds=BOOT_SECONDS)
 
 
 def test_a_restore_from_a_windows_share_with_a_password_that_nobody_sees(prepared, office):
@@ -214,6 +238,72 @@ def test_a_restore_over_ssh_with_a_password(prepared, office):
         terminal.sees(fingerprint[:40], seconds=BOOT_SECONDS)
         terminal.chooses("Accept", seconds=BOOT_SECONDS)
         from_contents(terminal)
+    office.is_restored(prepared.image)
+
+
+@contextlib.contextmanager
+def share_of(office: Office, kind: str) -> Iterator[None]:
+    if kind == "smb":
+        with smb_server(office.lan, office.scratch, office.folder, PASSWORD):
+            yield
+    else:
+        with nfs_server(office.lan, office.scratch, office.folder):
+            yield
+
+
+@dataclass
+class Loss:
+    """Of a server, when it has given some of an image: it is killed, or its cable is pulled out."""
+
+    lan: Network
+    is_killed: bool
+    waiting: subprocess.Popen[bytes] | None = None
+
+    def begins(self) -> None:
+        """Wait for the bytes, beside the test."""
+        count = "/sys/class/net/guest/statistics/tx_bytes"  # what the guest gets
+        end = "true" if self.is_killed else "ip link set guest nomaster"
+        script = f"enough=$(($(cat {count}) + {8 * MIB})); until [ $(cat {count}) -gt $enough ]; do :; done; {end}"
+        self.waiting = subprocess.Popen(self.lan.words(["sh", "-c", script]))
+
+    def happens(self, server: contextlib.ExitStack) -> None:
+        """The server is gone when this returns."""
+        assert self.waiting is not None
+        assert self.waiting.wait(BOOT_SECONDS) == 0
+        if self.is_killed:
+            server.close()
+
+    def is_over(self, server: contextlib.ExitStack, office: Office, kind: str) -> None:
+        """It is there again."""
+        if self.is_killed:
+            server.enter_context(share_of(office, kind))
+        else:
+            call(*self.lan.words(["ip", "link", "set", "guest", "master", "switch"]))
+
+
+@pytest.mark.parametrize("is_killed", [True, False], ids=["killed", "silent"])
+@pytest.mark.parametrize("kind", ["smb", "nfs"])
+def test_a_share_that_is_lost_in_a_restore_is_told_and_the_same_works_again(prepared, office, kind, is_killed):
+    loss = Loss(office.lan, is_killed)
+    with contextlib.ExitStack() as server, office.wizard() as terminal:
+        server.enter_context(share_of(office, kind))
+        goes_to(terminal, "Windows share (SMB)" if kind == "smb" else "NFS")
+        words = (SERVER, "backup", USER, "", PASSWORD) if kind == "smb" else (SERVER, str(office.folder))
+        terminal.types("".join(word + ENTER for word in words))
+        to_image(terminal)
+        to_plan(terminal)
+        agrees(terminal, loss.begins)
+        loss.happens(server)
+        lost = time.monotonic()
+        terminal.sees("Again, from the plan on", seconds=BOOT_SECONDS)
+        print(f"{kind}, {'killed' if is_killed else 'silent'}: told after {time.monotonic() - lost:.0f} s")
+        print(terminal.text)
+        terminal.reads("Exit status 5: the place of the image", seconds=BOOT_SECONDS)
+        terminal.reads("look at cable", seconds=BOOT_SECONDS)
+        terminal.reads("/dev/sda is incomplete and has no partition table", seconds=BOOT_SECONDS)
+        loss.is_over(server, office, kind)
+        terminal.chooses("Again, from the plan on", seconds=BOOT_SECONDS)
+        from_plan(terminal)
     office.is_restored(prepared.image)
 
 
