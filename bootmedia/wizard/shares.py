@@ -97,6 +97,8 @@ class Share:
         options = f"{mode},{SAFE}"
         if self.kind == "smb":
             options += f",credentials={credentials}" if self.user else ",guest"
+            # A server that leaves three echoes without an answer is taken for lost, and soft makes that an error.
+            options += ",soft,echo_interval=15"
             return Pipeline.of("mount", "--mkdir", "-t", "cifs", "-o", options, "--", str(self), str(self.folder))
         # soft: a server that is gone ends in an error, not in a wizard that hangs. retry: that is told at once, and not
         # after two minutes. nolock: NFS 3 has locks through rpc.statd only, and that does not run here.
