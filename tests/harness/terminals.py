@@ -20,6 +20,8 @@ DOWN, LEFT, END, BACK = "\x1b[B", "\x1b[D", "\x1b[F", "\x1b[Z"
 ENTER, ESCAPE, ERASE, CLEAR = "\r", "\x1b", "\x7f", "\x15"
 """BACK is Shift-Tab, CLEAR Ctrl-U."""
 MOST_LINES = 40
+_QUIET_SECONDS = 10
+"""When nothing has come for so long, nothing is still to be drawn."""
 
 
 class Terminal:
@@ -36,12 +38,14 @@ class Terminal:
         self._screen = pyte.Screen(80, 24)
         self._stream = pyte.ByteStream(self._screen)
         self._fed = 0
+        self._fed_at = time.monotonic()
 
     @property
     def lines(self) -> list[str]:
         heard = self._heard()
-        self._stream.feed(heard[self._fed :])
-        self._fed = len(heard)
+        if len(heard) > self._fed:
+            self._stream.feed(heard[self._fed :])
+            self._fed, self._fed_at = len(heard), time.monotonic()
         return [line.rstrip() for line in self._screen.display]
 
     def colours(self) -> set[tuple[str, str]]:
@@ -100,12 +104,15 @@ class Terminal:
         """The marked lines as soon as they are others, and nothing is still to be drawn.
 
         In the middle of a frame no line is marked: who then presses a key again goes one line too far. Behind a frame
-        textual leaves the cursor in the upper left corner, as long as nobody types into a field.
+        textual leaves the cursor in the upper left corner, as long as nobody types into a field. When the last key of a
+        form is drawn late, it stays where the field was: then only quiet tells.
         """
         deadline = time.monotonic() + seconds
         while True:
             marked = self._marked_now()
-            if marked and marked != besides and (self._screen.cursor.x, self._screen.cursor.y) == (0, 0):
+            is_drawn = (self._screen.cursor.x, self._screen.cursor.y) == (0, 0)
+            is_drawn = is_drawn or time.monotonic() - self._fed_at > _QUIET_SECONDS
+            if marked and marked != besides and is_drawn:
                 return marked
             assert self._is_on(), f"it ended; on the screen:\n{self.text}"
             assert time.monotonic() < deadline, f"no other line is marked:\n{self.text}"

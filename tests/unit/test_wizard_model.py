@@ -295,6 +295,12 @@ def test_a_file_that_may_not_be_read_says_so(tmp_path: Path, monkeypatch: pytest
 # --- Places -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("kind", ["smb", "nfs"])
+def test_a_share_whose_server_is_lost_ends_in_an_error_and_hangs_nobody(kind: str) -> None:
+    words = Share(kind, "nas", "/images").mount().stages[0]
+    assert "soft" in words[words.index("-o") + 1].split(",")
+
+
 def test_passwords_stand_in_no_command_line() -> None:
     for kind in ("smb", "ssh"):
         share = Share(kind, "nas", "/images", user="u", password=SECRET)
