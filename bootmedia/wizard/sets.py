@@ -15,6 +15,7 @@ from imager.image.description import Description, SetMember
 from imager.image.reader import StreamedImage
 from imager.layout import Identity
 from imager.stores import open_input
+from imager.stores.base import store_error
 
 Key = tuple[Identity, int]
 """What tells the disks of a set apart: which disk it was, and its size."""
@@ -43,7 +44,7 @@ def find_members(own: Pair, look: Callable[[Source], ImageFacts]) -> tuple[Membe
         look: Tells what is in another one.
 
     Raises:
-        OSError: The folder cannot be read.
+        StoreError: The folder cannot be read.
     """
     if own.image is None:
         return ()
@@ -79,7 +80,11 @@ def _members(
 
 def _beside(folder: Path, names: set[str], troubles: dict[str, str]) -> Iterator[tuple[Path, Description]]:
     """The images of a folder with their headers: first those that have a name of the set, then others: renamed ones."""
-    for entry in sorted(entries(folder), key=lambda entry: entry.path.name not in names):
+    try:
+        listed = entries(folder)
+    except OSError as error:
+        raise store_error(error, str(folder), "cannot read") from error
+    for entry in sorted(listed, key=lambda entry: entry.path.name not in names):
         if entry.trouble:
             troubles[entry.path.name] = f"cannot be read: {entry.trouble}"
         elif entry.is_image:

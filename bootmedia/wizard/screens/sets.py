@@ -89,7 +89,7 @@ class WhichDisks(Frame):
     def failed(self, message: str, hint: str) -> None:
         """The folder cannot be read: nobody knows of the others."""
         self.menu.fill([self._alone()])
-        self.tell(message, hint or "r looks again.")
+        self.tell(message, f"{hint} r looks again.".strip())
 
     def chosen(self, name: str) -> None:
         """Choose the first target."""
