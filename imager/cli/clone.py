@@ -109,7 +109,7 @@ def command(
     from imager.virtual.show import shown_disk
 
     _check_names(source, targets)
-    refuse_images(targets)
+    refuse_images(targets, TargetRefused)
     console = Console(json=as_json, quiet=quiet, progress_as=progress)
     wanted = survey_options(
         all_blocks=all_blocks, gaps=gaps, partitions=partitions, exclude=exclude, skip_files=skip_files

@@ -17,7 +17,7 @@ from imager.cli.refusing import refuse_images
 from imager.cli.reporting import Reporting
 from imager.cli.restore import NAME, Wanted
 from imager.cli.show import terminal_style
-from imager.errors import ContentIncomplete, UsageError
+from imager.errors import ContentIncomplete, TargetRefused, UsageError
 from imager.fitting.firmware import rule_for_firmware
 from imager.image.blocks import ImageReader
 from imager.image.description import Description
@@ -137,7 +137,7 @@ def run_restores(
 def plan_restores(pairs: Pairs, choices: RestoreChoices, stack: ExitStack, *, writes: bool = False) -> Planned:
     """All plans; the images stay open as long as the stack, and virtual disks are shown as what they hold."""
     refuse_shared_targets([place for _, place in pairs])
-    refuse_images([place for _, place in pairs])
+    refuse_images([place for _, place in pairs], TargetRefused)
     opened = [stack.enter_context(open_image(image)) for image, _ in pairs]
     members = [SetImage(name, image.description) for (name, _), image in zip(pairs, opened, strict=True)]
     check_together(members, mixed=choices.mixed)

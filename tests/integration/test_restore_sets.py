@@ -129,7 +129,7 @@ def test_an_image_of_the_set_is_no_target(images, targets) -> None:
     before = digest(images[1])
     done = imager("restore", "--yes", *to(images, [targets[0], images[1]]))
     assert done.returncode == 6
-    assert b"holds what is to be written" in done.stderr
+    assert b"is an image, not a disk" in done.stderr
     assert digest(images[1]) == before
 
 
