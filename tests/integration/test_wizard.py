@@ -18,7 +18,7 @@ from bootmedia.wizard.terminal import Ability
 from tests.harness.disks import sfdisk
 from tests.harness.faulty import faulty_file, needs_fuse
 from tests.harness.files import sparse_file
-from tests.harness.loop import loop_device, mounted, needs_root, partition_nodes, partitions
+from tests.harness.loop import loop_device, mounted, needs_root, partition_nodes, partitions, unmount
 from tests.harness.programs import call
 from tests.harness.wizarding import Person, a_person, driven, goes_to_image, goes_to_options
 
@@ -253,7 +253,7 @@ def test_an_image_on_a_disk_is_found_by_mounting_and_browsing(machine, around, t
         try:
             driven(story)
         finally:
-            subprocess.run(["umount", folder], check=False)
+            unmount(folder)
         assert usb.read_bytes() == before
 
 

@@ -216,15 +216,21 @@ def files_in(folder):
     return [path for path in folder.rglob("*") if not path.is_dir()]
 
 
+def loops_on_views():
+    """Loop devices on what imager shows of volumes, with the numbers of what they show: those of other tests, too."""
+    rows = call("losetup", "--list", "--noheadings", "--output", "NAME,BACK-MAJ:MIN,BACK-FILE").splitlines()
+    return {row for row in rows if row.split()[-1] in ("/volume", "/old", "/pv")}
+
+
 def assert_nothing_stays(room, mark):
     """No scratch file, mount, loop device or process; the server of the views may need a moment to end."""
-    deadline = time.monotonic() + 300
-    left = ["?"]
+    deadline = time.monotonic() + 900
+    left, loops = ["?"], loops_on_views()
     while left and time.monotonic() < deadline:
         time.sleep(0.05)
         mounts = [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(room) in line]
-        loops = call("losetup", "--list", "--noheadings", "--output", "BACK-FILE").split()
-        left = [*mounts, *processes_with(mark), *files_in(room), *({"/volume", "/old", "/pv"} & set(loops))]
+        loops &= loops_on_views()  # those that come now are not ours
+        left = [*mounts, *processes_with(mark), *files_in(room), *loops]
     assert left == []
 
 
