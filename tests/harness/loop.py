@@ -15,7 +15,7 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -48,6 +48,26 @@ def loop_device(
         yield device
     finally:
         detach(device)
+
+
+def what_stays(look: Callable[[], set[str]]) -> set[str]:
+    """Of what is there now, that which does not go: what other tests have of the same kind comes and goes."""
+    left, deadline = look(), time.monotonic() + 300
+    while left and time.monotonic() < deadline:
+        time.sleep(0.05)
+        left &= look()
+    return left
+
+
+def loops_on_views() -> set[str]:
+    """Loop devices on what imager shows of volumes, with the numbers of the file systems that show it."""
+    rows = call("losetup", "--list", "--noheadings", "--output", "NAME,BACK-MAJ:MIN,BACK-FILE").splitlines()
+    return {row for row in rows if row.split()[-1] in ("/volume", "/old", "/pv")}
+
+
+def mounts_with(word: str) -> set[str]:
+    """Lines of the mounts that have a word."""
+    return {line for line in Path("/proc/self/mountinfo").read_text().splitlines() if word in line}
 
 
 def detach(device: Path) -> None:

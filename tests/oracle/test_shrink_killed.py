@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import pytest
 
 from tests.harness.disks import MIB, Part, gpt_disk, needs_table_tools, poke
 from tests.harness.held_up import killed_when_reached, stand_in
-from tests.harness.loop import can_mount, loop_device, mounted, needs_root
+from tests.harness.loop import can_mount, loop_device, loops_on_views, mounted, mounts_with, needs_root, what_stays
 from tests.harness.programs import call, missing_tools
 from tests.oracle.test_grow import (
     CONTENT,
@@ -216,22 +215,14 @@ def files_in(folder):
     return [path for path in folder.rglob("*") if not path.is_dir()]
 
 
-def loops_on_views():
-    """Loop devices on what imager shows of volumes, with the numbers of what they show: those of other tests, too."""
-    rows = call("losetup", "--list", "--noheadings", "--output", "NAME,BACK-MAJ:MIN,BACK-FILE").splitlines()
-    return {row for row in rows if row.split()[-1] in ("/volume", "/old", "/pv")}
-
-
 def assert_nothing_stays(room, mark):
     """No scratch file, mount, loop device or process; the server of the views may need a moment to end."""
-    deadline = time.monotonic() + 900
-    left, loops = ["?"], loops_on_views()
-    while left and time.monotonic() < deadline:
-        time.sleep(0.05)
-        mounts = [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(room) in line]
-        loops &= loops_on_views()  # those that come now are not ours
-        left = [*mounts, *processes_with(mark), *files_in(room), *loops]
-    assert left == []
+
+    def left():
+        found = mounts_with(str(room)) | loops_on_views() | set(map(str, files_in(room)))
+        return found | {process.decode(errors="replace") for process in processes_with(mark)}
+
+    assert what_stays(left) == set()
 
 
 def held_at(stage, reached):

@@ -7,11 +7,12 @@ import json
 import os
 import subprocess
 import sys
+from tempfile import gettempdir
 
 import pytest
 
 from tests.harness.disks import MIB, Part, gpt_disk, needs_table_tools, poke
-from tests.harness.loop import can_mount, loop_device, mounted, needs_root
+from tests.harness.loop import can_mount, loop_device, loops_on_views, mounted, mounts_with, needs_root, what_stays
 from tests.harness.programs import call, missing_tools
 from tests.oracle.test_grow import (
     ESP,
@@ -37,9 +38,7 @@ FILES = 60
 
 def leftovers():
     """Loop devices of views, and mounts of ours."""
-    loops = call("losetup", "--list", "--noheadings", "--output", "BACK-FILE")
-    shown = [line for line in loops.splitlines() if line.strip() in ("/volume", "/old")]
-    return shown + [line for line in call("cat", "/proc/self/mountinfo").splitlines() if "imager-" in line]
+    return loops_on_views() | mounts_with(f"{gettempdir()}/imager-")
 
 
 # --- Btrfs --------------------------------------------------------------------------------------------------------
@@ -82,7 +81,7 @@ def test_btrfs_is_made_smaller_and_every_file_is_there(tmp_path):
         assert "home" in call("btrfs", "subvolume", "list", top)
     (way,) = told["plan"]["made_smaller"]
     assert (way["number"], way["kind"], way["on_target"]) == (2, "tool", False)
-    assert leftovers() == []
+    assert what_stays(leftovers) == set()
 
 
 @needs_btrfs
