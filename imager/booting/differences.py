@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final, Literal
 
 from imager.booting.firmware import Firmware
@@ -44,6 +44,12 @@ def other_firmware(layout: Layout, firmware: Firmware) -> Literal["", "uefi", "b
     if firmware.is_uefi:
         return "uefi" if is_for_bios and not has_esp else ""
     return "bios" if has_esp and not is_for_bios else ""
+
+
+def started_from(layouts: Sequence[Layout]) -> tuple[bool, ...]:
+    """Which of a machine's disks it is started from; each of them where none of them tells."""
+    found = tuple(any(_kinds(layout)) for layout in layouts)
+    return found if any(found) else (True,) * len(found)
 
 
 def _kinds(layout: Layout) -> tuple[bool, bool]:

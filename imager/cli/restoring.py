@@ -18,7 +18,7 @@ from imager.cli.reporting import Reporting
 from imager.cli.restore import NAME, Wanted
 from imager.cli.show import terminal_style
 from imager.errors import ContentIncomplete, TargetRefused, UsageError
-from imager.fitting.firmware import rule_for_firmware
+from imager.fitting.firmware import FirmwareKind, rule_for_firmware
 from imager.image.blocks import ImageReader
 from imager.image.description import Description
 from imager.image.reader import Image, StreamedImage, open_image
@@ -147,15 +147,25 @@ def plan_restores(pairs: Pairs, choices: RestoreChoices, stack: ExitStack, *, wr
     files = [image for image, _ in pairs if image != "-"]
     secrets: dict[str, bytes] = {}
     layouts, keys = _looked_into(pairs, opened, choices, secrets)
+    firmware = _firmware_of_each(layouts, choices.boot.firmware)
     tasks = tuple(
-        Task(name, _plan(image, layout, files, place, choices, keys), partial(_kept_open, image))
-        for (name, place), image, layout in zip(pairs, opened, layouts, strict=True)
+        Task(name, _plan(image, layout, files, place, choices, keys, kind), partial(_kept_open, image))
+        for (name, place), image, layout, kind in zip(pairs, opened, layouts, firmware, strict=True)
     )
     is_whole = choices.wanted.partition is None and not choices.wanted.boot_only
     missing = missing_sentences(members) if is_whole else ()
     images = tuple(image.description for image in opened)
     after = _afterwards([task.plan for task in tasks], layouts, opened, choices, secrets)
     return Planned(tasks, images, after, missing, tuple(_differences([task.plan for task in tasks], choices.boot)))
+
+
+def _firmware_of_each(layouts: Sequence[Layout], wanted: FirmwareKind) -> Sequence[FirmwareKind]:
+    """What each disk is made to start with: a disk that only holds data needs no partition for that."""
+    if not wanted:
+        return [wanted] * len(layouts)
+    from imager.booting.differences import started_from
+
+    return [wanted if starts else "" for starts in started_from(layouts)]
 
 
 def _differences(plans: Sequence[Plan], boot: BootChoices) -> Iterator[str]:
@@ -181,6 +191,7 @@ def _plan(
     place: str,
     choices: RestoreChoices,
     keys: tuple[VolumeKey, ...],
+    firmware: FirmwareKind,
 ) -> Plan:
     about, wanted = opened.description, choices.wanted
     if wanted.fit or wanted.plan is not None:
@@ -196,7 +207,7 @@ def _plan(
     final = None if opened.streamed else opened.final
     fills = wanted.partition is not None and wanted.grow is not None
     grow = rule_of(wanted, about.image_id)
-    grow = None if fills else rule_for_firmware(grow, about.layout, choices.boot.firmware)
+    grow = None if fills else rule_for_firmware(grow, about.layout, firmware)
     scope = wanted.scope(state, about.layout)
 
     def planned(scratch: str) -> Plan:

@@ -13,7 +13,8 @@ import pytest
 
 from bootmedia.recovery.job import Recovery
 from bootmedia.recovery.places import Surroundings
-from tests.harness.disks import Part, gpt_disk, needs_table_tools
+from tests.harness.disks import Part, gpt_disk, needs_table_tools, sfdisk
+from tests.harness.files import sparse_file
 from tests.harness.loop import forget_partitions, loop_device, mounted, needs_root
 from tests.harness.programs import call, missing_tools
 from tests.harness.volumes_corpus import members
@@ -21,6 +22,7 @@ from tests.integration.test_cli import digest, imager, on_terminal
 
 pytestmark = needs_table_tools
 MIB = 1024 * 1024
+EFI_SYSTEM = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B"
 SIZE = 32 * MIB
 
 
@@ -317,3 +319,25 @@ def test_images_that_were_not_captured_together_are_no_complete_set(disks, tmp_p
     done = imager("capture", "--resume", *disks, tmp_path)
     assert done.returncode == 5
     assert b"belongs to no set" in done.stderr
+
+
+@needs_root
+def test_only_the_disk_that_a_machine_starts_from_gets_a_partition_for_other_firmware(tmp_path: Path) -> None:
+    """One disk for BIOS, a disk with data, and one with a file system and no table."""
+    first, data = (sparse_file(tmp_path / name, 64 * MIB) for name in ("first", "data"))
+    sfdisk(first, "label: dos\nsize=48MiB, type=83, bootable\n")
+    sfdisk(data, "label: dos\nsize=48MiB, type=83\n")
+    bare = sparse_file(tmp_path / "bare", 64 * MIB)
+    call("mke2fs", "-q", "-t", "ext4", "-F", bare)
+    done = imager("capture", first, data, bare, tmp_path / "set")
+    assert done.returncode == 0, done.stderr
+    images = [tmp_path / f"set/{disk.name}.img.zst" for disk in (first, data, bare)]
+    targets = [sparse_file(tmp_path / f"sd{letter}", 512 * MIB) for letter in "bcd"]
+    done = imager("restore", "--yes", "--to-uefi", *to(images, targets))
+    assert done.returncode == 10, done.stderr  # no system is on it that a boot loader could be made for
+    tables = [call("sfdisk", "--dump", target) for target in targets[:2]]
+    assert "label: gpt" in tables[0]
+    assert EFI_SYSTEM in tables[0]
+    assert tables[1].splitlines()[0] == "label: dos"
+    assert tables[1].count("start=") == 1
+    assert call("e2fsck", "-fn", targets[2])
