@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -26,6 +25,11 @@ PATIENCE_SECONDS = 300
 CAPABLE = Ability()
 
 
+def squeezed(text: str) -> str:
+    """A text without any space: where a line is broken depends on the paths of temporary folders in it."""
+    return "".join(text.split())
+
+
 @dataclass
 class Person:
     """Somebody at a terminal of 80 by 24.
@@ -44,15 +48,10 @@ class Person:
         strips = self.wizard.screen._compositor.render_strips()
         return "\n".join("".join(segment.text for segment in strip).rstrip() for strip in strips)
 
-    @property
-    def _in_one_line(self) -> str:
-        """The same without line breaks: a path of a temporary folder may be longer than a line."""
-        return re.sub(r"\s*\n\s*", "", self.screen)
-
     async def sees(self, *words: str, patience_seconds: float = PATIENCE_SECONDS) -> str:
         """Wait for all of some words on the screen."""
         deadline = time.monotonic() + patience_seconds
-        while not all(word in self.screen or word in self._in_one_line for word in words):
+        while not all(squeezed(word) in squeezed(self.screen) for word in words):
             assert time.monotonic() < deadline, f"{words} not on the screen:\n{self.screen}"
             await self.pilot.pause(0.05)
         return self.screen

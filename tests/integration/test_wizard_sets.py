@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ import imager.process
 from bootmedia.recovery.places import Surroundings
 from bootmedia.wizard.terminal import Ability
 from tests.harness.disks import MIB, Part, gpt_disk, needs_table_tools
+from tests.harness.faulty import faulty_file, needs_fuse
 from tests.harness.files import sparse_file
 from tests.harness.loop import loop_device, needs_root
 from tests.harness.programs import call
@@ -242,18 +244,21 @@ def test_a_disk_that_fails_is_told_of_and_the_others_are_written(disks, images, 
     assert targets[1].read_bytes() == disks[1].read_bytes()
 
 
+@needs_fuse
 def test_a_set_is_cancelled_in_the_middle_and_each_disk_is_told_of(around, tmp_path) -> None:
-    sources = [sparse_file(tmp_path / "one", SIZE), sparse_file(tmp_path / "two", 2048 * MIB)]
-    with sources[1].open("r+b") as file:
-        for _ in range(1024):
-            file.write(os.urandom(MIB))
-    folder = tmp_path / "set"
+    """The second image gets so slow in its middle that nobody comes too late; its path is longer than a line."""
+    sources = [sparse_file(tmp_path / "one", SIZE), tmp_path / "two"]
+    sources[1].write_bytes(random.Random(4).randbytes(64 * MIB))
+    folder = tmp_path / "the images of a machine that has two disks, with a name that is longer than a line"
     call(IMAGER, "capture", "--quiet", "--level", "fast", "--all-blocks", *sources, folder)
     images = [folder / f"{source.name}.img.zst" for source in sources]
+    whole = images[1].rename(tmp_path / images[1].name)
     with (
+        faulty_file(whole, tmp_path, delays=[(32 * MIB, 60 * MIB, 2.0)]) as slow,
         loop_device(sparse_file(tmp_path / "x", SIZE)) as first,
-        loop_device(sparse_file(tmp_path / "y", 2048 * MIB)) as second,
+        loop_device(sparse_file(tmp_path / "y", 64 * MIB)) as second,
     ):
+        images[1].symlink_to(slow.path)
 
         async def story() -> None:
             async with a_person(around) as person:
@@ -269,10 +274,12 @@ def test_a_set_is_cancelled_in_the_middle_and_each_disk_is_told_of(around, tmp_p
                 await person.presses("escape")
                 await person.sees("stays half written")
                 await person.chooses("yes")
-                await person.sees("Not every disk is written", "not everything is done")
+                await person.sees(
+                    "Recovery", "Not every disk is written", "not everything is done", "Back to the beginning"
+                )
                 await person.sees(f"written to {first}", f"{second}: NOT RESTORED")
 
         driven(story)
         assert first.read_bytes() == sources[0].read_bytes()
-        done = subprocess.run([IMAGER, "verify", "--quiet", "--against", second, images[1]], check=False)
+        done = subprocess.run([IMAGER, "verify", "--quiet", "--against", second, whole], check=False)
         assert done.returncode == 8

@@ -36,11 +36,13 @@ Screen { background: #0d1218; color: #d7dde4; layout: vertical; }
 #danger { height: auto; max-height: 2; background: #0d1218; color: #8b97a5; padding: 0 1; margin: 0 0 1 0; }
 #danger.armed { background: #8c1d2c; color: #ffffff; text-style: bold; }
 #danger.well { color: #7fd48a; text-style: bold; }
-#text { height: auto; max-height: 60%; padding: 0 1; margin: 0 0 1 0; }
+#text { height: auto; max-height: 45%; padding: 0 1; margin: 0 0 1 0; }
+#phase { height: auto; padding: 0 1; }
 #form { height: 1fr; padding: 0 1; }
 #body { height: 1fr; padding: 0 1; scrollbar-size: 1 1; }
 #body:focus { background: #0d1218; }
 #command { height: auto; max-height: 6; color: #8b97a5; padding: 0 1; }
+Result #command { max-height: 3; }
 #keys { height: 1; background: #1a222c; color: #d7dde4; padding: 0 1; }
 Menu { height: 1fr; background: #0d1218; border: none; padding: 0; scrollbar-size: 1 1; }
 Menu:focus { border: none; background: #0d1218; background-tint: #0d1218 0%; }

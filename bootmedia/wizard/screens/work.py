@@ -69,8 +69,8 @@ class Work(Frame):
 
     def body(self) -> Iterable[Widget]:
         """The bar and the lines below it."""
+        yield Static("", id="phase", markup=False)
         with VerticalScroll(id="body"):
-            yield Static("", id="phase", markup=False)
             yield Static("", id="lines", markup=False)
 
     def entered(self) -> None:
@@ -99,6 +99,7 @@ class Work(Frame):
     def _refresh(self) -> None:
         self.query_one("#phase", Static).update(self._progress_text())
         self.query_one("#lines", Static).update(as_text(list(self._lines)[-12:]))
+        self.query_one("#body", VerticalScroll).scroll_end(animate=False)  # what was said last must be seen
 
     def _progress_text(self) -> Text:
         now = time.monotonic()
