@@ -46,7 +46,7 @@ _REMEDIES: Final[dict[UseKind, str]] = {
 _KIND_OF_MAPPING: Final[tuple[tuple[str, UseKind], ...]] = (("LVM-", "lvm"), ("CRYPT-", "crypt"))
 """How device-mapper UUIDs begin, by the program that made the mapping."""
 
-_PATIENCE_SECONDS: Final = 5.0
+_PATIENCE_SECONDS: Final = 3.0
 """How long a use that may end by itself is waited for: on a busy machine it takes some time to look at a disk."""
 _LOOK_SECONDS: Final = 0.2
 

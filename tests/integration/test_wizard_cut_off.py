@@ -175,7 +175,8 @@ def test_a_stream_whose_server_stays_away_ends_in_words_and_works_again(image, t
         driven(story)
 
 
-@pytest.mark.parametrize("cut", [Cut.RESET, pytest.param(Cut.SILENCE, marks=long)])
+@long
+@pytest.mark.parametrize("cut", Cut)
 def test_a_mounted_folder_whose_server_is_lost_ends_in_words_and_works_again(image, tmp_path, cut) -> None:
     with a_machine(image, tmp_path) as (device, around), over_sftp(image, tmp_path) as (way, goes):
 
@@ -194,7 +195,8 @@ def test_a_mounted_folder_whose_server_is_lost_ends_in_words_and_works_again(ima
         driven(story)
 
 
-@pytest.mark.parametrize("served", [over_http, pytest.param(over_ssh, marks=long), pytest.param(over_sftp, marks=long)])
+@long
+@pytest.mark.parametrize("served", [over_http, over_ssh, over_sftp])
 def test_nobody_has_to_wait_for_a_silent_server(image, tmp_path, served) -> None:
     with served(image, tmp_path) as (way, goes), loop_device(sparse_file(tmp_path / "target", 96 * MIB)) as device:
         around = Surroundings(medium=tmp_path / "bootmedia/medium", mounts=tmp_path / "mounts", volumes=list)
