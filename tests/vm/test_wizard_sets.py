@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from bootmedia.guest import switched_on
 from bootmedia.machine import Bus, Disk, Firmware, Machine
 from imager.cli.app import app as imager_app
@@ -13,6 +15,7 @@ from tests.harness.terminals import ENTER, Terminal
 from tests.vm.conftest import blank, ran
 from tests.vm.test_wizard import BOOT_SECONDS, leaves_and_powers_off
 
+pytestmark = pytest.mark.slow
 SIZE = 160 * MIB
 CONTENT = bytes(range(256)) * (64 * 1024)
 """16 MiB, which lie on both disks."""
